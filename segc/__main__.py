@@ -1,0 +1,5 @@
+"""``python -m segc``."""
+
+from segc.cli import main
+
+main()

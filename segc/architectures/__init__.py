@@ -1,0 +1,30 @@
+"""Architecture families: one file each, with ``SCALES``, ``Scale`` and ``build``, all giving a graph."""
+
+from typing import TYPE_CHECKING
+
+from segc.architectures import yolov8_seg
+
+if TYPE_CHECKING:
+    from segc.graph.ir import Graph
+    from segc.spec.architecture import Architecture
+
+FAMILIES = {"yolov8-seg": yolov8_seg}
+
+
+def build_graph(architecture: "Architecture", nc: int, size: tuple[int, int], batch: int = 1) -> "Graph":
+    """Lower an architecture to its graph in inference form.
+
+    Args:
+        architecture: family and scale, as in the spec.
+        nc: number of classes.
+        size: nominal input (height, width) in pixels.
+        batch: nominal number of images.
+
+    Raises:
+        ValueError: where the family does not take the size or the number of classes.
+    """
+    family = FAMILIES[architecture.family]
+    custom = architecture.scale
+    if isinstance(custom, str):
+        return family.build(family.SCALES[custom], nc, size, batch)
+    return family.build(family.Scale(custom.depth, custom.width, custom.max_channels), nc, size, batch)

@@ -1,0 +1,171 @@
+"""Compile a project into its build directory: lock, graph, layer table and training plan.
+
+The files depend on the project and its dataset listing alone: the same input gives the same bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segc import __version__
+from segc.architectures import build_graph
+from segc.files import canonical_json, digest, write_atomic
+from segc.graph.cost import Cost, LayerCost, cost, layer_costs
+from segc.graph.ir import Graph
+from segc.graph.passes import fused_form
+from segc.plan import Plan, make_plan
+from segc.spec.load import LoadedProject
+from segc.spec.project import Project, spec_digest
+
+LOCK_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a project compiles to.
+
+    Attributes:
+        graph: in inference form, batch norms unfolded, batch 1.
+        plan: the training in numbers; ``None`` where the dataset's training images cannot be listed here.
+        folder: the build directory.
+        files: text by file name, as written there.
+    """
+
+    graph: Graph
+    plan: Plan | None
+    folder: Path
+    files: dict[str, str]
+
+
+def compile_project(loaded: LoadedProject, folder: Path) -> Build:
+    """Compile a project without writing anything.
+
+    Raises:
+        SegcError: where the dataset is there but lists no training images.
+    """
+    project = loaded.project
+    graph = project_graph(project)
+    images = _training_images(loaded)
+    plan = None if images is None else make_plan(project.hyperparameters, project.dataset.nc, images)
+    graph_text = graph.to_json()
+    files = {
+        "project.lock.json": canonical_json(_lock(project, graph_text)),
+        "graph.json": graph_text,
+        "plan.json": canonical_json(_plan_text(project, plan)),
+        "summary.txt": summary(project, graph, plan),
+    }
+    return Build(graph, plan, folder, files)
+
+
+def build(loaded: LoadedProject, folder: Path) -> Build:
+    """Compile a project and write its build directory.
+
+    Raises:
+        SegcError: as :func:`compile_project`.
+        OSError: where the folder cannot be written; files are whole or as they were.
+    """
+    compiled = compile_project(loaded, folder)
+    for name, text in compiled.files.items():
+        write_atomic(folder / name, text)
+    return compiled
+
+
+def project_graph(project: Project) -> Graph:
+    """The network of a project at its own size, batch 1, batch norms unfolded."""
+    return build_graph(project.architecture, project.dataset.nc, project.hyperparameters.size)
+
+
+def model_metadata(project: Project) -> dict[str, Any]:
+    """What weights and artifacts of a project say about themselves, as JSON values."""
+    graph = project_graph(project)
+    return {
+        "task": "segment",
+        "family": project.architecture.family,
+        "names": list(project.dataset.names),
+        "imgsz": list(project.hyperparameters.size),
+        "strides": list(graph.metadata["strides"]),
+        "spec_digest": spec_digest(project),
+        "segc_version": __version__,
+    }
+
+
+def summary(project: Project, graph: Graph, plan: Plan | None) -> str:
+    """The layer table, the totals and the plan, for people."""
+    unfused, fused = cost(graph), cost(fused_form(graph))
+    scale = project.architecture.scale
+    size = "x".join(str(length) for length in project.hyperparameters.size)
+    named = scale if isinstance(scale, str) else f"{scale.depth:g}/{scale.width:g}/{scale.max_channels}"
+    heading = f"{project.name}: {project.architecture.family} {named}, {project.dataset.nc} classes, {size} (h x w)"
+    return "\n".join(
+        [heading, "", *_layer_table(list(layer_costs(graph))), "", *_totals(unfused, fused), "", *_plan_lines(plan), ""]
+    )
+
+
+def _lock(project: Project, graph_text: str) -> dict[str, Any]:
+    return {
+        "format": LOCK_FORMAT,
+        "segc_version": __version__,
+        "spec": project.model_dump(mode="json"),
+        "spec_digest": spec_digest(project),
+        "graph_digest": digest(graph_text),
+    }
+
+
+def _plan_text(project: Project, plan: Plan | None) -> dict[str, Any]:
+    return {
+        "spec_digest": spec_digest(project),
+        "training": None if plan is None else plan.to_json(),
+        "hyperparameters": project.hyperparameters.model_dump(mode="json"),
+    }
+
+
+def _training_images(loaded: LoadedProject) -> int | None:
+    """Number of training images, without reading labels; ``None`` where the dataset is not on this machine."""
+    if not loaded.dataset_root.exists():
+        return None
+    from segc.data.dataset import list_images
+
+    return len(list_images(loaded, "train"))
+
+
+def _layer_table(layers: list[LayerCost]) -> list[str]:
+    rows = [("layer", "nodes", "params", "MFLOPs", "output")]
+    rows += [
+        (
+            layer.scope,
+            str(layer.nodes),
+            f"{layer.parameters:,}",
+            f"{layer.flops / 1e6:,.1f}",
+            "x".join(str(length) for length in layer.output_shape),
+        )
+        for layer in layers
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def _totals(unfused: Cost, fused: Cost) -> list[str]:
+    return [
+        f"parameters   {unfused.parameters:,} ({fused.parameters:,} with batch norms folded)",
+        f"GFLOPs       {fused.flops / 1e9:.2f} an image (a multiply-add counts as two)",
+        f"activations  {fused.peak_activation_bytes / 1e6:.1f} MB at most at once, float32, batch 1",
+    ]
+
+
+def _plan_lines(plan: Plan | None) -> list[str]:
+    if plan is None:
+        return ["training     not planned: the dataset is not on this machine"]
+    return [
+        f"training     {plan.images} images, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch}",
+        (
+            f"optimizer    {plan.optimizer}, learning rate {plan.learning_rate:g} to "
+            f"{plan.learning_rate * plan.final_factor:g} ({plan.schedule}), momentum {plan.momentum:g}, "
+            f"weight decay {plan.weight_decay:g}, an update every {plan.accumulate} steps"
+        ),
+        f"warm-up      {plan.warmup_steps} steps",
+    ]

@@ -1,0 +1,133 @@
+"""The command line: finds the command, runs it, and turns what went wrong into one clear message."""
+
+import errno
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from segc import __version__
+from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
+
+COMMANDS = {
+    "init": "write a commented project.yaml",
+    "validate": "check project files in milliseconds",
+    "build": "compile a project: lock, graph, layer table, training plan",
+    "train": "train, or continue with --resume",
+    "val": "measure boxes and masks on weights or an artifact",
+    "predict": "segment images, folders, globs and URLs",
+    "emit": "write verified artifacts with their predict scripts",
+    "weights": "import and inspect weights",
+    "schema": "print the JSON Schema of project.yaml",
+}
+"""Command to the line that ``segc --help`` shows; the code is in ``segc.commands.<command>``."""
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is asked for, so that `--help` and light commands start at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"segc.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(args[0], COMMANDS, 1):
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="segc %(version)s")
+def root() -> None:
+    """Compile one project.yaml into a trained, verified, deployable segmentation model."""
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and give its exit status."""
+    try:
+        status = root.main(arguments, prog_name="segc", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except SegcError as error:
+        click.echo(render_text(error.diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("segc"):
+            raise
+        return _report(missing_package(error))
+    except BrokenPipeError:
+        # The reader went away (`segc schema | head`); nothing is left to say, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _report(_machine_fault(error))
+    return status if isinstance(status, int) else 0
+
+
+EXTRAS = {
+    "torch": "train",
+    "faster_coco_eval": "train",
+    "onnx": "onnx",
+    "onnx_graphsurgeon": "onnx",
+    "onnxruntime": "onnx",
+}
+"""Package to the extra of segc that brings it."""
+
+
+def missing_package(error: ModuleNotFoundError) -> Diagnostic:
+    """What to say where an optional package is not installed; segc never installs one itself."""
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
+    return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
+
+
+_FAULTS = {
+    errno.ENOSPC: ("F003", "no space is left on the disk", "free some space; nothing half-written was left behind"),
+    errno.EDQUOT: ("F003", "the disk quota is used up", "free some space; nothing half-written was left behind"),
+    errno.EACCES: ("F003", "permission denied", None),
+    errno.EROFS: ("F003", "the file system is read-only", None),
+    errno.ENOENT: ("F001", "no such file or folder", None),
+    errno.EISDIR: ("F002", "this is a folder, not a file", None),
+    errno.ENOTDIR: ("F002", "a file stands where a folder is needed", None),
+}
+
+
+def _machine_fault(error: OSError) -> Diagnostic:
+    code, message, advice = _FAULTS.get(error.errno or 0, ("F002", error.strerror or str(error), None))
+    place = f": {error.filename}" if error.filename else ""
+    return Diagnostic(code, f"{message}{place}", help=advice)
+
+
+def _report(diagnostic: Diagnostic) -> int:
+    click.echo(render_text((diagnostic,), colour=wants_colour(sys.stderr)), err=True, nl=False)
+    return 1

@@ -1,0 +1,1 @@
+"""The commands, one file each; ``segc.cli`` loads the one that is asked for."""

@@ -1,0 +1,26 @@
+"""``segc build``."""
+
+from pathlib import Path
+
+import click
+
+from segc.commands.common import build_dir_option, build_folder, project_argument, set_option
+
+
+@click.command()
+@project_argument
+@set_option
+@build_dir_option
+def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -> None:
+    """Compile a project: lock, graph, layer table and training plan.
+
+    Writes project.lock.json, graph.json, plan.json and summary.txt; the same input gives the same bytes.
+    """
+    from segc.build import build
+    from segc.spec.load import load_project
+
+    loaded = load_project(project, overrides)
+    folder = build_folder(loaded, build_dir)
+    compiled = build(loaded, folder)
+    click.echo(compiled.files["summary.txt"])
+    click.echo(f"written to {folder}: {', '.join(compiled.files)}")

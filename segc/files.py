@@ -1,0 +1,86 @@
+"""Files as segc writes and finds them: whole or not at all, the same bytes for the same content."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(*parts: str) -> Path:
+    """Path of a file or folder of ``templates/`` or ``schemas/``, in a checkout as in an installed wheel."""
+    installed = _PACKAGE.joinpath("_resources", *parts)
+    return installed if installed.exists() else _PACKAGE.parent.joinpath(*parts)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, two-space indent, a newline at the end."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def digest(data: bytes | str) -> str:
+    """``sha256:…`` of bytes, or of the UTF-8 bytes of a text."""
+    return "sha256:" + hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """``sha256:…`` of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary_name(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))  # noqa: S306
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to, which replaces ``path`` when the block ends without an error.
+
+    The bytes reach the disk before the name does, so a crash leaves the old file or the new one.
+    """
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder to fill, which takes the place of ``path`` when the block ends without an error."""
+    temporary = _temporary_name(path)
+    temporary.mkdir()
+    retired = temporary.with_suffix(".retired")
+    try:
+        yield temporary
+        if path.exists():
+            path.replace(retired)
+        temporary.replace(path)
+    except BaseException:
+        if retired.exists() and not path.exists():
+            retired.replace(path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all, creating the folders above it. Texts are written as UTF-8.
+
+    Raises:
+        OSError: where the folder cannot be written or the disk is full; ``path`` is then as it was.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,1 @@
+"""The network as a small graph of our own, free of every framework."""

@@ -1,0 +1,118 @@
+"""Graph to PyTorch: ``torch.fx`` modules that a person can print and read, with the standard state-dict names."""
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from segc.graph.ir import Graph, Node
+from segc.graph.passes import training_form
+from segc.network.initialise import initial_weights
+from segc.network.operators import FUNCTIONS, MODULES
+
+
+class SegmentationNetwork(nn.Module):
+    """The network of a graph: one set of parameters, run in two forms.
+
+    Attributes:
+        training_graph: ``torch.fx.GraphModule`` that gives what the loss reads.
+        inference_graph: ``torch.fx.GraphModule`` that gives what the graph gives.
+
+    State-dict keys are the parameter names of the graph. Height and width are free at run time, as far as they are
+    multiples of the largest stride.
+    """
+
+    training_graph: fx.GraphModule
+    inference_graph: fx.GraphModule
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        for node in graph.nodes:
+            if build := MODULES.get(node.op):
+                shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
+                _attach(self, _owner(node), build(node, shapes))
+        # Set past nn.Module, which would list the shared parameters a second time under other names.
+        object.__setattr__(self, "inference_graph", _graph_module(graph, self))
+        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [N, 3, H, W] (RGB in 0..1) to the outputs of the graph: boxes, scores, coefficients, prototypes."""
+        result: dict[str, Tensor] = self.inference_graph(images)
+        return result
+
+    def raw(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [N, 3, H, W] to ``box_logits``, ``class_logits``, ``coefficients`` and ``prototypes``."""
+        result: dict[str, Tensor] = self.training_graph(images)
+        return result
+
+
+def lower(graph: Graph) -> SegmentationNetwork:
+    """The PyTorch module of a graph in inference form; its values are those torch gives to new modules."""
+    return SegmentationNetwork(graph)
+
+
+def initialise(network: SegmentationNetwork, graph: Graph, seed: int) -> None:
+    """Set every value of a network to the start of training; the same for the same seed."""
+    load_weights(network, initial_weights(graph.parameters, seed))
+
+
+def load_weights(network: SegmentationNetwork, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    """Copy values into a network.
+
+    Raises:
+        RuntimeError: from torch, where names or shapes differ.
+    """
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+
+
+def to_numpy(network: SegmentationNetwork) -> dict[str, NDArray[np.generic]]:
+    """Every value of a network by name, copied to the host."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()}
+
+
+def _owner(node: Node) -> str:
+    """Dotted path of the module that holds a node's parameters."""
+    return next(iter(node.parameters.values())).rpartition(".")[0]
+
+
+def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
+    *folders, leaf = path.split(".")
+    for folder in folders:
+        if not hasattr(root, folder):
+            root.add_module(folder, nn.Module())
+        root = root.get_submodule(folder)
+    root.add_module(leaf, module)
+
+
+def _graph_module(graph: Graph, owner: SegmentationNetwork) -> fx.GraphModule:
+    program = fx.Graph()
+    values: dict[str, Any] = {name: program.placeholder(name) for name in graph.inputs}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        label = node.name.replace(".", "_")
+        if node.op in MODULES:
+            result = program.create_node("call_module", _owner(node), tuple(inputs), name=label)
+        else:
+            attributes = dict(node.attributes)
+            if node.op == "silu":
+                attributes["inplace"] = _is_only_reader(graph, node)
+            function, arguments, keywords = FUNCTIONS[node.op](inputs, attributes)
+            result = program.create_node("call_function", function, arguments, keywords, name=label)
+        if len(node.outputs) == 1:
+            values[node.outputs[0]] = result
+        else:
+            for index, name in enumerate(node.outputs):
+                values[name] = program.call_function(operator.getitem, (result, index))
+    program.output({name: values[name] for name in graph.outputs})
+    program.lint()
+    return fx.GraphModule(owner, program, class_name=graph.name.replace("-", "_"))
+
+
+def _is_only_reader(graph: Graph, node: Node) -> bool:
+    """Whether a node may overwrite its input: made by a layer with parameters, and read by nobody else."""
+    producer = graph.producer(node.inputs[0])
+    return producer is not None and producer.op in MODULES and len(graph.consumers(node.inputs[0])) == 1

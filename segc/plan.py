@@ -1,0 +1,109 @@
+"""The training plan: what the hyperparameters come to for a given number of images, in plain numbers.
+
+`segc build` writes it down and `segc train` carries it out; there is no second place where these are worked out.
+"""
+
+from dataclasses import asdict, dataclass
+from math import ceil, cos, pi
+from typing import Any, Literal
+
+from segc.spec.hyperparameters import Hyperparameters
+
+AUTO_LIMIT = 10_000
+"""Steps from which ``optimizer: auto`` takes SGD instead of AdamW."""
+
+_SHORTEST_WARMUP = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A training in numbers.
+
+    Attributes:
+        images: training images in an epoch.
+        epochs: passes over them.
+        batch: images a forward pass.
+        steps_per_epoch: forward passes an epoch; the last one may be smaller.
+        accumulate: forward passes whose gradients make one update, once warm-up is over.
+        optimizer: the optimizer's name; never ``auto``.
+        learning_rate: at the start of the schedule.
+        momentum: of SGD, or the first beta of AdamW.
+        weight_decay: on convolution weights, scaled by batch · accumulate / nominal batch.
+        warmup_steps: forward passes until learning rate and momentum are what the schedule says.
+        warmup_momentum: momentum at the first of them.
+        warmup_bias_lr: learning rate of biases at the first of them; that of weights starts at 0.
+        final_factor: the learning rate's factor that the schedule ends near.
+        schedule: how it gets there.
+    """
+
+    images: int
+    epochs: int
+    batch: int
+    steps_per_epoch: int
+    accumulate: int
+    optimizer: Literal["SGD", "AdamW"]
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    warmup_steps: int
+    warmup_momentum: float
+    warmup_bias_lr: float
+    final_factor: float
+    schedule: Literal["linear", "cosine"]
+
+    @property
+    def steps(self) -> int:
+        """Forward passes of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_factor(self, epoch: int) -> float:
+        """Factor of the learning rate in an epoch, counted from 0: 1 at first, ``final_factor`` after the last."""
+        progress = epoch / self.epochs
+        remaining = (1 + cos(pi * progress)) / 2 if self.schedule == "cosine" else 1 - progress
+        return remaining * (1 - self.final_factor) + self.final_factor
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, with the totals and the learning rate epoch by epoch."""
+        rates = [round(self.learning_rate * self.learning_rate_factor(epoch), 10) for epoch in range(self.epochs)]
+        return {**asdict(self), "steps": self.steps, "learning_rates": rates}
+
+
+def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
+    """Work out a training.
+
+    Args:
+        hyperparameters: as in the spec.
+        nc: number of classes, which the learning rate of ``optimizer: auto`` depends on.
+        images: training images, at least 1.
+    """
+    h = hyperparameters
+    steps_per_epoch = ceil(images / h.batch)
+    accumulate = max(round(h.nominal_batch / h.batch), 1)
+    optimizer, rate, momentum, bias_rate = _optimizer(h, nc, steps_per_epoch * h.epochs)
+    warmup = max(round(h.warmup_epochs * steps_per_epoch), _SHORTEST_WARMUP) if h.warmup_epochs else 0
+    return Plan(
+        images=images,
+        epochs=h.epochs,
+        batch=h.batch,
+        steps_per_epoch=steps_per_epoch,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        learning_rate=rate,
+        momentum=momentum,
+        weight_decay=h.weight_decay * h.batch * accumulate / h.nominal_batch,
+        warmup_steps=min(warmup, steps_per_epoch * h.epochs),
+        warmup_momentum=h.warmup_momentum,
+        warmup_bias_lr=bias_rate,
+        final_factor=h.lrf,
+        schedule="cosine" if h.cos_lr else "linear",
+    )
+
+
+def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float, float]:
+    """Optimizer, learning rate, momentum, and learning rate of biases at the start of warm-up."""
+    if h.optimizer != "auto":
+        return h.optimizer, h.lr0, h.momentum, h.warmup_bias_lr
+    if steps >= AUTO_LIMIT:
+        return "SGD", 0.01, 0.9, h.warmup_bias_lr
+    # AdamW divides by the gradient's own size, so that a high rate on biases would throw them about.
+    return "AdamW", round(0.002 * 5 / (4 + nc), 6), 0.9, 0.0

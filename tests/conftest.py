@@ -1,0 +1,30 @@
+"""Fixtures that several test folders use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _material(path: Path) -> Path:
+    """A folder of test material kept beside the checkout; CI must have it, elsewhere its tests are skipped."""
+    if not path.exists():
+        reason = f"test material {path.relative_to(_SHARED.parent)} is not beside the checkout"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def coco() -> Path:
+    """200 real photographs with polygons: ``images/{train,val}``, ``labels/{train,val}``, ``data.yaml``."""
+    return _material(_SHARED / "data" / "coco128-seg")
+
+
+@pytest.fixture(scope="session")
+def peer() -> Path:
+    """A checkpoint of the reference implementation and what it made of given inputs."""
+    return _material(_SHARED / "peer")
