@@ -1,0 +1,132 @@
+"""`segc build` compiles a project to the same bytes every time, without the heavy packages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segc.build import build, model_metadata
+from segc.cli import run
+from segc.graph.ir import Graph
+from segc.plan import make_plan
+from segc.spec.hyperparameters import Hyperparameters
+from segc.spec.load import load_project
+
+SPEC = """\
+version: 1
+name: plan
+architecture: {family: yolov8-seg, scale: n}
+dataset: {path: data, train: images/train, val: images/val, names: [cat, dog]}
+hyperparameters: {imgsz: [64, 96], epochs: 4, batch: 2, nominal_batch: 8}
+targets: [{format: onnx}]
+"""
+FILES = {"project.lock.json", "graph.json", "plan.json", "summary.txt"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    path = tmp_path / "project.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def add_images(project: Path, count: int) -> None:
+    folder = project.parent / "data" / "images" / "train"
+    folder.mkdir(parents=True)
+    for index in range(count):
+        (folder / f"{index}.jpg").write_bytes(b"not opened by build")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_build_directory_holds_lock_graph_plan_and_summary(project: Path) -> None:
+    add_images(project, 5)
+    loaded = load_project(project)
+    compiled = build(loaded, loaded.build_dir)
+    assert set(contents(loaded.build_dir)) == FILES
+    graph = Graph.from_json((loaded.build_dir / "graph.json").read_text())
+    assert graph == compiled.graph
+    assert graph.tensors["images"].shape == (1, 3, 64, 96)
+    lock = json.loads((loaded.build_dir / "project.lock.json").read_text())
+    assert lock["spec"]["hyperparameters"]["epochs"] == 4
+    assert lock["spec_digest"] == model_metadata(loaded.project)["spec_digest"]
+    plan = json.loads((loaded.build_dir / "plan.json").read_text())["training"]
+    assert (plan["images"], plan["steps_per_epoch"], plan["steps"], plan["accumulate"]) == (5, 3, 12, 4)
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_process(project: Path, tmp_path: Path) -> None:
+    add_images(project, 3)
+    assert run(["build", str(project)]) == 0
+    other = tmp_path / "elsewhere"
+    subprocess.run(
+        [sys.executable, "-m", "segc", "build", str(project), "--build-dir", str(other)],
+        check=True,
+        capture_output=True,
+    )
+    assert contents(project.parent / "build") == contents(other)
+
+
+def test_a_changed_key_changes_the_digest(project: Path) -> None:
+    one = model_metadata(load_project(project).project)["spec_digest"]
+    other = model_metadata(load_project(project, ["hyperparameters.epochs=5"]).project)["spec_digest"]
+    assert one != other
+
+
+def test_without_the_dataset_everything_but_the_training_is_planned(project: Path) -> None:
+    assert run(["build", str(project)]) == 0
+    assert json.loads((project.parent / "build" / "plan.json").read_text())["training"] is None
+    assert "not planned" in (project.parent / "build" / "summary.txt").read_text()
+
+
+def test_a_dataset_without_images_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.parent / "data" / "images" / "train").mkdir(parents=True)
+    assert run(["build", str(project)]) == 1
+    assert "D001" in capsys.readouterr().err
+    assert not (project.parent / "build").exists()
+
+
+def test_building_imports_neither_torch_nor_onnx(project: Path) -> None:
+    program = (
+        "import sys\n"
+        "from segc.cli import run\n"
+        f"assert run(['build', {str(project)!r}]) == 0\n"
+        "found = {'torch', 'onnx', 'onnxruntime', 'cv2'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "expected"),
+    [
+        ({}, 100, ("AdamW", 0.000119, 0.9, 0.0)),
+        ({}, 100_000, ("SGD", 0.01, 0.9, 0.1)),
+        ({"optimizer": "SGD", "lr0": 0.02}, 100, ("SGD", 0.02, 0.937, 0.1)),
+        ({"optimizer": "AdamW", "lr0": 0.002}, 100_000, ("AdamW", 0.002, 0.937, 0.1)),
+    ],
+)
+def test_the_optimizer_follows_the_length_of_the_training(
+    settings: dict[str, object], images: int, expected: tuple[str, float, float, float]
+) -> None:
+    plan = make_plan(Hyperparameters.model_validate(settings), 80, images)
+    assert (plan.optimizer, plan.learning_rate, plan.momentum, plan.warmup_bias_lr) == expected
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_learning_rate_falls_from_one_towards_its_final_factor(cosine: bool) -> None:
+    plan = make_plan(Hyperparameters.model_validate({"epochs": 50, "lrf": 0.1, "cos_lr": cosine}), 80, 10)
+    factors = [plan.learning_rate_factor(epoch) for epoch in range(51)]
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(0.1)
+    assert factors == sorted(factors, reverse=True)
+    assert (factors[10] > 0.9) == cosine
+
+
+def test_weight_decay_is_meant_for_the_nominal_batch() -> None:
+    for batch, expected in ((16, 5e-4), (64, 5e-4), (128, 1e-3), (48, 5e-4 * 48 / 64)):
+        plan = make_plan(Hyperparameters.model_validate({"batch": batch}), 80, 1000)
+        assert plan.weight_decay == pytest.approx(expected)

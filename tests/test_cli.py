@@ -1,0 +1,91 @@
+"""The command line starts at once, and turns what goes wrong into one clear message."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from segc import cli
+from segc.cli import COMMANDS, run
+from segc.diagnostics import fail
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name}" in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert f"segc {name}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from segc.cli import run\n"
+        "run(['--help'])\n"
+        "for name in ('validate', 'build', 'train', 'val', 'predict', 'emit', 'weights', 'schema', 'init'):\n"
+        "    run([name, '--help'])\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnx_graphsurgeon', 'cv2', 'faster_coco_eval'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_mistyped_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["valdate"]) == 2
+    assert "Did you mean 'validate'?" in capsys.readouterr().err
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("segc ")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "shown"),
+    [
+        (fail("F001", "no such thing", help="look elsewhere"), 1, "error[F001]: no such thing"),
+        (OSError(errno.ENOSPC, "No space left on device", "some/file"), 1, "no space is left on the disk: some/file"),
+        (PermissionError(errno.EACCES, "Permission denied", "some/file"), 1, "permission denied: some/file"),
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), 1, "pip install 'segc[onnx]'"),
+        (ModuleNotFoundError("No module named 'torch.fx'", name="torch.fx"), 1, "pip install 'segc[train]'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.UsageError("that is no option"), 2, "that is no option"),
+    ],
+)
+def test_what_goes_wrong_ends_in_one_message(
+    raised: BaseException, status: int, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli.root, "main", explode)
+    assert run(["validate"]) == status
+    printed = capsys.readouterr().err
+    assert shown in printed
+    assert "Traceback" not in printed
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'segc.nothing'", name="segc.nothing")
+
+    monkeypatch.setattr(cli.root, "main", explode)
+    with pytest.raises(ModuleNotFoundError):
+        run(["validate"])
+
+
+def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nowhere, (tmp_path / "err").open("wb") as errors:
+        subprocess.run([sys.executable, "-m", "segc", "schema"], stdout=nowhere, stderr=errors, check=False)
+    assert (tmp_path / "err").read_bytes() == b""
