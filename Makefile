@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/python $(SHAPES)/generate.py
 	$(BIN)/segc validate $(SHAPES)/project.yaml
 	$(BIN)/segc build $(SHAPES)/project.yaml
-	$(BIN)/segc train $(SHAPES)/project.yaml --name demo --restart
+	$(BIN)/segc train $(SHAPES)/project.yaml
 	$(BIN)/segc val $(SHAPES)/project.yaml
 	$(BIN)/segc emit $(SHAPES)/project.yaml --target onnx
 	$(BIN)/python $(SHAPES)/build/artifacts/onnx/predict.py $(SHAPES)/images/val --output $(SHAPES)/build/pictures

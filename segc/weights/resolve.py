@@ -1,0 +1,198 @@
+"""Which weights a command works with: those trained here, those the project starts from, those given by hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segc.diagnostics import Diagnostic, fail
+from segc.graph.ir import Graph
+from segc.weights.store import Weights, load_weights
+from segc.weights.transfer import Transfer, not_finite, transfer
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth")
+TRAINED = ("best.safetensors", "last.safetensors")
+"""Names under ``weights/`` of a build directory, the preferred first."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as a file has them, own or foreign.
+
+    Attributes:
+        tensors: float32 and int64 arrays by name.
+        names: class names by index, where the file has them.
+        metadata: texts to keep with the weights, such as the licence they carry.
+        notes: what the reader chose or left out, one sentence each.
+    """
+
+    tensors: dict[str, NDArray[np.generic]]
+    names: tuple[str, ...] | None
+    metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def read_source(path: Path) -> Source:
+    """Read own weights or, by the suffix ``.pt`` or ``.pth``, another project's checkpoint.
+
+    Raises:
+        SegcError: as ``load_weights`` and ``read_checkpoint``.
+    """
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        own = load_weights(path)
+        return Source(own.tensors, own.names, own.metadata)
+    from segc.weights.checkpoint import read_checkpoint
+
+    foreign = read_checkpoint(path)
+    metadata = {"source": path.name}
+    if foreign.names:
+        metadata["names"] = json.dumps(foreign.names, ensure_ascii=False)
+    if foreign.license:
+        metadata["license"] = foreign.license
+    if foreign.producer:
+        metadata["producer"] = foreign.producer
+    return Source(foreign.tensors, foreign.names, metadata, foreign.notes)
+
+
+def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None) -> Weights:
+    """Weights to predict, validate and emit with: all of the network's parameters.
+
+    The file given, else ``weights/best.safetensors`` of the build directory, else ``last.safetensors``, else what
+    the project names as ``architecture.weights``.
+
+    Returns:
+        The network's parameters and no others; ``warnings`` say what the user should hear (W009: classes of other
+        names, W010: values that are not numbers).
+
+    Raises:
+        SegcError: W008 where there are none, W007 where they do not fit the network, else as :func:`read_source`.
+    """
+    path = explicit or _trained_file(build_dir) or _starting_file(loaded)
+    if path is None:
+        raise fail(
+            "W008",
+            f"no trained weights in {build_dir / 'weights'}, and the project names none",
+            file=loaded.path,
+            help="train first (segc train), give a file (--weights FILE), or set architecture.weights",
+        )
+    source = read_source(path)
+    result = transfer(graph.parameters, source.tensors, origin=path.name)
+    if not result.complete:
+        raise fail(
+            "W007", f"the weights do not fit the network: {_first_misfits(result)}", file=path, help=_MISFIT_HELP
+        )
+    return Weights(result.tensors, source.metadata, _warnings(path, source.names, loaded.project.dataset.names, result))
+
+
+def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
+    """What a training starts from: as much of ``architecture.weights`` as fits, or None where the project names none.
+
+    ``Transfer.apply(initial)`` gives a value for every parameter; ``summary()`` says what was taken.
+
+    Raises:
+        SegcError: W007 where nothing fits, else as :func:`read_source`.
+    """
+    path = _starting_file(loaded)
+    if path is None:
+        return None
+    source = read_source(path)
+    result = transfer(
+        graph.parameters,
+        source.tensors,
+        names=loaded.project.dataset.names,
+        source_names=source.names,
+        origin=path.name,
+    )
+    if not result.matched:
+        raise fail("W007", "nothing in these weights fits the network", file=path, help=_MISFIT_HELP)
+    return result
+
+
+_MISFIT_HELP = "architecture.scale and the number of classes must be those the weights were trained with"
+
+
+def _trained_file(build_dir: Path) -> Path | None:
+    return next((path for name in TRAINED if (path := build_dir / "weights" / name).exists()), None)
+
+
+def _starting_file(loaded: "LoadedProject") -> Path | None:
+    named = loaded.project.architecture.weights
+    return None if named is None else loaded.root / named
+
+
+def _first_misfits(result: Transfer) -> str:
+    """The first few of each kind, and how many there are."""
+    shapes = [
+        f"{entry.name} is {list(entry.shape)}, not {list(entry.wanted)}" for entry in result.reshaped if not entry.taken
+    ]
+    return "; ".join(
+        f"{len(found)} {what} ({', '.join(found[:2])}{', …' if len(found) > 2 else ''})"
+        for found, what in ((shapes, "of another shape"), (list(result.missing), "missing"))
+        if found
+    )
+
+
+def _warnings(path: Path, there: Sequence[str] | None, here: Sequence[str], result: Transfer) -> tuple[Diagnostic, ...]:
+    found = []
+    if there is not None and tuple(there) != tuple(here):
+        found.append(
+            Diagnostic(
+                "W009",
+                f"the weights' class names differ from the project's: {name_differences(there, here)}",
+                severity="warning",
+                file=path,
+                help="the project's names are used, by index",
+            )
+        )
+    if broken := not_finite(result.tensors):
+        found.append(
+            Diagnostic(
+                "W010",
+                f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}",
+                severity="warning",
+                file=path,
+                help="the training that made them has diverged; train again with a lower lr0",
+            )
+        )
+    return tuple(found)
+
+
+def name_differences(there: Sequence[str], here: Sequence[str]) -> str:
+    """The first differing class names, such as ``class 0 is person there, car here``."""
+    if len(there) != len(here):
+        return f"{len(there)} there, {len(here)} here"
+    different = [(index, *pair) for index, pair in enumerate(zip(there, here, strict=True)) if pair[0] != pair[1]]
+    shown = ", ".join(f"class {index} is {theirs} there, {ours} here" for index, theirs, ours in different[:3])
+    return shown + (f", and {len(different) - 3} more" if len(different) > 3 else "")
+
+
+def own_metadata(loaded: "LoadedProject", graph: Graph) -> Mapping[str, str]:
+    """What segc writes into the weights of a project: everything that is needed to use them alone."""
+    from segc import __version__
+    from segc.spec.project import spec_digest
+
+    project = loaded.project
+    return {
+        **network_metadata(graph, project.architecture.model_dump(mode="json")["scale"], project.dataset.names),
+        "imgsz": json.dumps(project.hyperparameters.size),
+        "spec_digest": spec_digest(project),
+        "segc_version": __version__,
+    }
+
+
+def network_metadata(graph: Graph, scale: object, names: Sequence[str] | None) -> dict[str, str]:
+    """The part of it that tells the network: task, family, scale, number and names of classes."""
+    told = {
+        "task": "segment",
+        "family": str(graph.metadata["family"]),
+        "scale": json.dumps(scale, sort_keys=True),
+        "nc": str(graph.metadata["nc"]),
+    }
+    return told if names is None else {**told, "names": json.dumps(list(names), ensure_ascii=False)}
