@@ -1,0 +1,337 @@
+"""From a ``project.yaml`` to a `Project`, or to everything that is wrong with it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
+from segc.spec.base import Problem, SpecModel
+from segc.spec.dataset import DataFile, repeated_splits
+from segc.spec.project import Project
+from segc.spec.source import Node, Place, Source, collection, compose, read_source
+
+
+@dataclass(frozen=True)
+class LoadedProject:
+    """A valid project and where it was read.
+
+    Attributes:
+        project: The project, with overrides applied and what a data file says filled in.
+        path: The ``project.yaml``, absolute.
+        warnings: What was found that does not stop segc.
+    """
+
+    project: Project
+    path: Path
+    warnings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """The folder of the ``project.yaml``, which its relative paths start from."""
+        return self.path.parent
+
+    @property
+    def dataset_root(self) -> Path:
+        """The folder of the dataset, absolute."""
+        return _absolute(self.root / self.project.dataset.path)
+
+    @property
+    def build_dir(self) -> Path:
+        """Where a build goes unless another folder is given."""
+        return self.root / "build"
+
+
+def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
+    """Read, override and validate a spec.
+
+    Args:
+        path: A ``project.yaml``.
+        overrides: ``key.key=VALUE`` texts, VALUE in YAML; an index into a list is a key too.
+
+    Raises:
+        SegcError: with a diagnostic for everything that is wrong.
+    """
+    loaded, diagnostics = check_project(path, overrides)
+    if loaded is None:
+        raise SegcError(diagnostics)
+    return loaded
+
+
+def check_project(path: Path, overrides: Sequence[str] = ()) -> tuple[LoadedProject | None, tuple[Diagnostic, ...]]:
+    """As `load_project`, without raising: the project where there are no errors, and all errors and warnings."""
+    source = read_source(path)
+    if isinstance(source, Diagnostic):
+        return None, (source,)
+    return check_source(source, path, overrides)
+
+
+def check_text(
+    text: str, path: Path, overrides: Sequence[str] = ()
+) -> tuple[LoadedProject | None, tuple[Diagnostic, ...]]:
+    """As `check_project`, for a text that stands, or is going to stand, in the file ``path``."""
+    return check_source(Source(text, path), path, overrides)
+
+
+def check_source(
+    source: Source, path: Path, overrides: Sequence[str] = ()
+) -> tuple[LoadedProject | None, tuple[Diagnostic, ...]]:
+    """As `check_project`, for a text already read."""
+    loader = _Loader(_absolute(path))
+    project, root = loader.load(source, overrides)
+    diagnostics = sort_diagnostics(loader.diagnostics)
+    if project is None or root is None or any(d.severity == "error" for d in diagnostics):
+        return None, diagnostics
+    loaded = LoadedProject(project, loader.path)
+    warnings = sort_diagnostics((*diagnostics, *_warnings(loaded, root)))
+    return replace(loaded, warnings=warnings), warnings
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute, without ``..``; links are left as they are, and nothing is looked up."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve follows links
+
+
+class _Loader:
+    """One spec on its way; collects diagnostics."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.diagnostics: list[Diagnostic] = []
+
+    def load(self, source: Source, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
+        root = self._tree(source, "a spec is a mapping of keys to values")
+        if root is None:
+            return None, None
+        for override in overrides:
+            root = self._override(root, override)
+        dataset = root.child("dataset")
+        if dataset is not None and isinstance(dataset.value, dict):
+            root = _with(root, "dataset", self._take_over(dataset))
+        return self._validate(root), root
+
+    def _tree(self, source: Source, wanted: str) -> Node | None:
+        """The root of a text, which is a mapping."""
+        root, diagnostics = compose(source)
+        self.diagnostics += diagnostics
+        if root is None:
+            return None
+        if root.value is None and not root.quoted:
+            text = "the file is empty" if not diagnostics else "nothing is left of the file"
+            self.diagnostics.append(root.place._replace(length=1).diagnostic("Y006", text, "`segc init` writes one"))
+        elif not isinstance(root.value, dict):
+            self.diagnostics.append(root.place.diagnostic("S103", wanted, "for example `version: 1`"))
+        else:
+            return root
+        return None
+
+    def _validate(self, root: Node) -> Project | None:
+        plain = root.plain()
+        try:
+            return Project.model_validate(plain)
+        except ValidationError as error:
+            from segc.spec.explain import diagnose  # a valid spec needs no explanations
+
+            errors = error.errors(include_url=False)
+            found = diagnose(error, root, Project)
+            sound = _without_broken_sections(plain, {item["loc"][0] for item in errors if item["loc"]})
+            if sound is not None:
+                try:
+                    Project.model_validate(sound)
+                except ValidationError as remaining:
+                    found += diagnose(remaining, root, Project)
+        unknown = [d for d in found if d.code == "S110"]
+        self._add(unknown or found)
+        return None
+
+    def _add(self, found: Sequence[Diagnostic]) -> None:
+        """Add diagnostics, except what only follows from a fault that is reported at the same place already."""
+        taken = {_where(d) for d in self.diagnostics}
+        self.diagnostics += [d for d in found if _where(d) not in taken]
+
+    # -- overrides
+
+    def _override(self, root: Node, override: str) -> Node:
+        argument = f"--set {override}"
+        path, equals, text = override.partition("=")
+        whole = Source(override, argument=argument, offset=len("--set "))
+        keys = path.split(".")
+        if not equals or not all(keys):
+            place = Place(whole, 0, 0, len(path))
+            help_ = "for example --set hyperparameters.epochs=3"
+            self.diagnostics.append(place.diagnostic("S109", "an override is written key.key=VALUE", help_))
+            return root
+        value, diagnostics = compose(Source(text, argument=argument, offset=len("--set ") + len(path) + 1))
+        self.diagnostics += diagnostics
+        if value is None:
+            return root
+        starts = [sum(len(key) + 1 for key in keys[:index]) for index in range(len(keys))]
+        places = [Place(whole, 0, start, len(key)) for start, key in zip(starts, keys, strict=True)]
+        return self._set(root, list(zip(keys, places, strict=True)), value)
+
+    def _set(self, node: Node, path: list[tuple[str, Place]], value: Node) -> Node:
+        """``node`` with the value at ``path``; nodes on the way are copied, for aliases share them."""
+        if not path:
+            return replace(value, key=node.key)
+        (key, place), rest = path[0], path[1:]
+        if isinstance(node.value, list):
+            return self._set_item(node, key, place, rest, value)
+        if not isinstance(node.value, dict):
+            if node.value is not None or node.quoted:
+                text = f"there is no key `{key}` to set: a single value stands here"
+                self.diagnostics.append(place.diagnostic("S109", text))
+                return node
+            node = collection([], place, node.key) if key.isdecimal() else collection({}, place, node.key)
+            return self._set(node, path, value)
+        numbered = key.isdecimal() and key not in node.value and len(key) < 10 and int(key) in node.value
+        name = int(key) if numbered else key
+        inner = node.value.get(name, Node(None, place))
+        return _with(node, name, self._set(replace(inner, key=place), rest, value))
+
+    def _set_item(self, node: Node, key: str, place: Place, rest: list[tuple[str, Place]], value: Node) -> Node:
+        items: list[Node] = list(node.value)
+        if not key.isdecimal() or len(key) > 9 or int(key) > len(items):
+            text = f"`{key}` is no index into a list of {len(items)}"
+            help_ = f"indices run from 0; {len(items)} adds an item"
+            self.diagnostics.append(place.diagnostic("S109", text, help_))
+            return node
+        items[int(key) :] = [
+            self._set(items[int(key)] if int(key) < len(items) else Node(None, place), rest, value),
+            *items[int(key) + 1 :],
+        ]
+        return collection(items, node.place, node.key)
+
+    # -- the data file of the dataset
+
+    def _take_over(self, dataset: Node) -> Node:
+        """The dataset with what its ``data`` file says filled in, where it does not say so itself."""
+        data = dataset.child("data")
+        if data is None or not isinstance(data.value, str) or not data.value:
+            return dataset
+        names = dataset.child("names")
+        if names is not None:
+            text = "class names are given here and by `data`"
+            self.diagnostics.append((names.key or names.place).diagnostic("X204", text, "leave one of them out"))
+        count = len(self.diagnostics)
+        file = _absolute(self.path.parent / data.value)
+        taken = self._data_file(data, file, dataset)
+        if len(self.diagnostics) > count or taken is None:
+            taken = _placeholders(data)
+        return collection({**taken, **dataset.value}, dataset.place, dataset.key)
+
+    def _data_file(self, data: Node, file: Path, dataset: Node) -> dict[Any, Node] | None:
+        source = read_source(file)
+        if isinstance(source, Diagnostic):
+            if source.code == "F001":
+                source = data.place.diagnostic("F001", f"there is no file {file}")
+            self.diagnostics.append(source)
+            return None
+        root = self._tree(source, "a data file is a mapping of keys to values")
+        if root is None:
+            return None
+        try:
+            described = DataFile.model_validate(_known(root, DataFile))
+        except ValidationError as error:
+            from segc.spec.explain import diagnose
+
+            self._add(diagnose(error, root, DataFile))
+            return None
+        self._report_missing_splits(root, dataset)
+        taken = {key: node for key in ("train", "val", "names") if (node := root.child(key)) is not None and node.value}
+        folder = root.child("path")
+        place = folder.place if folder is not None else data.place
+        return {**taken, "path": Node(self._folder(file.parent, described.path), place, data.key)}
+
+    def _report_missing_splits(self, data: Node, dataset: Node) -> None:
+        for key in ("train", "val"):
+            if data.child(key) is None and dataset.child(key) is None:
+                from segc.spec.explain import near
+
+                close = next((other for other in data.value if isinstance(other, str) and near(other, [key])), None)
+                place = (data.value[close].key if close else None) or data.place._replace(length=1)
+                way_out = f"`{close}` looks like it" if close else f"for example `{key}: images/{key}`"
+                text = f"key `{key}` is missing in the data file"
+                self.diagnostics.append(place.diagnostic("S101", text, way_out))
+
+    def _folder(self, above: Path, path: str | None) -> str:
+        """The dataset's folder as the spec would name it: relative to itself, unless the data file has it absolute."""
+        if path is not None and PurePath(path).is_absolute():
+            return path
+        try:
+            return Path(os.path.relpath(above / (path or "."), self.path.parent)).as_posix()
+        except ValueError:  # another drive
+            return (above / (path or ".")).as_posix()
+
+
+def _where(diagnostic: Diagnostic) -> tuple[Any, ...]:
+    return (diagnostic.file, diagnostic.line, diagnostic.column, diagnostic.argument)
+
+
+def _with(node: Node, key: Any, value: Node) -> Node:
+    return collection({**node.value, key: value}, node.place, node.key)
+
+
+def _known(root: Node, model: type[SpecModel]) -> dict[str, Any]:
+    """The values of the keys that a model has; null is the same as nothing there."""
+    return {
+        key: node.plain()
+        for key in model.model_fields
+        if (node := root.child(key)) is not None and node.value is not None
+    }
+
+
+def _placeholders(data: Node) -> dict[Any, Node]:
+    """Values that pass, in place of those of a data file whose faults are reported already."""
+    fixed = {"path": ".", "train": "train", "val": "val", "names": [Node("any", data.place, text="any")]}
+    return {key: Node(value, data.place, data.key) for key, value in fixed.items()}
+
+
+_SOUND: Mapping[str, Any] = {
+    "version": 1,
+    "name": "any",
+    "architecture": {"family": "yolov8-seg", "scale": "n"},
+    "dataset": {"train": "train", "val": "val", "names": ("any",)},
+    "targets": (),
+}
+
+
+def _without_broken_sections(plain: Mapping[Any, Any], broken: set[str | int]) -> dict[str, Any] | None:
+    """The spec with its broken sections made good, to find what is wrong between the others; None if in vain."""
+    if "hyperparameters" in broken or not broken:
+        return None
+    return {
+        key: _SOUND[key] if key in broken or key not in plain else plain[key]
+        for key in (*_SOUND, *(("hyperparameters",) if "hyperparameters" in plain else ()))
+    }
+
+
+def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
+    """What is odd about a valid spec, here and now."""
+    dataset = loaded.project.dataset
+    found = [
+        Problem("X208", ("dataset", "val"), f"`{path}` is trained on as well", "metrics on it say little")
+        for path in repeated_splits(dataset)
+    ]
+    folder = loaded.dataset_root
+    # os.path answers for impossible names too, where pathlib raises.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        found.append(Problem("X212", ("dataset", "path"), f"there is no folder {folder}"))
+    else:
+        found += [
+            Problem("X212", ("dataset", split, *at), f"there is no {folder / entry}")
+            for split in ("train", "val")
+            for at, entry in _entries(getattr(dataset, split))
+            if not os.path.exists(folder / entry)  # noqa: PTH110
+        ]
+    if not found:
+        return []
+    from segc.spec.explain import locate
+
+    return [replace(locate(root, Project, problem), severity="warning") for problem in found]
+
+
+def _entries(split: str | tuple[str, ...]) -> list[tuple[tuple[int, ...], str]]:
+    return [((), split)] if isinstance(split, str) else [((index,), entry) for index, entry in enumerate(split)]

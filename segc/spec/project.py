@@ -1,0 +1,92 @@
+"""A whole project, as one ``project.yaml`` describes it."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from segc.files import canonical_json, digest
+from segc.spec.architecture import Architecture
+from segc.spec.base import Problem, SpecModel, refuse
+from segc.spec.dataset import Dataset
+from segc.spec.hyperparameters import Hyperparameters
+from segc.targets import registry
+from segc.targets.base import TargetOptions
+
+SPEC_VERSION = 1
+"""The newest version of the spec that this segc reads."""
+
+if TYPE_CHECKING:
+    AnyTarget = TargetOptions
+else:
+    _models = registry.options_models()
+    AnyTarget = Annotated[reduce(or_, _models), Field(discriminator="format")] if len(_models) > 1 else _models[0]
+
+
+def _version(value: Any) -> int:
+    if type(value) is int and value > SPEC_VERSION:
+        way_out = f"a newer segc is needed; this one reads version {SPEC_VERSION}"
+        refuse([Problem("S110", (), f"version {value} of the spec is not known here", way_out)])
+    if type(value) is not int or value != SPEC_VERSION:
+        refuse([Problem("S105", (), f"the version of the spec is {SPEC_VERSION}", f"write `version: {SPEC_VERSION}`")])
+    return SPEC_VERSION
+
+
+class Project(SpecModel):
+    """A project: the network, its data, how it is trained and what it becomes."""
+
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(
+        description="Version of this file's format.", examples=[SPEC_VERSION]
+    )
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name of the project, used in file names: letters, digits, `.`, `_`, `-`.",
+        examples=["shapes"],
+    )
+    architecture: Architecture = Field(description="The network.", examples=[{"family": "yolov8-seg", "scale": "n"}])
+    dataset: Dataset = Field(description="Images, labels and classes.", examples=[{"data": "data.yaml"}])
+    hyperparameters: Hyperparameters = Field(
+        default=Hyperparameters(), description="Training, validation and prediction.", examples=[{"epochs": 100}]
+    )
+    targets: tuple[AnyTarget, ...] = Field(
+        (), strict=False, description="What to emit, one entry an artifact.", examples=[[{"format": "onnx"}]]
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse([*repeated_targets(self.targets), *refused_targets(self.targets, self.hyperparameters)])
+        return self
+
+
+def repeated_targets(targets: Sequence[TargetOptions]) -> list[Problem]:
+    """Targets whose artifacts would have the same name."""
+    first: dict[tuple[str, str | None], int] = {}
+    found: list[Problem] = []
+    for index, target in enumerate(targets):
+        name = (target.format, getattr(target, "name", None))
+        if name in first:
+            text = f"target {target.format} is there already, as entry {first[name] + 1} of the list"
+            found.append(Problem("X209", ("targets", index, "format"), text, "leave one of them out"))
+        first.setdefault(name, index)
+    return found
+
+
+def refused_targets(targets: Sequence[TargetOptions], hyperparameters: Hyperparameters) -> list[Problem]:
+    """What the targets cannot do, from their options and the project's input size, in their own words."""
+    return [
+        Problem("X210", ("targets", index, *path), f"{target.format}: {message}")
+        for index, target in enumerate(targets)
+        for path, message in registry.refusals(target, hyperparameters.size)
+    ]
+
+
+def resolved(project: Project) -> dict[str, Any]:
+    """The project as JSON values, with every default and everything taken from a data file."""
+    return project.model_dump(mode="json")
+
+
+def spec_digest(project: Project) -> str:
+    """``sha256:…`` of the resolved project: comments, order, and what is left to a default do not change it."""
+    return digest(canonical_json(resolved(project)))
