@@ -62,6 +62,8 @@ def root() -> None:
 
 def main() -> NoReturn:
     """Run the command line. Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage."""
+    # pydantic would look through the metadata of every installed package for plug-ins, a fifth of `segc validate`.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(run(sys.argv[1:]))
 
 

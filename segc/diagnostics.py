@@ -74,6 +74,7 @@ CODES: dict[str, str] = {
     "R005": "checkpoint of a run cannot be read",
     "R006": "training diverged",
     "R007": "device not available",
+    "R008": "batch too small to train on",
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",

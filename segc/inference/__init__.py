@@ -1,0 +1,9 @@
+"""From a photograph to detections: numpy, OpenCV and the standard library only.
+
+The standalone predict scripts carry the text of these files, one after another in the order of
+``SCRIPT_MODULES``. Hence the rules here: names at module level are unique across the files, nothing happens on import,
+and the only imports from segc are ``from segc.inference.x import a, b`` at the top of a file.
+"""
+
+SCRIPT_MODULES = ("letterbox", "postprocess", "masks", "results", "predict", "draw", "sources", "output")
+"""Modules in the order in which each one's imports are already defined."""

@@ -1,0 +1,129 @@
+"""Predictions drawn on the photograph: tinted masks with outlines, boxes, labels."""
+
+import colorsys
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.results import Prediction
+
+SMALLEST_SIDE = 160
+"""Pictures whose longer side is shorter than this are enlarged, since no text can be read on them."""
+
+MASK_OPACITY = 0.45
+
+SMALLEST_TEXT = 0.38
+"""Font scale of the smallest text that reads well, some 8 pixels high."""
+
+MOST_HIDDEN = 0.4
+"""A label that would hide the ones before it for more than this part of its area is left out."""
+
+Colour = tuple[int, int, int]
+
+
+def class_colour(class_id: int) -> Colour:
+    """A class's colour (BGR), the same always; neighbouring classes are far apart.
+
+    Hues step by the golden ratio, so any number of first classes is spread around the circle; brightness and
+    saturation change more slowly, to tell apart hues that come close.
+    """
+    hue = (0.55 + class_id * 0.618034) % 1.0
+    saturation = (0.75, 1.0, 0.55)[class_id // 5 % 3]
+    value = (0.8, 0.6, 1.0)[class_id // 7 % 3]
+    red, green, blue = (round(channel * 255) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+    return blue, green, red
+
+
+def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt.NDArray[np.uint8]:
+    """The photograph with its detections drawn on it, as a new picture.
+
+    Args:
+        image: [h, w, 3] BGR, the photograph of the prediction.
+        prediction: what was found on it.
+
+    Returns:
+        A picture of the same size, or a whole number of times larger where the photograph is tiny.
+    """
+    height, width = image.shape[:2]
+    factor = -(-SMALLEST_SIDE // max(height, width))
+    canvas = np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8).copy()
+    line = max(1, round(max(canvas.shape[:2]) / 500))
+    # Large things first, so that small ones lie on top of them.
+    order = sorted(range(len(prediction)), key=lambda index: -prediction.masks[index].area)
+    for index in order:
+        _draw_mask(canvas, prediction, index, factor, line)
+    for index in order:
+        x1, y1, x2, y2 = _pixel_box(prediction, index, factor, canvas)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(prediction.classes[index])), line)
+    _draw_labels(canvas, prediction, factor, line)
+    return canvas
+
+
+def _pixel_box(
+    prediction: Prediction, index: int, factor: int, canvas: npt.NDArray[np.uint8]
+) -> tuple[int, int, int, int]:
+    """A detection's box in whole pixels of the picture, inside it."""
+    height, width = canvas.shape[:2]
+    x1, y1, x2, y2 = (round(float(side) * factor) for side in prediction.boxes[index])
+    return min(x1, width - 1), min(y1, height - 1), min(x2, width - 1), min(y2, height - 1)
+
+
+def _draw_mask(canvas: npt.NDArray[np.uint8], prediction: Prediction, index: int, factor: int, line: int) -> None:
+    mask = prediction.masks[index]
+    if not mask.bitmap.size:
+        return
+    bitmap = mask.bitmap.repeat(factor, axis=0).repeat(factor, axis=1)
+    x, y = mask.x * factor, mask.y * factor
+    region = canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
+    colour = class_colour(int(prediction.classes[index]))
+    tint = np.array(colour, np.float32) * MASK_OPACITY
+    region[bitmap] = (region[bitmap] * np.float32(1 - MASK_OPACITY) + tint + 0.5).astype(np.uint8)
+    outlines, _ = cv2.findContours(bitmap.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
+    cv2.drawContours(canvas, outlines, -1, colour, line, cv2.LINE_AA)
+
+
+def _draw_labels(canvas: npt.NDArray[np.uint8], prediction: Prediction, factor: int, line: int) -> None:
+    """Labels last, the best detection's first, each where it hides least of those before it, or not at all."""
+    height, width = canvas.shape[:2]
+    font, thickness, pad = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(line * 0.9)), max(2, line * 2)
+    # In a crowd the text is smaller, down to half.
+    crowd = min(1.0, max(0.5, (20 / max(1, len(prediction))) ** 0.5))
+    scale = max(SMALLEST_TEXT, max(height, width) / 1500 * crowd)
+    taken = np.zeros((0, 4), np.int64)
+    for index in range(len(prediction)):
+        class_id = int(prediction.classes[index])
+        text = f"{prediction.names[class_id]} {prediction.scores[index]:.2f}"
+        (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
+        shrunk = scale * min(1.0, (width - 2 * pad) / max(1, text_width))
+        if shrunk < scale:
+            (text_width, text_height), below = cv2.getTextSize(text, font, shrunk, thickness)
+        size = (text_width + 2 * pad, text_height + below + pad)
+        x1, y1, x2, y2 = _pixel_box(prediction, index, factor, canvas)
+        corners = ((x1, y1 - size[1]), (x1, y1), (x2 - size[0], y2 - size[1]), (x1, y2), (x2 - size[0], y1 - size[1]))
+        places = [_inside(corner, size, width, height) for corner in corners]
+        hidden = [_common_area(place, taken) for place in places]
+        if min(hidden) > MOST_HIDDEN * size[0] * size[1]:
+            continue
+        place = places[hidden.index(min(hidden))]
+        taken = np.concatenate([taken, [place]])
+        colour = class_colour(class_id)
+        cv2.rectangle(canvas, place[:2], (place[2] - 1, place[3] - 1), colour, cv2.FILLED)
+        dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140
+        ink = (0, 0, 0) if dark else (255, 255, 255)
+        at = (place[0] + pad, place[1] + pad // 2 + text_height)
+        cv2.putText(canvas, text, at, font, shrunk, ink, thickness, cv2.LINE_AA)
+
+
+def _inside(corner: tuple[int, int], size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """A rectangle (x1, y1, x2, y2) of ``size`` (width, height), moved into the picture."""
+    x = max(0, min(corner[0], width - size[0]))
+    y = max(0, min(corner[1], height - size[1]))
+    return x, y, x + size[0], y + size[1]
+
+
+def _common_area(place: tuple[int, int, int, int], others: npt.NDArray[np.int64]) -> int:
+    """Pixels of a rectangle (x1, y1, x2, y2) that lie in ``others`` [n, 4], each counted on its own."""
+    width = np.minimum(place[2], others[:, 2]) - np.maximum(place[0], others[:, 0])
+    height = np.minimum(place[3], others[:, 3]) - np.maximum(place[1], others[:, 1])
+    return int((np.maximum(width, 0) * np.maximum(height, 0)).sum())

@@ -1,0 +1,264 @@
+"""Masks: coefficients times prototypes, interpolated in the box's region only, kept as that region's bitmap.
+
+The method is YOLACT's (arXiv 1904.02689) in the order that this network family is run in: product, bilinear
+interpolation to the size asked for, crop to the box, threshold at logit 0. A pixel belongs to a box where
+x1 <= x < x2 and y1 <= y < y2 for its index (x, y).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.letterbox import Letterbox, boxes_to_image
+
+STRIP_PIXELS = 1 << 20
+"""Pixels interpolated at a time; bounds the working memory on large photographs to some 12 MB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A mask stored as the bitmap of the region that holds it.
+
+    Attributes:
+        x: column of the bitmap's left edge in the image.
+        y: row of the bitmap's top edge in the image.
+        bitmap: [rows, columns] bool; may be empty.
+    """
+
+    x: int
+    y: int
+    bitmap: npt.NDArray[np.bool_]
+
+    @property
+    def area(self) -> int:
+        """Pixels in the mask."""
+        return int(np.count_nonzero(self.bitmap))
+
+    def full(self, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """The mask on a whole image, [height, width] bool. The region must lie inside it."""
+        canvas = np.zeros((height, width), np.bool_)
+        rows, columns = self.bitmap.shape
+        canvas[self.y : self.y + rows, self.x : self.x + columns] = self.bitmap
+        return canvas
+
+    def trimmed(self) -> "Mask":
+        """The same mask in the smallest region that holds it, as a copy."""
+        rows, columns = np.flatnonzero(self.bitmap.any(axis=1)), np.flatnonzero(self.bitmap.any(axis=0))
+        if not rows.size:
+            return _empty_mask()
+        top, left = int(rows[0]), int(columns[0])
+        inner = self.bitmap[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        return Mask(self.x + left, self.y + top, inner.copy())
+
+    def run_lengths(self, height: int, width: int) -> list[int]:
+        """COCO's uncompressed run-length encoding on an image [height, width].
+
+        Lengths of alternating runs of background and mask, background first (perhaps 0), down the columns from left
+        to right; they add up to height · width.
+        """
+        rows, columns = self.bitmap.shape
+        edges = np.zeros((columns, rows + 2), np.int8)
+        edges[:, 1:-1] = self.bitmap.T
+        steps = np.diff(edges, axis=1)
+        column, row = np.nonzero(steps)
+        # Starts and ends alternate. A run that ends where the next one starts, at a column's foot and the head of the
+        # next column, is one run.
+        turns = (column + self.x) * height + row + self.y
+        joined = np.flatnonzero(turns[1:] == turns[:-1])
+        turns = np.delete(turns, np.concatenate([joined, joined + 1]))
+        lengths = np.diff(turns, prepend=0, append=height * width)
+        runs: list[int] = lengths.tolist()
+        return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
+
+    def polygons(self) -> list[npt.NDArray[np.int32]]:
+        """Outer outlines, largest first: each int32 [k, 2] of pixel indices (x, y), k at least 1.
+
+        ``cv2.fillPoly`` fills them to the same pixels. Holes are left out; the run lengths keep them.
+        """
+        if not self.bitmap.size:
+            return []
+        found, _ = cv2.findContours(
+            self.bitmap.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(self.x, self.y)
+        )
+        outlines = [np.asarray(outline, np.int32).reshape(-1, 2) for outline in found]
+        # Ties by place, top first, so that the order is the same everywhere.
+        return sorted(outlines, key=lambda outline: (-cv2.contourArea(outline), outline[0, 1], outline[0, 0]))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAxis:
+    """Linear interpolation along one axis: pixel i is lower[i] · (1 - fraction[i]) + upper[i] · fraction[i].
+
+    Attributes:
+        lower: int64, cells that the pixels read, not falling.
+        upper: int64, the cells after those, or the same ones at the edge.
+        fraction: float32 in 0..1.
+    """
+
+    lower: npt.NDArray[np.int64]
+    upper: npt.NDArray[np.int64]
+    fraction: npt.NDArray[np.float32]
+
+    def pixels(self, start: int, stop: int) -> "SampleAxis":
+        """The axis for the pixels from ``start`` to ``stop`` only."""
+        return SampleAxis(self.lower[start:stop], self.upper[start:stop], self.fraction[start:stop])
+
+    def cells(self, start: int, stop: int) -> "SampleAxis":
+        """The same axis on a part of the cells, counted from ``start``, its edges clamped."""
+        lower, upper = (np.clip(side - start, 0, stop - start - 1) for side in (self.lower, self.upper))
+        return SampleAxis(lower, upper, self.fraction)
+
+
+def sample_axis(pixels: int, scale: float, offset: float, cells: int) -> SampleAxis:
+    """Where a row of pixels reads a row of cells: centres at halves, edges clamped.
+
+    Args:
+        pixels: length of the row that is made.
+        scale: cells a pixel.
+        offset: between the origins, in cells: the point p, in pixels, lies at p · scale + offset, in cells.
+        cells: length of the row that is read.
+    """
+    position = np.clip((np.arange(pixels) + 0.5) * scale + (offset - 0.5), 0, cells - 1)
+    lower = position.astype(np.int64)
+    return SampleAxis(lower, np.minimum(lower + 1, cells - 1), (position - lower).astype(np.float32))
+
+
+def bilinear_positive(grid: npt.NDArray[np.float32], ys: SampleAxis, xs: SampleAxis) -> npt.NDArray[np.bool_]:
+    """Where the bilinear interpolation of ``grid`` [h, w] is above 0, [len(ys), len(xs)]."""
+    wide = grid[:, xs.lower] * (1 - xs.fraction) + grid[:, xs.upper] * xs.fraction
+    result = np.empty((ys.lower.size, xs.lower.size), np.bool_)
+    rows = max(1, STRIP_PIXELS // max(1, xs.lower.size))
+    for first in range(0, ys.lower.size, rows):
+        strip = slice(first, first + rows)
+        share = ys.fraction[strip, None]
+        value = wide[ys.lower[strip]]
+        value *= 1 - share
+        below = wide[ys.upper[strip]]
+        below *= share
+        value += below
+        np.greater(value, 0, out=result[strip])
+    return result
+
+
+def _empty_mask() -> Mask:
+    return Mask(0, 0, np.zeros((0, 0), np.bool_))
+
+
+def _span(low: float, high: float, limit: int) -> tuple[int, int]:
+    """The indices i below ``limit`` with low <= i < high, as start and stop."""
+    return min(max(math.ceil(low), 0), limit), min(max(math.ceil(high), 0), limit)
+
+
+def _box_mask(
+    coefficients: npt.NDArray[np.float32],
+    prototypes: npt.NDArray[np.float32],
+    box: npt.NDArray[np.float32],
+    ys: SampleAxis,
+    xs: SampleAxis,
+) -> Mask:
+    """One detection's mask on the image whose rows and columns read the prototypes by ``ys`` and ``xs``."""
+    x0, x1 = _span(float(box[0]), float(box[2]), xs.lower.size)
+    y0, y1 = _span(float(box[1]), float(box[3]), ys.lower.size)
+    if x0 >= x1 or y0 >= y1:
+        return _empty_mask()
+    xs, ys = xs.pixels(x0, x1), ys.pixels(y0, y1)
+    left, right = int(xs.lower[0]), int(xs.upper[-1]) + 1
+    top, bottom = int(ys.lower[0]), int(ys.upper[-1]) + 1
+    grid = np.tensordot(coefficients, prototypes[:, top:bottom, left:right], axes=1)
+    return Mask(x0, y0, bilinear_positive(grid, ys.cells(top, bottom), xs.cells(left, right)))
+
+
+def frame_masks(
+    coefficients: npt.NDArray[np.float32],
+    prototypes: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float32],
+    size: tuple[int, int],
+) -> list[Mask]:
+    """Masks on the letterboxed frame.
+
+    Args:
+        coefficients: [n, 32].
+        prototypes: [32, h, w], covering the frame.
+        boxes: [n, 4] (x1, y1, x2, y2) in pixels of the frame.
+        size: (height, width) of the frame.
+    """
+    cells = prototypes.shape[1:]
+    ys, xs = (sample_axis(side, cell / side, 0.0, cell) for side, cell in zip(size, cells, strict=True))
+    return [_box_mask(row, prototypes, box, ys, xs) for row, box in zip(coefficients, boxes, strict=True)]
+
+
+def masks_to_image(masks: Sequence[Mask], geometry: Letterbox) -> list[Mask]:
+    """Masks of the frame on the photograph: interpolated bilinearly, cut at one half, without the padding."""
+    ys = sample_axis(geometry.original[0], geometry.ratio_y, geometry.top, geometry.size[0])
+    xs = sample_axis(geometry.original[1], geometry.ratio_x, geometry.left, geometry.size[1])
+    return [_read_mask(mask, ys, xs) for mask in masks]
+
+
+def _read_mask(mask: Mask, ys: SampleAxis, xs: SampleAxis) -> Mask:
+    rows, columns = mask.bitmap.shape
+    # The pixels that read any cell of the region.
+    x0, x1 = int(np.searchsorted(xs.upper, mask.x)), int(np.searchsorted(xs.lower, mask.x + columns))
+    y0, y1 = int(np.searchsorted(ys.upper, mask.y)), int(np.searchsorted(ys.lower, mask.y + rows))
+    if x0 >= x1 or y0 >= y1 or not mask.bitmap.size:
+        return _empty_mask()
+    # A border of background around the region stands for all that lies beyond it.
+    grid = np.full((rows + 2, columns + 2), -0.5, np.float32)
+    grid[1:-1, 1:-1] += mask.bitmap
+    xs = xs.pixels(x0, x1).cells(mask.x - 1, mask.x + columns + 1)
+    ys = ys.pixels(y0, y1).cells(mask.y - 1, mask.y + rows + 1)
+    return Mask(x0, y0, bilinear_positive(grid, ys, xs)).trimmed()
+
+
+def image_masks(
+    coefficients: npt.NDArray[np.float32],
+    prototypes: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float32],
+    geometry: Letterbox,
+    *,
+    retina: bool = False,
+) -> list[Mask]:
+    """Masks on the photograph.
+
+    Args:
+        coefficients: [n, 32].
+        prototypes: [32, h, w], covering the frame.
+        boxes: [n, 4] (x1, y1, x2, y2) in pixels of the frame.
+        geometry: where the photograph lies in the frame.
+        retina: interpolate the logits at the photograph's pixels instead of thresholding on the frame and scaling that
+            mask: smoother outlines.
+    """
+    if not retina:
+        return masks_to_image(frame_masks(coefficients, prototypes, boxes, geometry.size), geometry)
+    rows, columns = prototypes.shape[1:]
+    cell_y, cell_x = rows / geometry.size[0], columns / geometry.size[1]
+    ys = sample_axis(geometry.original[0], geometry.ratio_y * cell_y, geometry.top * cell_y, rows)
+    xs = sample_axis(geometry.original[1], geometry.ratio_x * cell_x, geometry.left * cell_x, columns)
+    return [
+        _box_mask(row, prototypes, box, ys, xs).trimmed()
+        for row, box in zip(coefficients, boxes_to_image(boxes, geometry), strict=True)
+    ]
+
+
+def join_polygons(polygons: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """One outline [k, 2] through all of ``polygons``, for label formats that have room for one.
+
+    Each further polygon is tied in by a bridge of no width between two vertices that lie close together.
+    """
+    outline = polygons[0]
+    for polygon in polygons[1:]:
+        # Not the closest pair of all, which would take their product of steps, but the closest to one another.
+        here = _nearest(outline, polygon[0])
+        there = _nearest(polygon, outline[here])
+        here = _nearest(outline, polygon[there])
+        tour = np.roll(polygon, -there, axis=0)
+        outline = np.concatenate([outline[: here + 1], tour, tour[:1], outline[here:]])
+    return outline
+
+
+def _nearest(points: npt.NDArray[np.int32], point: npt.NDArray[np.int32]) -> int:
+    across, down = (points[:, axis] - float(point[axis]) for axis in (0, 1))
+    return int(np.argmin(across * across + down * down))

@@ -1,0 +1,68 @@
+"""What predictions become on disk: names that do not clash, and encoded pictures."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.sources import Source
+
+JPEG_QUALITY = 92
+
+
+def output_stems(sources: Sequence[Source]) -> list[str]:
+    """A file stem for each source, no two alike in any case: ``photo``, ``photo-2``, ``photo-3`` and so on.
+
+    Sources with a stem of their own keep it.
+    """
+    stems = [source.stem for source in sources]
+    own = {stem.casefold() for stem in stems}
+    taken: set[str] = set()
+    result = []
+    for stem in stems:
+        name, number = stem, 1
+        while name.casefold() in taken or (number > 1 and name.casefold() in own):
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        result.append(name)
+    return result
+
+
+def first_in_place_of(outputs: Iterable[Path], originals: Iterable[Path]) -> Path | None:
+    """The first of ``outputs`` that exists and is one of ``originals``, by whatever link or spelling."""
+    existing = [(path, identity) for path in outputs if (identity := _file_identity(path)) is not None]
+    # Only where something would be replaced is there anything to compare.
+    kept = {_file_identity(path) for path in originals} if existing else set()
+    return next((path for path, identity in existing if identity in kept), None)
+
+
+def _file_identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def overlay_suffix(source: Source) -> str:
+    """``.png`` for an overlay on a PNG, ``.jpg`` for any other."""
+    return ".png" if source.suffix == ".png" else ".jpg"
+
+
+def encode_picture(picture: npt.NDArray[np.uint8], suffix: str) -> bytes:
+    """Bytes of a picture [h, w, 3] BGR as ``.png`` or ``.jpg``.
+
+    Raises:
+        ValueError: where the format cannot hold it (JPEG: sides above 65535).
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
+    try:
+        done, data = cv2.imencode(suffix, picture, options)
+    except cv2.error as error:
+        done, data = False, np.frombuffer(str(error).encode(), np.uint8)
+    if not done:
+        raise ValueError(f"a picture of {picture.shape[1]} by {picture.shape[0]} pixels cannot be written as {suffix}")
+    return bytes(data)

@@ -1,0 +1,172 @@
+"""From the network's outputs to detections: candidates above a confidence, then non-maximum suppression."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_CANDIDATES = 30_000
+"""Candidates that suppression looks at, best first: a bound on time where nearly every anchor passes the confidence."""
+
+CLASS_SHIFT = 7680.0
+"""Pixels by which the boxes of one class are moved from those of the class before; see `suppress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What is left of one image's anchors, best score first.
+
+    Attributes:
+        anchors: [n] int64, rows of the network's outputs.
+        boxes: [n, 4] float32 (x1, y1, x2, y2) in pixels of the frame, not clipped to it.
+        scores: [n] float32 in 0..1.
+        classes: [n] int64.
+    """
+
+    anchors: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64]
+
+
+def named_outputs(
+    outputs: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The four named outputs in fp32, whichever layout the model has.
+
+    Args:
+        outputs: by name, with the batch axis. Layout ``named``: ``boxes`` [N, A, 4] (x1, y1, x2, y2), ``scores``
+            [N, A, nc], ``coefficients`` [N, A, 32], ``prototypes`` [N, 32, H/4, W/4]. Layout ``fused``: ``output0``
+            [N, 4 + nc + 32, A] with boxes as centre, width and height, and ``output1``, the prototypes.
+        metadata: the model's; ``layout`` and ``names`` are read.
+
+    Raises:
+        KeyError: where an output of the layout is missing.
+    """
+    if metadata.get("layout", "named") == "named":
+        names = ("boxes", "scores", "coefficients", "prototypes")
+        return {name: np.asarray(outputs[name], np.float32) for name in names}
+    rows = np.asarray(outputs["output0"], np.float32).transpose(0, 2, 1)
+    nc = len(metadata["names"])
+    centre, half = rows[..., :2], rows[..., 2:4] / 2
+    return {
+        "boxes": np.concatenate([centre - half, centre + half], axis=2),
+        "scores": np.ascontiguousarray(rows[..., 4 : 4 + nc]),
+        "coefficients": np.ascontiguousarray(rows[..., 4 + nc :]),
+        "prototypes": np.asarray(outputs["output1"], np.float32),
+    }
+
+
+def candidates(
+    scores: npt.NDArray[np.float32], conf: float, *, multi_label: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Anchors and their classes with a score above ``conf``, in anchor order.
+
+    Args:
+        scores: [A, nc] in 0..1.
+        conf: a candidate's score is greater than this.
+        multi_label: every class above ``conf`` (for evaluation) instead of each anchor's best class.
+    """
+    best = scores.max(axis=1, initial=0.0)
+    anchors = np.flatnonzero(best > conf)
+    passed = scores[anchors]
+    if not multi_label:
+        return anchors, passed.argmax(axis=1) if anchors.size else anchors
+    rows, classes = np.nonzero(passed > conf)
+    return anchors[rows], classes
+
+
+def _overlap(
+    box: npt.NDArray[np.float32], area: np.float32, boxes: npt.NDArray[np.float32], areas: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Intersection over union of one box with the columns of ``boxes`` [4, n]; nought where both are empty."""
+    width = np.minimum(box[2], boxes[2]) - np.maximum(box[0], boxes[0])
+    height = np.minimum(box[3], boxes[3]) - np.maximum(box[1], boxes[1])
+    common = np.maximum(width, 0, out=width) * np.maximum(height, 0, out=height)
+    union = area + areas - common
+    overlap: npt.NDArray[np.float32] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return overlap
+
+
+def suppress(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.int64],
+    iou: float,
+    *,
+    max_det: int = 300,
+    agnostic: bool = False,
+) -> npt.NDArray[np.int64]:
+    """Greedy non-maximum suppression: a box goes where its IoU with a kept, better one of its class is above ``iou``.
+
+    Of equal scores the earlier row is the better one, so the result depends on nothing but the input.
+
+    The usual way to keep classes apart is to move them apart in fp32, by class · 7680 pixels. Here only boxes of one
+    class are compared at all, but the move stays for its rounding, up to 1/32 pixel in high classes: it decides pairs
+    whose IoU is the threshold but for that, and so it belongs to giving the detections that others get from this
+    network (one of the 896 recorded ones hangs on it). It starts over after 128 classes, so that it grows no further.
+
+    Args:
+        boxes: [n, 4] (x1, y1, x2, y2) in pixels.
+        scores: [n].
+        classes: [n].
+        iou: threshold in 0..1.
+        max_det: stop after so many kept boxes.
+        agnostic: let boxes of different classes suppress each other.
+
+    Returns:
+        Kept rows, best score first.
+    """
+    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    group = np.zeros_like(order) if agnostic else classes[order]
+    shift = (group % 128).astype(np.float32) * np.float32(CLASS_SHIFT)
+    # Class by class, best first within each, so that what a box may suppress lies in one stretch behind it.
+    ranks = np.argsort(group, kind="stable")
+    places = np.argsort(ranks)
+    ends = np.searchsorted(group[ranks], group, side="right")
+    corners = np.ascontiguousarray((boxes[order] + shift[:, None])[ranks].T, np.float32)
+    areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
+    alive = np.ones(order.size, np.bool_)
+    kept: list[int] = []
+    for rank in range(order.size):
+        if not alive[rank]:
+            continue
+        kept.append(rank)
+        if len(kept) == max_det:
+            break
+        place, rest = places[rank], slice(places[rank] + 1, ends[rank])
+        overlap = _overlap(corners[:, place], areas[place], corners[:, rest], areas[rest])
+        alive[ranks[rest][overlap > np.float32(iou)]] = False
+    return order[kept]
+
+
+def detections(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    *,
+    conf: float,
+    iou: float,
+    max_det: int,
+    multi_label: bool = False,
+    agnostic: bool = False,
+) -> Detections:
+    """Detections of one image.
+
+    Args:
+        boxes: [A, 4] (x1, y1, x2, y2) in pixels of the frame.
+        scores: [A, nc] in 0..1.
+        conf: scores at or below it are left out.
+        iou: boxes of one class that overlap a better one more than this are left out.
+        max_det: at most so many, the best.
+        multi_label: an anchor may stand for several classes (evaluation) instead of its best one (prediction).
+        agnostic: suppress across classes.
+    """
+    anchors, classes = candidates(scores, conf, multi_label=multi_label)
+    # A half-precision artifact may overflow; a box that is no box must not reach geometry.
+    finite = np.isfinite(boxes[anchors]).all(axis=1)
+    anchors, classes = anchors[finite], classes[finite]
+    found, score = boxes[anchors], scores[anchors, classes]
+    kept = suppress(found, score, classes, iou, max_det=max_det, agnostic=agnostic)
+    return Detections(anchors[kept], found[kept], score[kept], classes[kept])

@@ -1,0 +1,100 @@
+"""From a photograph to its prediction, through any function that runs the network."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
+from segc.inference.masks import image_masks
+from segc.inference.postprocess import detections
+from segc.inference.results import Prediction
+
+Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
+"""Runs the network: images [N, 3, H, W] in 0..1 RGB to the four named outputs, see `named_outputs`."""
+
+
+def predict_image(
+    image: npt.NDArray[np.uint8],
+    run: Run,
+    metadata: Mapping[str, Any],
+    *,
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+    retina: bool = False,
+    multi_label: bool = False,
+    path: str = "",
+) -> Prediction:
+    """Detect on one photograph.
+
+    Args:
+        image: [h, w, 3] BGR, as OpenCV reads it.
+        run: runs the network.
+        metadata: the model's; ``imgsz``, ``names``, ``batch`` and ``dynamic`` are read.
+        conf: scores at or below it are left out.
+        iou: threshold of the non-maximum suppression.
+        max_det: at most so many detections.
+        retina: masks interpolated at the photograph's resolution.
+        multi_label: an anchor may stand for several classes (evaluation).
+        path: the name that the prediction carries.
+    """
+    height, width = metadata["imgsz"]
+    frame, geometry = letterbox(image, (int(height), int(width)))
+    # A model of a fixed larger batch gets the frame that often; its first answer counts.
+    batch = 1 if metadata.get("dynamic") else int(metadata.get("batch", 1))
+    outputs = run(to_input([frame[:, :, ::-1]] * batch))
+    return image_prediction(
+        {name: value[0] for name, value in outputs.items()},
+        geometry,
+        tuple(metadata["names"]),
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        retina=retina,
+        multi_label=multi_label,
+        path=path,
+    )
+
+
+def image_prediction(
+    outputs: Mapping[str, npt.NDArray[np.float32]],
+    geometry: Letterbox,
+    names: tuple[str, ...],
+    *,
+    conf: float,
+    iou: float,
+    max_det: int,
+    retina: bool = False,
+    multi_label: bool = False,
+    path: str = "",
+) -> Prediction:
+    """The prediction from one image's network outputs: what `predict_image` does after the network.
+
+    Args:
+        outputs: the four named outputs without the batch axis.
+        geometry: where the photograph lies in the frame that the network saw.
+        names: the model's classes.
+        conf: scores at or below it are left out.
+        iou: threshold of the non-maximum suppression.
+        max_det: at most so many detections.
+        retina: masks interpolated at the photograph's resolution.
+        multi_label: an anchor may stand for several classes (evaluation).
+        path: the name that the prediction carries.
+    """
+    found = detections(
+        outputs["boxes"], outputs["scores"], conf=conf, iou=iou, max_det=max_det, multi_label=multi_label
+    )
+    coefficients = outputs["coefficients"][found.anchors]
+    masks = image_masks(coefficients, outputs["prototypes"], found.boxes, geometry, retina=retina)
+    return Prediction(
+        path=path,
+        height=geometry.original[0],
+        width=geometry.original[1],
+        boxes=boxes_to_image(found.boxes, geometry),
+        scores=found.scores,
+        classes=found.classes,
+        names=names,
+        masks=tuple(masks),
+    )

@@ -1,0 +1,110 @@
+"""What was found on one photograph, and how it is written: JSON records and YOLO label rows."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.masks import Mask, join_polygons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Detections on one photograph, best score first.
+
+    Attributes:
+        path: the source as it was named.
+        height: of the photograph in pixels.
+        width: of the photograph in pixels.
+        boxes: [n, 4] float32 (x1, y1, x2, y2) in pixels of the photograph, inside it.
+        scores: [n] float32 in 0..1.
+        classes: [n] int64.
+        names: the model's classes.
+        masks: n masks on the photograph.
+    """
+
+    path: str
+    height: int
+    width: int
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    masks: tuple[Mask, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def counts(self) -> dict[str, int]:
+        """Detections by class name, in class order."""
+        present, number = np.unique(self.classes, return_counts=True)
+        return {self.names[int(index)]: int(count) for index, count in zip(present, number, strict=True)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as JSON values.
+
+        ``image``, ``height``, ``width`` and ``detections``, a list, best score first, of objects with ``class_id``,
+        ``class``, ``score`` (five decimals), ``box`` [x1, y1, x2, y2] in pixels (two decimals), ``area`` in pixels,
+        ``polygons``: the outer outlines, largest first, each a flat list x, y, x, y, … of pixel indices, and ``mask``:
+        the exact mask, holes and all, as COCO's uncompressed run lengths, ``{"size": [height, width], "counts": […]}``.
+        """
+        found = [
+            {
+                "class_id": int(class_id),
+                "class": self.names[int(class_id)],
+                "score": round(float(score), 5),
+                "box": [round(float(side), 2) for side in box],
+                "area": mask.area,
+                "polygons": [polygon.ravel().tolist() for polygon in mask.polygons()],
+                "mask": {"size": [self.height, self.width], "counts": mask.run_lengths(self.height, self.width)},
+            }
+            for class_id, score, box, mask in zip(self.classes, self.scores, self.boxes, self.masks, strict=True)
+        ]
+        return {"image": self.path, "height": self.height, "width": self.width, "detections": found}
+
+    def label_rows(self) -> list[str]:
+        """Rows of a YOLO label file: ``class x1 y1 x2 y2 …``, pixel centres divided by the image's width and height.
+
+        Filling a row's polygon on the pixels gives the mask back, but for holes, and for the bridges between the parts
+        of a mask in several. A detection without a mask becomes a box row, ``class x-centre y-centre width height``.
+        """
+        return [
+            _label_row(int(class_id), box, mask, self.height, self.width)
+            for class_id, box, mask in zip(self.classes, self.boxes, self.masks, strict=True)
+        ]
+
+
+def _label_row(class_id: int, box: npt.NDArray[np.float32], mask: Mask, height: int, width: int) -> str:
+    polygons = mask.polygons()
+    if polygons:
+        outline = join_polygons(polygons)
+        # Five numbers would read as a box: a point or a line repeats its last vertex to be a polygon of three.
+        outline = np.concatenate([outline, outline[-1:].repeat(max(0, 3 - len(outline)), axis=0)])
+        values = ((outline + 0.5) / (width, height)).ravel()
+    else:
+        x1, y1, x2, y2 = (float(side) for side in box)
+        values = np.array([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
+    return " ".join([str(class_id), *(f"{value:.6f}".rstrip("0").rstrip(".") for value in values)])
+
+
+def label_text(prediction: Prediction) -> str:
+    """A YOLO label file, one row a detection; empty where nothing was found."""
+    return "".join(f"{row}\n" for row in prediction.label_rows())
+
+
+def json_record(prediction: Prediction) -> str:
+    """One prediction as JSON text, a line a detection; the same text for the same prediction everywhere."""
+    record = prediction.to_json()
+    found: Sequence[Any] = record.pop("detections")
+    head = json.dumps(record, ensure_ascii=False, allow_nan=False)[:-1]
+    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in found)
+    return f'{head}, "detections": [\n  {rows}\n]}}' if rows else f'{head}, "detections": []}}'
+
+
+def json_text(records: Iterable[str]) -> str:
+    """A JSON file from the texts of its records: a list with one object an image, in the order given."""
+    body = ",\n".join(records)
+    return f"[\n{body}\n]\n" if body else "[]\n"

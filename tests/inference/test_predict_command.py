@@ -1,0 +1,205 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from segc import cli
+from segc.commands import predict as predict_command
+from segc.data.dataset import rasterise
+from segc.data.labels import parse_labels
+
+NAMES = ["cat", "dog"]
+
+
+class Session:
+    """Finds one dog: the left half of the frame's upper part."""
+
+    def __init__(self):
+        self.metadata = {"names": NAMES, "imgsz": [64, 64], "batch": 1, "dynamic": False}
+
+    def run(self, images):
+        assert images.shape == (1, 3, 64, 64)
+        boxes = np.zeros((1, 84, 4), np.float32)
+        scores = np.zeros((1, 84, 2), np.float32)
+        boxes[0, 3], scores[0, 3, 1] = [0, 16, 32, 40], 0.9
+        coefficients = np.ones((1, 84, 32), np.float32)
+        return {
+            "boxes": boxes,
+            "scores": scores,
+            "coefficients": coefficients,
+            "prototypes": np.ones((1, 32, 16, 16), "f4"),
+        }
+
+
+@pytest.fixture
+def artifact(monkeypatch):
+    """Options that run a session without a model or a project."""
+    opened = []
+
+    def open_artifact(path):
+        opened.append(path)
+        return Session()
+
+    monkeypatch.setattr("segc.targets.registry.open_artifact", open_artifact)
+    return ["--artifact", "model.onnx"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def photo(path, size=(100, 200)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+def test_overlays_json_and_labels_are_written(here, artifact, capsys):
+    photo(here / "in" / "a.jpg")
+    photo(here / "in" / "b.png")
+    assert cli.run(["predict", "in", *artifact, "--save-json", "--save-txt"]) == 0
+    out = here / "build" / "predictions"
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
+        "a.jpg",
+        "b.png",
+        "labels/a.txt",
+        "labels/b.txt",
+        "predictions.json",
+    ]
+    records = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    assert [record["image"] for record in records] == ["in/a.jpg", "in/b.png"]
+    found = records[0]["detections"][0]
+    assert (found["class"], found["score"], found["box"]) == ("dog", 0.9, [0, 0, 100, 75])
+    instances, faults = parse_labels((out / "labels" / "a.txt").read_text(), out, nc=2)
+    assert not faults
+    assert instances[0].class_id == 1
+    mask = rasterise([p * np.float32([200, 100]) for p in instances[0].polygons], 100, 200)
+    assert mask.sum() == found["area"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("in/a.jpg: 200x100, 1 dog, ")
+    assert printed[0].endswith(f"ms -> {out.relative_to(here) / 'a.jpg'}")
+    assert printed[-1] == "build/predictions/predictions.json: 2 of 2 images"
+
+
+def test_two_runs_give_the_same_bytes(here, artifact):
+    photo(here / "a.jpg")
+    for folder in ("one", "two"):
+        assert cli.run(["predict", "a.jpg", *artifact, "-o", folder, "--save-json", "--save-txt"]) == 0
+    for name in ("a.jpg", "labels/a.txt", "predictions.json"):
+        assert (here / "one" / name).read_bytes() == (here / "two" / name).read_bytes()
+
+
+def test_nothing_but_what_is_asked_for_is_written(here, artifact):
+    photo(here / "a.jpg")
+    assert cli.run(["predict", "a.jpg", *artifact, "-o", "out", "--no-overlay"]) == 0
+    assert not (here / "out").exists()
+
+
+def test_sources_of_one_stem_get_files_of_their_own(here, artifact):
+    photo(here / "x" / "a.jpg")
+    photo(here / "y" / "a.png")
+    assert cli.run(["predict", "x", "y", *artifact, "-o", "out", "--save-txt"]) == 0
+    assert sorted(p.name for p in (here / "out").rglob("*.*")) == ["a-2.png", "a-2.txt", "a.jpg", "a.txt"]
+
+
+def test_a_bad_image_is_reported_and_the_rest_goes_on(here, artifact, capsys):
+    photo(here / "in" / "a.jpg")
+    (here / "in" / "b.jpg").write_bytes(b"no image")
+    photo(here / "in" / "c.jpg")
+    assert cli.run(["predict", "in", *artifact, "--save-json"]) == 1
+    captured = capsys.readouterr()
+    assert "I002" in captured.err
+    assert "in/b.jpg: not an image" in captured.err
+    assert captured.err.count("error[") == 1
+    records = json.loads((here / "build/predictions/predictions.json").read_text())
+    assert [record["image"] for record in records] == ["in/a.jpg", "in/c.jpg"]
+
+
+@pytest.mark.parametrize("source", ["nowhere.jpg", "empty", "*.png", "ftp://host/a.jpg"])
+def test_a_source_that_names_nothing_stops_before_any_work(here, artifact, capsys, source):
+    (here / "empty").mkdir()
+    assert cli.run(["predict", source, *artifact]) == 1
+    captured = capsys.readouterr()
+    assert "I001" in captured.err
+    assert source in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("output", [".", "in/..", "link"])
+def test_a_source_is_never_written_over(here, artifact, capsys, output):
+    photo(here / "a.jpg")
+    (here / "in").mkdir()
+    (here / "link").symlink_to(here)
+    before = (here / "a.jpg").read_bytes()
+    assert cli.run(["predict", "a.jpg", *artifact, "-o", output]) == 1
+    assert "I003" in capsys.readouterr().err
+    assert (here / "a.jpg").read_bytes() == before
+    assert cli.run(["predict", "a.jpg", *artifact, "-o", "in", "--save-txt"]) == 0
+
+
+def test_a_datasets_labels_are_never_written_over(here, artifact, capsys):
+    photo(here / "data" / "images" / "a.jpg")
+    label = here / "data" / "labels" / "a.txt"
+    label.parent.mkdir()
+    label.write_text("0 .1 .1 .2 .1 .2 .2\n")
+    assert cli.run(["predict", "data/images", *artifact, "-o", "data", "--save-txt", "--no-overlay"]) == 1
+    assert "label file of one" in capsys.readouterr().err
+    assert label.read_text() == "0 .1 .1 .2 .1 .2 .2\n"
+
+
+def test_confidence_comes_from_the_option_then_the_project_then_the_default(here, artifact, monkeypatch):
+    seen = []
+
+    def remember(*arguments):
+        seen.append(arguments[3])
+
+    monkeypatch.setattr(predict_command, "_run", remember)
+    photo(here / "a.jpg")
+    cli.run(["predict", "a.jpg", *artifact])
+    (here / "project.yaml").write_text(
+        "version: 1\nname: p\narchitecture: {family: yolov8-seg, scale: n}\n"
+        "dataset: {path: ., format: yolo, train: images, val: images2, names: [cat, dog]}\n"
+        "hyperparameters: {conf: 0.5, iou: 0.6, max_det: 7}\n"
+    )
+    cli.run(["predict", "a.jpg", *artifact])
+    cli.run(["predict", "a.jpg", *artifact, "--conf", "0.1", "--max-det", "9", "--retina"])
+    plain = [(f.conf, f.iou, f.max_det, f.retina) for f in seen]
+    assert plain == [(0.25, 0.7, 300, False), (0.5, 0.6, 7, False), (0.1, 0.6, 9, True)]
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.jpg", "--conf", "2"], ["a.jpg", "--weights", "w", "--artifact", "a"]])
+@pytest.mark.usefixtures("here")
+def test_wrong_usage_is_answered_as_such(arguments):
+    assert cli.run(["predict", *arguments]) == 2
+
+
+def test_without_a_project_or_an_artifact_the_missing_file_is_named(here, capsys):
+    photo(here / "a.jpg")
+    assert cli.run(["predict", "a.jpg"]) == 1
+    assert "project.yaml" in capsys.readouterr().err
+
+
+def test_a_picture_that_no_jpeg_can_hold_is_reported(here, artifact, capsys):
+    image = np.zeros((1, 70_000, 3), np.uint8)
+    (here / "wide.bmp").write_bytes(cv2.imencode(".bmp", image)[1].tobytes())
+    assert cli.run(["predict", "wide.bmp", *artifact]) == 1
+    assert "I004" in capsys.readouterr().err
+
+
+def test_trained_weights_run_on_real_photographs(here, peer, coco, capsys):
+    pytest.importorskip("torch")
+    (here / "project.yaml").write_text(
+        "version: 1\nname: peer\n"
+        f"architecture: {{family: yolov8-seg, scale: n, weights: {peer / 'overfit32_last.pt'}}}\n"
+        f"dataset: {{data: {coco / 'data.yaml'}}}\nhyperparameters: {{imgsz: 320}}\n"
+    )
+    pattern = str(coco / "images" / "train" / "00000000002*.jpg")
+    assert cli.run(["predict", pattern, "--save-json", "--no-overlay"]) == 0
+    assert "640x426, 2 giraffe" in capsys.readouterr().out
+    (record,) = json.loads((here / "build/predictions/predictions.json").read_text())
+    with np.load(peer / "overfit32_predictions.npz") as recorded:
+        expected = recorded["000000000025_c25_boxes"]
+    assert np.abs(np.array([found["box"] for found in record["detections"]]) - expected).max() < 0.02
