@@ -1,0 +1,1 @@
+"""Targets: what a trained network becomes; one file each, listed in `registry`, under the contract of `base`."""

@@ -1,0 +1,172 @@
+"""The contract of a target: options, refusals, requirements, emission, and the session that runs its artifact.
+
+A target is one module that ends in ``TARGET = Target(…)``. Importing it costs nothing: everything heavy is
+imported inside the functions. What is asked of it is checked in one fixed order, each step cheaper than the next:
+
+1. options: the pydantic model (types and ranges);
+2. capabilities: ``refusals``, from the options alone, in the target's own words;
+3. dependencies: ``requirements``, looked up in the installed packages' metadata without importing them;
+4. environment: what the machine must have beside Python packages;
+5. convert: ``emit``, in a worker process of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import Field
+
+from segc.spec.base import ImageSize, SpecModel, sides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segc.graph.ir import Graph
+
+OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
+"""Names of the outputs of every session, in their order in an artifact."""
+
+
+class TargetOptions(SpecModel):
+    """What the options of every target have; a subclass narrows ``format`` to a ``Literal`` and adds its own keys."""
+
+    format: str
+    imgsz: ImageSize | None = Field(
+        None,
+        description="Input size in pixels: one side, or [height, width]; that of the hyperparameters if left out.",
+        examples=[640],
+    )
+
+    def size(self, default: tuple[int, int]) -> tuple[int, int]:
+        """Input size (height, width) in pixels: ``imgsz`` where given, else ``default``."""
+        return default if self.imgsz is None else sides(self.imgsz)
+
+
+Refusal = tuple[tuple[str, ...], str]
+"""What a target cannot do: the path of the field in its options, and the reason with a way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A package from the index that must be there.
+
+    Attributes:
+        package: its name on the index.
+        module: the module by which its presence is seen, so that a build of it under another name counts too.
+        minimum: the lowest version that works.
+    """
+
+    package: str
+    module: str
+    minimum: str
+
+    def version(self) -> str | None:
+        """The installed version; None where it is not installed under this name."""
+        try:
+            return metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def problem(self) -> str | None:
+        """What is wrong with the installed package, found without importing it; None where nothing is."""
+        if find_spec(self.module) is None:
+            return f"{self.package} is not installed"
+        installed = self.version()
+        if installed is not None and _release(installed) < _release(self.minimum):
+            return f"{self.package} {installed} is older than {self.minimum}"
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.package}>={self.minimum}"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (1, 20, 3) of 1.20.3rc1."""
+    numbers = []
+    for part in version.partition("+")[0].split("."):
+        digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class EmitRequest:
+    """Everything an emitter may use. It holds no machine paths but ``folder``, where the files go.
+
+    Attributes:
+        graph: the inference graph at the size and batch to emit, batch norm unfolded.
+        weights: state-dict name to array, complete for ``graph``.
+        options: an instance of the target's own options.
+        metadata: what every artifact says about itself (JSON values).
+        stem: file name of the model without suffix.
+        folder: existing folder to write into.
+    """
+
+    graph: Graph
+    weights: Mapping[str, NDArray[np.generic]]
+    options: Any
+    metadata: Mapping[str, Any]
+    stem: str
+    folder: Path
+
+
+class Session(Protocol):
+    """An artifact, or the torch network, ready to run; ``metadata`` is what it says about itself."""
+
+    metadata: dict[str, Any]
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run on float32 [N, 3, H, W] RGB images in 0..1.
+
+        Returns:
+            float32 ``boxes`` [N, A, 4] (xyxy, pixels of the input), ``scores`` [N, A, nc] in 0..1,
+            ``coefficients`` [N, A, 32], ``prototypes`` [N, 32, H/4, W/4], whatever the layout in the file.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One format that segc can emit.
+
+    Attributes:
+        name: the value of ``format`` in the spec and of ``--target``.
+        title: for tables and documentation.
+        suffix: ending of the model's file (or folder), with the dot; ``open_artifact`` goes by it.
+        options: model of the options.
+        emit: writes the model, and what belongs to it, into ``request.folder``; returns the name of the model's file
+            or folder.
+        session: opens a model; its second argument is the number of threads, 0 for the runtime's choice.
+        requirements: packages needed to emit.
+        runtime: packages needed to run the artifact and its predict script, beside numpy and OpenCV.
+        extra: name of the extra of segc that has both.
+        template: the predict script's runtime part, a file in ``templates/predict/``.
+        aliases: other names that people type.
+        refusals: what these options cannot have, given the input size (height, width).
+        environment: a reason why this machine cannot emit, or None.
+        settings: what the options add to or change in the metadata: ``layout``, ``batch``, ``dynamic``, ``precision``.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    options: type[TargetOptions]
+    emit: Callable[[EmitRequest], str]
+    session: Callable[[Path, int], Session]
+    requirements: tuple[Requirement, ...]
+    runtime: tuple[Requirement, ...]
+    extra: str
+    template: str
+    aliases: tuple[str, ...] = ()
+    refusals: Callable[[Any, tuple[int, int]], Iterable[Refusal]] = field(default=lambda _options, _size: ())
+    environment: Callable[[], str | None] = field(default=lambda: None)
+    settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})

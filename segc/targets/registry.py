@@ -1,0 +1,64 @@
+"""The list of targets, as data: a module each, imported when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segc.targets.base import Refusal, Session, Target, TargetOptions
+
+MODULES = ("segc.targets.onnx",)
+"""Modules with a ``TARGET``, in the order of tables and documentation."""
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """Every target by its name. Imports no framework."""
+    found: dict[str, Target] = {}
+    for module in MODULES:
+        target: Target = import_module(module).TARGET
+        found[target.name] = target
+    return found
+
+
+def target_named(name: str) -> Target | None:
+    """The target with this name or alias."""
+    return next((t for t in targets().values() if name == t.name or name in t.aliases), None)
+
+
+def options_models() -> tuple[type[TargetOptions], ...]:
+    """The models of the spec's ``targets`` union, discriminated by ``format``."""
+    return tuple(target.options for target in targets().values())
+
+
+def refusals(options: TargetOptions, size: tuple[int, int]) -> tuple[Refusal, ...]:
+    """What the target of these options cannot do, from the options alone.
+
+    Args:
+        options: the options of one target.
+        size: the project's input size (height, width), used where the options have none of their own.
+
+    Returns:
+        Pairs of a field's path within the options and the reason.
+    """
+    return tuple(targets()[options.format].refusals(options, options.size(size)))
+
+
+def open_artifact(path: Path, threads: int = 0) -> Session:
+    """Open an emitted model in its own runtime.
+
+    Args:
+        path: the model's file or folder, or the artifact folder that holds it.
+        threads: threads of the runtime; 0 leaves it the choice.
+
+    Raises:
+        SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
+            a file, it cannot be read, or its verification failed.
+    """
+    from segc.targets.artifact import open_session
+
+    return open_session(path, threads)

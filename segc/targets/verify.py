@@ -1,0 +1,332 @@
+"""Verification: whether an artifact, in its own runtime, computes what the trained network computes in PyTorch.
+
+Both run on the same photographs of the validation split. Compared are the four outputs, value by value, and the
+detections that come of them, matched one to one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segc.targets.base import OUTPUTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segc.inference.masks import Mask
+
+    Outputs = Mapping[str, NDArray[np.float32]]
+
+IMAGES = 3
+"""Photographs that an artifact is verified on."""
+
+CONFIDENCE, FALLBACK_CONFIDENCE = 0.25, 0.001
+"""Detections are compared at the first; at the second, for the record only, where the first yields none."""
+
+IOU, MAX_DETECTIONS = 0.7, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest differences from PyTorch in fp32 that pass.
+
+    Attributes:
+        boxes: in pixels, for inputs with sides up to 640; beyond, it grows with the longer side as fp32's steps do.
+        scores: in 0..1.
+        coefficients: as they are; typical values lie in -2..2.
+        prototypes: likewise.
+        box_iou: a matched detection's box overlaps the other's at least so much.
+        mask_iou: likewise its mask, where both boxes are: an edge that crosses from one pixel into the next by rounding
+            takes a whole row along, and boxes are judged by themselves.
+        mask_pixels: so many pixels may differ however small the mask is.
+    """
+
+    boxes: float
+    scores: float
+    coefficients: float
+    prototypes: float
+    box_iou: float
+    mask_iou: float
+    mask_pixels: int
+
+    def of(self, output: str, size: tuple[int, int]) -> float:
+        """The tolerance of an output for an input (height, width)."""
+        value: float = getattr(self, output)
+        return value * max(1.0, max(size) / 640) if output == "boxes" else value
+
+
+TOLERANCES = {"fp32": Tolerance(1e-3, 1e-5, 1e-4, 1e-4, 0.99, 0.99, 2)}
+"""By the artifact's precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Images of one size that are run in the same way.
+
+    Attributes:
+        name: for files and messages.
+        images: [n, 3, H, W] float32, RGB in 0..1.
+        batch: images a run.
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    batch: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        height, width = self.images.shape[2:]
+        return height, width
+
+
+def choose(paths: Sequence[Path], count: int = IMAGES) -> list[Path]:
+    """The photographs to verify on: the same ones for the same list, in its order."""
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[index] for index in sorted(random.Random(0).sample(range(len(paths)), count))]  # noqa: S311
+
+
+def cases(paths: Sequence[Path], size: tuple[int, int], *, batch: int, dynamic: bool) -> list[Case]:
+    """What to run: the photographs letterboxed to the artifact's size; where sizes are free, also all at another.
+
+    Args:
+        paths: image files.
+        size: the artifact's (height, width).
+        batch: images a run of an artifact of fixed size.
+        dynamic: whether batch, height and width are free.
+    """
+    from segc.data.dataset import read_image
+    from segc.inference.letterbox import letterbox, to_input
+
+    photographs = [read_image(path) for path in paths]
+
+    def frames(shape: tuple[int, int]) -> NDArray[np.float32]:
+        return to_input([letterbox(photograph, shape)[0][:, :, ::-1] for photograph in photographs])
+
+    found = [Case("fixed", frames(size), batch)]
+    if dynamic:
+        other = (size[0] + 32, max(32, size[1] // 64 * 32))
+        found.append(Case("free", frames(other), len(photographs)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class OutputError:
+    """How far an output is from PyTorch's, over all cases: largest and mean absolute difference."""
+
+    largest: float
+    mean: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Detections of both sides, matched one to one.
+
+    Attributes:
+        conf: confidence above which they count.
+        reference: how many PyTorch finds.
+        artifact: how many the artifact finds.
+        matched: pairs of one class with enough overlap of boxes and of masks.
+        excused: unmatched ones so close to the confidence that a permitted difference explains them.
+        box_iou: smallest overlap of a pair's boxes; None without pairs.
+        mask_iou: smallest overlap of a pair's masks; None without pairs.
+        passed: whether nothing is left over. Below the ordinary confidence it is not asked for.
+    """
+
+    conf: float
+    reference: int
+    artifact: int
+    matched: int
+    excused: int
+    box_iou: float | None
+    mask_iou: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The result of a verification."""
+
+    images: int
+    outputs: Mapping[str, OutputError]
+    detections: Matching
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact computes what was trained."""
+        return self.detections.passed and all(error.passed for error in self.outputs.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: numbers to three digits, infinities and NaN as null."""
+        return {
+            "images": self.images,
+            "outputs": {
+                name: {"max_abs_error": _rounded(e.largest), "mean_abs_error": _rounded(e.mean), "passed": e.passed}
+                for name, e in self.outputs.items()
+            },
+            "detections": asdict(self.detections),
+            "passed": self.passed,
+        }
+
+    def summary(self) -> str:
+        """The result in a line."""
+        boxes, scores = (self.outputs[name].largest for name in ("boxes", "scores"))
+        found = self.detections
+        compared = f"{found.matched}/{max(found.reference, found.artifact)} detections"
+        if not max(found.reference, found.artifact):
+            compared = "no detections to compare"
+        at = "" if found.conf == CONFIDENCE else f" at conf {found.conf:g}"
+        return f"boxes {boxes:.1e} px, scores {scores:.1e}, {compared}{at}, {self.images} images"
+
+    def faults(self) -> list[str]:
+        """What did not pass, a phrase each."""
+        found = [f"{name} differ by up to {e.largest:.3g}" for name, e in self.outputs.items() if not e.passed]
+        if not self.detections.passed:
+            d = self.detections
+            found.append(f"{d.matched} of {d.reference} detections match ({d.artifact} in the artifact)")
+        return found
+
+
+def compare(batches: Sequence[Case], reference: Outputs, artifact: Outputs, precision: str, images: int) -> Parity:
+    """Compare the outputs of PyTorch and of an artifact.
+
+    Args:
+        batches: what both were run on.
+        reference: PyTorch's outputs by ``<case>.<output>``.
+        artifact: the artifact's, likewise.
+        precision: key of ``TOLERANCES``.
+        images: how many photographs there are.
+    """
+    tolerance = TOLERANCES[precision]
+    names = [case.name for case in batches]
+    return Parity(
+        images,
+        {output: _output_error(output, batches, reference, artifact, tolerance) for output in OUTPUTS},
+        _match_all(names, reference, artifact, tolerance, CONFIDENCE),
+    )
+
+
+def _output_error(
+    output: str, batches: Sequence[Case], reference: Outputs, artifact: Outputs, tolerance: Tolerance
+) -> OutputError:
+    largest, means, passed = 0.0, [], True
+    for case in batches:
+        ours, theirs = reference[f"{case.name}.{output}"], artifact[f"{case.name}.{output}"]
+        if ours.shape != theirs.shape:
+            return OutputError(math.inf, math.inf, passed=False)
+        difference = np.abs(ours - theirs)
+        error = float(difference.max(initial=0.0))
+        # Written so that NaN does not pass.
+        passed = passed and error <= tolerance.of(output, case.size)
+        largest = error if math.isnan(error) else max(largest, error)
+        means.append(float(difference.mean()))
+    return OutputError(largest, sum(means) / len(means), passed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    masks: list[Mask]
+
+
+def _detect(outputs: Outputs, case: str, index: int, conf: float) -> _Found:
+    from segc.inference.masks import frame_masks
+    from segc.inference.postprocess import detections
+
+    boxes, scores, coefficients, prototypes = (outputs[f"{case}.{name}"][index] for name in OUTPUTS)
+    found = detections(boxes, scores, conf=conf, iou=IOU, max_det=MAX_DETECTIONS)
+    size = (prototypes.shape[1] * 4, prototypes.shape[2] * 4)
+    masks = frame_masks(coefficients[found.anchors], prototypes, found.boxes, size)
+    return _Found(found.boxes, found.scores, found.classes, masks)
+
+
+def _match_all(
+    names: Sequence[str], reference: Outputs, artifact: Outputs, tolerance: Tolerance, conf: float
+) -> Matching:
+    """Match the detections of every image; at the fallback confidence where there are none."""
+    if any(reference[key].shape != artifact[key].shape for name in names for key in (f"{name}.{o}" for o in OUTPUTS)):
+        return Matching(conf, 0, 0, 0, 0, None, None, passed=False)
+    ours = theirs = excused = 0
+    overlaps: list[tuple[float, float]] = []
+    for name in names:
+        for index in range(len(reference[f"{name}.boxes"])):
+            left, right = (_detect(side, name, index, conf) for side in (reference, artifact))
+            pairs = _match(left, right, tolerance)
+            overlaps += [overlap for _, _, overlap in pairs]
+            ours, theirs = ours + len(left.scores), theirs + len(right.scores)
+            rest = [
+                *np.delete(left.scores, [i for i, _, _ in pairs]),
+                *np.delete(right.scores, [j for _, j, _ in pairs]),
+            ]
+            excused += sum(float(score) <= conf + 2 * tolerance.scores for score in rest)
+    if not ours and not theirs and conf > FALLBACK_CONFIDENCE:
+        return _match_all(names, reference, artifact, tolerance, FALLBACK_CONFIDENCE)
+    matched = len(overlaps)
+    return Matching(
+        conf,
+        ours,
+        theirs,
+        matched,
+        excused,
+        round(min(box for box, _ in overlaps), 5) if overlaps else None,
+        round(min(mask for _, mask in overlaps), 5) if overlaps else None,
+        # Thousands of near-equal scores close to nought are not ordered by anything that was trained.
+        passed=conf != CONFIDENCE or ours + theirs == 2 * matched + excused,
+    )
+
+
+def _match(left: _Found, right: _Found, tolerance: Tolerance) -> list[tuple[int, int, tuple[float, float]]]:
+    """Pairs of one class, each with the best free partner: (row left, row right, (box IoU, mask IoU))."""
+    free = set(range(len(right.scores)))
+    pairs = []
+    for i in range(len(left.scores)):
+        overlaps = {j: _box_iou(left.boxes[i], right.boxes[j]) for j in free if left.classes[i] == right.classes[j]}
+        best = max(overlaps, key=lambda j: (overlaps[j], -j), default=None)
+        if best is None or not overlaps[best] >= tolerance.box_iou:
+            continue
+        mask_iou, differing = _compare_masks(left.masks[i], right.masks[best])
+        if mask_iou >= tolerance.mask_iou or differing <= tolerance.mask_pixels:
+            free.remove(best)
+            pairs.append((i, best, (overlaps[best], mask_iou)))
+    return pairs
+
+
+def _box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    common = max(float(width), 0.0) * max(float(height), 0.0)
+    union = float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])) - common
+    return common / union if union > 0 else float(np.array_equal(a, b))
+
+
+def _compare_masks(a: Mask, b: Mask) -> tuple[float, int]:
+    """Overlap of two masks in the region that both their boxes have, 1 where both are empty; and pixels that differ."""
+    (top, bottom), (left, right) = (
+        (max(low_a, low_b), min(low_a + long_a, low_b + long_b))
+        for low_a, long_a, low_b, long_b in (
+            (a.y, a.bitmap.shape[0], b.y, b.bitmap.shape[0]),
+            (a.x, a.bitmap.shape[1], b.x, b.bitmap.shape[1]),
+        )
+    )
+    if top >= bottom or left >= right:
+        return float(not a.area and not b.area), a.area + b.area
+    cut_a, cut_b = (m.bitmap[top - m.y : bottom - m.y, left - m.x : right - m.x] for m in (a, b))
+    union = int(np.count_nonzero(cut_a | cut_b))
+    differing = int(np.count_nonzero(cut_a ^ cut_b))
+    return (1 - differing / union if union else 1.0), differing
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.3g}") if math.isfinite(value) else None

@@ -1,0 +1,263 @@
+"""Worker processes: each emission and each session in a process of its own.
+
+A converter or runtime that crashes, hangs or leaks costs its own process only. A worker is started early, imports what
+it will need while others work, and waits for one task: a line of JSON on its standard input. Arrays travel in
+safetensors files, small values in JSON files, all in a temporary folder of the parent. What the worker prints goes to
+a file, whose end is shown when it fails. A worker whose parent is gone ends itself: its standard input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self, cast
+
+from segc.diagnostics import Diagnostic, SegcError, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PATH_ENTRY = str(Path(__file__).resolve().parents[2])
+# Not ``-m segc.targets.worker``: that would put the working directory, with whatever modules lie there, on the path.
+_START = f"import sys; sys.path.append({_PATH_ENTRY!r}); from segc.targets.worker import main; main()"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_GRACE = 5
+"""Seconds after its time limit at which a worker that nobody stopped is ended by its own alarm."""
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays by name, for another process of this machine."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """What :func:`save_arrays` wrote."""
+    from safetensors.numpy import load_file
+
+    arrays: dict[str, NDArray[Any]] = load_file(path)
+    return arrays
+
+
+class Worker:
+    """A worker process; a context manager that ends it, and all it started, whatever happens.
+
+    Args:
+        title: what it does, for messages: "the onnx emitter".
+        preload: modules to import while it waits for its task.
+        threads: threads for numerical libraries; 0 leaves them the choice.
+    """
+
+    def __init__(self, title: str, preload: Sequence[str] = (), threads: int = 0) -> None:
+        self.title = title
+        self._folder = tempfile.TemporaryDirectory(prefix="segc-worker-")
+        self.folder = Path(self._folder.name)
+        self._log = self.folder / "log.txt"
+        environment = dict(os.environ)
+        if threads:
+            environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, *preload],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C reaches the parent only, which then ends its workers.
+                start_new_session=True,
+            )
+            self._input = cast("IO[bytes]", self.process.stdin)
+        self._deadline = float("inf")
+        self._limit = 0.0
+
+    def start(self, task: str, request: Mapping[str, Any], limit: float) -> None:
+        """Give the worker its task.
+
+        Args:
+            task: a key of ``TASKS``.
+            request: JSON values for it.
+            limit: seconds from now after which :meth:`result` gives up.
+        """
+        self._limit, self._deadline = limit, time.monotonic() + limit
+        line = json.dumps({"task": task, "request": request, "response": str(self._response), "limit": limit})
+        with suppress(BrokenPipeError):  # One that has ended already: result() says why.
+            self._input.write(line.encode() + b"\n")
+            self._input.flush()
+
+    def result(self) -> Any:
+        """Wait for the worker and return what its task returned.
+
+        Raises:
+            SegcError: T004 where it crashed or was killed, T005 where it took too long, or what its task raised.
+        """
+        try:
+            code = self.process.wait(max(0.0, self._deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise fail("T005", f"{self.title} did not finish within {self._limit:g} seconds") from None
+        if code or not self._response.exists():
+            raise fail("T004", f"{self.title} {self._ending(code)}", help=self._last_lines())
+        response = json.loads(self._response.read_text(encoding="utf-8"))
+        if "diagnostics" in response:
+            raise SegcError(_diagnostic(entry) for entry in response["diagnostics"])
+        return response["value"]
+
+    def stop(self) -> None:
+        """End the process and its children, if they still run."""
+        if self.process.poll() is None:
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        with suppress(BrokenPipeError):
+            self._input.close()
+        self._folder.cleanup()
+
+    @property
+    def _response(self) -> Path:
+        return self.folder / "response.json"
+
+    def _ending(self, code: int) -> str:
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            return f"was ended by {name}" + (": out of memory?" if name == "SIGKILL" else "")
+        return f"failed (exit status {code})" if code else "ended without an answer"
+
+    def _last_lines(self, count: int = 3) -> str | None:
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text[-10_000:].splitlines() if line.strip()]
+        return f"it last said: {' | '.join(lines[-count:])}" if lines else None
+
+
+def _diagnostic(entry: dict[str, Any]) -> Diagnostic:
+    file = entry.pop("file")
+    return Diagnostic(**entry, file=None if file is None else Path(file))
+
+
+def _emit(request: dict[str, Any]) -> dict[str, Any]:
+    """Emit a target into a folder; gives the model's name and the seconds that it took after the imports."""
+    from segc.graph.ir import Graph
+    from segc.targets.base import EmitRequest
+    from segc.targets.registry import targets
+
+    target = targets()[request["target"]]
+    emit = EmitRequest(
+        graph=Graph.from_json(Path(request["graph"]).read_text(encoding="utf-8")),
+        weights=load_arrays(Path(request["weights"])),
+        options=target.options.model_validate(request["options"]),
+        metadata=request["metadata"],
+        stem=request["stem"],
+        folder=Path(request["folder"]),
+    )
+    started = time.perf_counter()
+    model = target.emit(emit)
+    return {"model": model, "seconds": time.perf_counter() - started}
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a model in its own runtime; gives its metadata and the seconds of all runs."""
+    from segc.targets.registry import targets
+
+    session = targets()[request["target"]].session(Path(request["model"]), request["threads"])
+    return {"metadata": session.metadata, "seconds": _run_cases(session, request)}
+
+
+def _reference(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the network in PyTorch as it was trained; gives the seconds of all runs."""
+    from segc.graph.ir import Graph
+    from segc.network.session import TorchSession
+
+    graph = Graph.from_json(Path(request["graph"]).read_text(encoding="utf-8"))
+    session = TorchSession(graph, load_arrays(Path(request["weights"])), {})
+    return {"seconds": _run_cases(session, request)}
+
+
+def _run_cases(session: Any, request: dict[str, Any]) -> float:
+    """Run each case's images, ``batch`` at a time, and write the outputs under ``<case>.<output>``."""
+    import numpy as np
+
+    outputs: dict[str, NDArray[Any]] = {}
+    seconds = 0.0
+    for (case, images), batch in zip(
+        sorted(load_arrays(Path(request["images"])).items()), request["batches"], strict=True
+    ):
+        parts: list[dict[str, NDArray[Any]]] = []
+        for first in range(0, len(images), batch):
+            # A model of a fixed batch gets a short rest filled up with its own first images.
+            chosen = images[np.arange(first, first + batch) % len(images)]
+            started = time.perf_counter()
+            parts.append(session.run(chosen))
+            seconds += time.perf_counter() - started
+        for name in parts[0]:
+            outputs[f"{case}.{name}"] = np.concatenate([part[name] for part in parts])[: len(images)]
+    save_arrays(Path(request["outputs"]), outputs)
+    return seconds
+
+
+TASKS = {"emit": _emit, "run": _run, "reference": _reference}
+
+
+def main() -> None:
+    """The worker's side: import, wait for a task, do it, answer."""
+    from importlib import import_module
+
+    from segc.files import write_atomic
+
+    for module in sys.argv[1:]:
+        import_module(module)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(signal, "alarm"):
+        # Without a handler the kernel ends the process, even one that never gives Python its turn.
+        signal.alarm(int(order["limit"]) + _GRACE)
+    try:
+        response: dict[str, Any] = {"value": TASKS[order["task"]](order["request"])}
+    except SegcError as error:
+        response = {"diagnostics": [_entry(diagnostic) for diagnostic in error.diagnostics]}
+    write_atomic(Path(order["response"]), json.dumps(response))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # The runtimes' own tidying up takes time and is none of ours.
+
+
+def _entry(diagnostic: Diagnostic) -> dict[str, Any]:
+    file = diagnostic.file
+    return {
+        "code": diagnostic.code,
+        "message": diagnostic.message,
+        "file": None if file is None else str(file),
+        "help": diagnostic.help,
+    }
+
+
+def _end_with_parent() -> None:
+    # Below Python's buffers, whose lock would be held when the interpreter shuts down.
+    while os.read(0, 1):
+        pass
+    os._exit(1)

@@ -1,0 +1,225 @@
+"""The predict script: one file that needs no segc, reads well, and finds what ``segc predict`` finds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from segc.targets.registry import targets
+from segc.targets.script import render_script
+
+if TYPE_CHECKING:
+    from tests.targets.conftest import Trained
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "predict_onnx.py.txt"
+"""Renew it with ``SEGC_UPDATE_GOLDEN=1 pytest tests/targets/test_script.py`` and read the difference."""
+
+METADATA = {"names": ["circle", "square"], "imgsz": [480, 640], "dynamic": False, "segc_version": "0.0.0"}
+DEFAULTS = {"conf": 0.25, "iou": 0.7, "max_det": 300}
+
+
+def script(**metadata: Any) -> str:
+    return render_script(targets()["onnx"], "shapes.onnx", {**METADATA, **metadata}, DEFAULTS)
+
+
+def test_the_script_is_the_golden_one() -> None:
+    if os.environ.get("SEGC_UPDATE_GOLDEN"):
+        GOLDEN.write_text(script(), encoding="utf-8")
+    assert script() == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_script_is_python_without_trailing_blanks_or_tabs() -> None:
+    text = script(dynamic=True)
+    compile(text, "predict.py", "exec")
+    assert text.endswith("\n")
+    assert not [line for line in text.splitlines() if line != line.rstrip() or "\t" in line]
+    assert "\n\n\n\n" not in text
+
+
+def test_every_name_is_defined_once() -> None:
+    names: list[str] = []
+    for node in ast.parse(script()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_nothing_but_numpy_opencv_and_the_runtime_is_imported() -> None:
+    roots = set()
+    for node in ast.walk(ast.parse(script())):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            roots.add((node.module or "").partition(".")[0])
+    assert roots - sys.stdlib_module_names == {"numpy", "cv2", "onnxruntime"}
+
+
+def test_the_header_names_the_packages_as_pep_723_has_it() -> None:
+    import tomllib
+
+    lines = script().splitlines()
+    start, stop = lines.index("# /// script"), lines.index("# ///")
+    header = tomllib.loads("\n".join(line[2:] for line in lines[start + 1 : stop]))
+    assert header["requires-python"] == ">=3.11"
+    assert [package.partition(">")[0] for package in header["dependencies"]] == [
+        "numpy",
+        "opencv-python-headless",
+        "onnxruntime",
+    ]
+
+
+def test_the_text_of_the_inference_modules_is_carried_unchanged() -> None:
+    from segc import inference
+
+    text = script()
+    for name in inference.SCRIPT_MODULES:
+        module = (Path(inference.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+        first = ast.parse(module).body[-1]
+        assert "\n".join(module.splitlines()[first.lineno - 1 :]) in text
+
+
+class Standalone:
+    """A model with its script, run where segc and PyTorch cannot be imported."""
+
+    def __init__(self, trained: Trained, folder: Path) -> None:
+        self.folder = folder
+        self.model = trained.onnx(folder / "photos.onnx", (320, 320))
+        target = targets()["onnx"]
+        metadata = {**trained.metadata((320, 320)), "segc_version": "0"}
+        (folder / "predict.py").write_text(render_script(target, "photos.onnx", metadata, DEFAULTS))
+        self.blocked = folder / "blocked"
+        self.blocked.mkdir()
+        for module in ("segc", "torch", "onnx", "onnx_graphsurgeon", "pydantic", "jinja2", "click"):
+            (self.blocked / f"{module}.py").write_text(f"raise ImportError('{module} is not to be had here')")
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", str(self.folder / "predict.py"), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(self.blocked)}
+        return subprocess.run(
+            command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def standalone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Standalone:
+    return Standalone(trained, tmp_path_factory.mktemp("standalone"))
+
+
+def photographs(coco: Path) -> list[Path]:
+    return sorted((coco / "images" / "train").iterdir())[:3]
+
+
+def test_imports_are_really_blocked_where_the_script_runs(standalone: Standalone) -> None:
+    for module in ("segc", "torch"):
+        environment = {**os.environ, "PYTHONPATH": str(standalone.blocked)}
+        done = subprocess.run([sys.executable, "-P", "-c", f"import {module}"], env=environment, check=False)
+        assert done.returncode
+
+
+def test_the_script_finds_what_segc_predict_finds(
+    standalone: Standalone, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segc.cli import run
+
+    photos = photographs(coco)
+    done = standalone(*photos, "-o", tmp_path / "theirs", "--threads", 1, "--save-txt")
+    assert done.returncode == 0, done.stderr
+    theirs = (tmp_path / "theirs" / "predictions.json").read_bytes()
+    found = json.loads(theirs)
+    assert [record["image"] for record in found] == [str(photo) for photo in photos]
+    assert sum(len(record["detections"]) for record in found) >= 5
+    arguments = ["--artifact", str(standalone.model), "-o", str(tmp_path / "ours"), "--save-json", "--save-txt"]
+    assert run(["predict", *map(str, photos), *arguments]) == 0
+    capsys.readouterr()
+    assert (tmp_path / "ours" / "predictions.json").read_bytes() == theirs
+    for name in [f"{photo.stem}.jpg" for photo in photos] + [f"labels/{photo.stem}.txt" for photo in photos]:
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+
+
+def test_the_script_finds_what_the_trained_network_finds(
+    standalone: Standalone, trained: Trained, coco: Path, tmp_path: Path
+) -> None:
+    from segc.inference.predict import predict_image
+    from segc.inference.sources import find_sources
+    from segc.network.session import TorchSession
+
+    photos = photographs(coco)
+    assert standalone(*photos, "-o", tmp_path, "--no-overlay", "--retina").returncode == 0
+    theirs = json.loads((tmp_path / "predictions.json").read_bytes())
+    session = TorchSession(trained.graph((320, 320)), trained.weights, trained.metadata((320, 320)))
+    for source, record in zip(find_sources([str(photo) for photo in photos]), theirs, strict=True):
+        ours = predict_image(source.read(), session.run, session.metadata, retina=True).to_json()["detections"]
+        assert [d["class"] for d in ours] == [d["class"] for d in record["detections"]]
+        for mine, other in zip(ours, record["detections"], strict=True):
+            assert mine["score"] == pytest.approx(other["score"], abs=2e-5)
+            assert mine["box"] == pytest.approx(other["box"], abs=0.02)
+            assert abs(mine["area"] - other["area"]) <= 0.01 * mine["area"] + 2
+
+
+def test_help_needs_no_model(standalone: Standalone) -> None:
+    done = standalone("--help")
+    assert done.returncode == 0
+    assert "--conf" in done.stdout
+    assert "photos.onnx" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "required: SOURCE"),
+        (["nowhere.jpg"], 1, "nowhere.jpg: no such file or folder"),
+        (["predict.py"], 1, "predict.py: not an image"),
+        (["predict.py", "--conf", "2"], 2, "2 is not between 0 and 1"),
+        (["predict.py", "--max-det", "0"], 2, "0 is less than 1"),
+        (["predict.py", "--model", "nowhere.onnx"], 1, "nowhere.onnx: no such model"),
+        (["predict.py", "--model", "predict.py"], 1, "predict.py: onnxruntime cannot load it"),
+        (["ftp://example.org/a.jpg"], 1, "only http and https"),
+    ],
+)
+def test_bad_input_gives_one_line_and_no_traceback(
+    arguments: list[str], status: int, message: str, standalone: Standalone
+) -> None:
+    done = standalone(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_image_does_not_stop_the_others(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(photographs(coco)[0].read_bytes()[:2000])
+    done = standalone(tmp_path / "cut.jpg", photographs(coco)[1], "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "cut.jpg: cut off" in done.stderr
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_bytes())) == 1
+
+
+def test_a_source_is_never_overwritten(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(photographs(coco)[0].read_bytes())
+    done = standalone(photo, "-o", tmp_path)
+    assert done.returncode == 1
+    assert "choose another folder" in done.stderr
+    assert photo.read_bytes() == photographs(coco)[0].read_bytes()
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: Standalone) -> None:
+    (standalone.blocked / "onnxruntime.py").write_text(
+        "raise ModuleNotFoundError('no onnxruntime', name='onnxruntime')"
+    )
+    try:
+        done = standalone("--help")
+    finally:
+        (standalone.blocked / "onnxruntime.py").unlink()
+    assert done.returncode == 1
+    assert done.stderr == "onnxruntime is missing: pip install numpy opencv-python-headless onnxruntime\n"
