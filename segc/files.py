@@ -40,6 +40,11 @@ def _temporary_name(path: Path) -> Path:
     return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))  # noqa: S306
 
 
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary sibling to write to, which replaces ``path`` when the block ends without an error.
@@ -49,8 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = _temporary_name(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -64,6 +68,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     retired = temporary.with_suffix(".retired")
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
         if path.exists():
             path.replace(retired)
         temporary.replace(path)

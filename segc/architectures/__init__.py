@@ -26,5 +26,8 @@ def build_graph(architecture: "Architecture", nc: int, size: tuple[int, int], ba
     family = FAMILIES[architecture.family]
     custom = architecture.scale
     if isinstance(custom, str):
-        return family.build(family.SCALES[custom], nc, size, batch)
-    return family.build(family.Scale(custom.depth, custom.width, custom.max_channels), nc, size, batch)
+        scale = family.SCALES[custom]
+    else:
+        scale = family.Scale(custom.depth, custom.width, custom.max_channels)
+    graph: Graph = family.build(scale, nc, size, batch)
+    return graph

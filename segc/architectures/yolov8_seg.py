@@ -174,7 +174,7 @@ def _prototypes(b: GraphBuilder, x: str, channels: int) -> str:
             return b.op("silu", [x], "act", output="prototypes")
 
 
-def _branch(  # noqa: PLR0917 - called three times in a row, as a table
+def _branch(
     b: GraphBuilder,
     features: Sequence[str],
     local: str,

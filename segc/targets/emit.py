@@ -368,7 +368,11 @@ def _publish(artifacts: Path, target: Target, files: Path, description: Mapping[
     good, bad = artifacts / target.name, artifacts / f"{target.name}.failed"
     place = good if parity.passed else bad
     with atomic_directory(place) as folder:
-        shutil.copytree(files, folder, dirs_exist_ok=True)
+        # Not shutil.copytree, whose error hides what happened: a full disk must be called that.
+        for source in sorted(path for path in files.rglob("*") if path.is_file()):
+            copy = folder / source.relative_to(files)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
         (folder / DESCRIPTION).write_text(canonical_json(description), encoding="utf-8")
     if parity.passed:
         shutil.rmtree(bad, ignore_errors=True)

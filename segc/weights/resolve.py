@@ -80,7 +80,8 @@ def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, expl
             "W008",
             f"no trained weights in {build_dir / 'weights'}, and the project names none",
             file=loaded.path,
-            help="train first (segc train), give a file (--weights FILE), or set architecture.weights",
+            help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
+            "to try a target out, segc emit --untrained",
         )
     source = read_source(path)
     result = transfer(graph.parameters, source.tensors, origin=path.name)
