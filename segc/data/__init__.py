@@ -1,0 +1,1 @@
+"""Images and labels: reading, checking, and making training batches of them."""

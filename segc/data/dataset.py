@@ -1,0 +1,185 @@
+"""A split of the dataset: which images belong to it, their labels, and how an image is read."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segc.data.labels import Instance, read_labels
+from segc.diagnostics import Diagnostic, SegcError, fail
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings, in lower case, by which images are known in a folder."""
+
+MOST_BYTES = 2**29
+"""Largest image file that is read."""
+
+MOST_DIAGNOSTICS = 50
+"""Faults of a dataset that are shown; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One image and its objects.
+
+    Attributes:
+        image: its file.
+        label: its label file, or None for an image without one: background only.
+        instances: the labelled objects, in the order of the file.
+    """
+
+    image: Path
+    label: Path | None
+    instances: tuple[Instance, ...]
+
+
+def list_images(loaded: "LoadedProject", split: Literal["train", "val"]) -> tuple[Path, ...]:
+    """All images of a split, sorted by path, each once; neither images nor labels are opened.
+
+    An entry of the split is a folder, searched with its subfolders; a ``.txt`` list with an image a line, relative to
+    the list or to the dataset's folder; or an image.
+
+    Raises:
+        SegcError: F001 for an entry that is not there, D001 where there are no images, D007 for a listed image that
+            is not there.
+    """
+    entries = getattr(loaded.project.dataset, split)
+    entries = (entries,) if isinstance(entries, str) else entries
+    images = sorted({image for entry in entries for image in _images(loaded.dataset_root / entry, loaded)})
+    if not images:
+        raise fail(
+            "D001",
+            f"no images found in dataset.{split}: {', '.join(entries)}",
+            file=loaded.dataset_root,
+            help=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}",
+        )
+    return tuple(images)
+
+
+def read_split(loaded: "LoadedProject", split: Literal["train", "val"]) -> tuple[Sample, ...]:
+    """All images of a split with their labels, sorted by path.
+
+    The labels of ``…/images/a/b.jpg`` are in ``…/labels/a/b.txt`` (the last ``images`` counts); those of an image
+    below no such folder stand beside it. An image without a label file is background.
+
+    Raises:
+        SegcError: as :func:`list_images`, and D006 where not one image has a label file, and all faults of the label
+            files.
+    """
+    return read_samples(list_images(loaded, split), loaded.project.dataset.nc)
+
+
+def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
+    """The images with their labels, in the given order; see :func:`read_split`.
+
+    Raises:
+        SegcError: D006 where not one image has a label file, and all faults of the label files.
+    """
+    samples: list[Sample] = []
+    found: list[Diagnostic] = []
+    for image in images:
+        label = label_path(image)
+        present = label.is_file()
+        instances, faults = read_labels(label, nc) if present else ((), ())
+        found.extend(faults)
+        samples.append(Sample(image, label if present else None, instances))
+    if found:
+        raise SegcError(_bounded(found))
+    if images and all(sample.label is None for sample in samples):
+        raise fail(
+            "D006",
+            f"none of the {len(images)} images has a label file",
+            file=images[0],
+            help=f"the labels of this one would be in {label_path(images[0])}",
+        )
+    return tuple(samples)
+
+
+def _bounded(found: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
+    yield from found[:MOST_DIAGNOSTICS]
+    if len(found) > MOST_DIAGNOSTICS:
+        yield Diagnostic("D003", f"{len(found) - MOST_DIAGNOSTICS} more rows of label files are wrong")
+
+
+def _images(entry: Path, loaded: "LoadedProject") -> list[Path]:
+    if entry.is_dir():
+        return [path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not entry.is_file():
+        raise fail("F001", f"no such folder or image list: {entry}", file=loaded.path, help="check dataset.path")
+    if entry.suffix.lower() in IMAGE_SUFFIXES:
+        return [entry]
+    return _listed(entry, loaded.dataset_root)
+
+
+def _listed(entry: Path, root: Path) -> list[Path]:
+    """The images that a list names."""
+    try:
+        lines = entry.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise fail("D001", "neither an image nor a text file that lists images", file=entry) from None
+    images: list[Path] = []
+    found: list[Diagnostic] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        candidates = (entry.parent / line.strip(), root / line.strip())
+        image = next((path for path in candidates if path.is_file()), None)
+        if image is None:
+            found.append(Diagnostic("D007", f"no such image: {line.strip()}", file=entry, line=number))
+        else:
+            images.append(image)
+    if found:
+        raise SegcError(_bounded(found))
+    return images
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of an image are; see :func:`read_split`."""
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image as [h, w, 3] in BGR order, turned upright where its EXIF data says so: the one that prediction sees.
+
+    Raises:
+        SegcError: D002 where it is not an image, is cut off, or is too large.
+        OSError: where the file cannot be read.
+    """
+    from segc.inference.sources import ImageError, decode_image
+
+    if path.stat().st_size > MOST_BYTES:
+        raise fail("D002", f"image file is larger than {MOST_BYTES >> 20} MiB", file=path)
+    try:
+        return decode_image(path.read_bytes(), path.name)
+    except ImageError as error:
+        raise fail("D002", str(error), file=path, help="repair it, or take it and its label file out") from None
+
+
+def rasterise(polygons: Sequence[NDArray[np.float32]], height: int, width: int) -> NDArray[np.bool_]:
+    """The union of polygons as a mask.
+
+    Args:
+        polygons: each [K, 2], x and y in pixels; 0 is the outer edge of the first pixel.
+        height: height of the mask.
+        width: width of the mask.
+
+    Returns:
+        [height, width]; a pixel that the outline runs through belongs to the mask.
+    """
+    import cv2
+
+    mask = np.zeros((height, width), np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(mask, [np.floor(polygon).astype(np.int32)], 1)
+    return mask.astype(np.bool_)

@@ -1,0 +1,109 @@
+"""What a training image is made of on its way to the network, and the changes it can undergo."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from segc.spec.hyperparameters import Augment
+
+Parts = tuple[NDArray[np.float32], ...]
+"""Polygons of one object, each [K, 2], x and y in pixels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """An image in the network's frame with its objects.
+
+    Attributes:
+        image: [h, w, 3] uint8, RGB.
+        classes: class index of each object.
+        objects: polygons of each object in pixels of ``image``.
+    """
+
+    image: NDArray[np.uint8]
+    classes: tuple[int, ...]
+    objects: tuple[Parts, ...]
+
+
+Change = Callable[[Scene, np.random.Generator], Scene]
+"""A change of a scene, drawn from a random generator. Polygons follow the geometry. It passes to spawned processes."""
+
+
+def changes(augment: "Augment") -> tuple[Change, ...]:
+    """The random changes that a spec asks for, in the order in which they are made."""
+    return (
+        partial(_sometimes, augment.flipud, _mirror_vertically),
+        partial(_sometimes, augment.fliplr, _mirror_horizontally),
+    )
+
+
+def _sometimes(
+    probability: float, change: Callable[[Scene], Scene], scene: Scene, generator: np.random.Generator
+) -> Scene:
+    """The change with a probability. A number is drawn in any case, so one setting does not move another's draws."""
+    return change(scene) if generator.random() < probability else scene
+
+
+def _mirror_horizontally(scene: Scene) -> Scene:
+    width = np.float32(scene.image.shape[1])
+    mirrored = tuple(
+        tuple(np.stack([width - part[:, 0], part[:, 1]], axis=1) for part in parts) for parts in scene.objects
+    )
+    return replace(scene, image=np.ascontiguousarray(scene.image[:, ::-1]), objects=mirrored)
+
+
+def _mirror_vertically(scene: Scene) -> Scene:
+    height = np.float32(scene.image.shape[0])
+    mirrored = tuple(
+        tuple(np.stack([part[:, 0], height - part[:, 1]], axis=1) for part in parts) for parts in scene.objects
+    )
+    return replace(scene, image=np.ascontiguousarray(scene.image[::-1]), objects=mirrored)
+
+
+def boxes_of(objects: Sequence[Parts], height: int, width: int) -> NDArray[np.float32]:
+    """The boxes [n, 4] (x1, y1, x2, y2 in pixels) around polygons, as far as they lie in the frame."""
+    boxes = np.zeros((len(objects), 4), np.float32)
+    for box, parts in zip(boxes, objects, strict=True):
+        points = np.concatenate(parts)
+        box[:2], box[2:] = points.min(axis=0), points.max(axis=0)
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def object_masks(objects: Sequence[Parts], height: int, width: int, ratio: int) -> NDArray[np.uint8]:
+    """One mask an object on a grid ``ratio`` times coarser than the frame.
+
+    Objects are drawn at full resolution and a cell belongs to the mask where they cover at least half of it. An object
+    that covers no cell so far has the cells that it covers most.
+
+    Returns:
+        [n, height / ratio, width / ratio], 0 or 1.
+    """
+    masks = np.zeros((len(objects), height // ratio, width // ratio), np.uint8)
+    for mask, parts in zip(masks, objects, strict=True):
+        points = np.concatenate(parts)
+        # Only whole cells around the object are drawn.
+        x0, y0 = np.clip(np.floor(points.min(axis=0) / ratio), 0, (mask.shape[1] - 1, mask.shape[0] - 1)).astype(int)
+        x1, y1 = np.clip(np.floor(points.max(axis=0) / ratio) + 1, (x0 + 1, y0 + 1), mask.shape[::-1]).astype(int)
+        drawn = np.zeros(((y1 - y0) * ratio, (x1 - x0) * ratio), np.uint8)
+        for part in parts:
+            cv2.fillPoly(drawn, [np.floor(part - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
+        cover = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+        most = int(cover.max())
+        if most:
+            mask[y0:y1, x0:x1] = cover >= min(most, 128)
+    return masks
+
+
+def index_map(masks: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Masks [n, h, w] as one map [h, w] of 1 + the object's index, 0 for background; smaller objects lie on top."""
+    result = np.zeros(masks.shape[1:], np.int32)
+    areas = masks.sum(axis=(1, 2), dtype=np.int64)
+    for index in np.argsort(-areas, kind="stable"):
+        result[masks[index] != 0] = index + 1
+    return result

@@ -1,0 +1,1 @@
+"""From a spec and images to trained weights."""

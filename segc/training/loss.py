@@ -1,0 +1,188 @@
+"""The loss: classes, boxes, their distributions, and masks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
+from torch import Tensor
+
+from segc.data.loader import Batch
+from segc.training.assignment import assign
+from segc.training.boxes import boxes_from_distances, cell_centres, complete_iou, expected_distances
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segc.spec.hyperparameters import Hyperparameters
+
+TERMS = ("box", "cls", "dfl", "mask")
+"""The terms of the loss, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Factors of the terms of the loss."""
+
+    box: float
+    cls: float
+    dfl: float
+    mask: float
+
+    @classmethod
+    def of(cls, hyper: "Hyperparameters") -> "Gains":
+        """The gains that a spec asks for; the mask's is the box's where it is not given."""
+        return cls(hyper.box, hyper.cls, hyper.dfl, hyper.box if hyper.mask is None else hyper.mask)
+
+
+class SegmentationLoss:
+    """The loss of a batch.
+
+    Args:
+        gains: factors of the terms.
+        strides: pixels a cell of each level.
+        bins: bins of each distance.
+    """
+
+    def __init__(self, gains: Gains, strides: tuple[int, ...] = (8, 16, 32), bins: int = 16) -> None:
+        self.gains, self.strides, self.bins = gains, strides, bins
+        self._cells: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, outputs: "Mapping[str, Tensor]", batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss and its terms.
+
+        Args:
+            outputs: ``box_logits`` [B, A, 4 · bins], ``class_logits`` [B, A, nc], ``coefficients`` [B, A, M] and
+                ``prototypes`` [B, M, h, w].
+            batch: what was to be found.
+
+        Returns:
+            A number to descend on: the sum of the terms times the number of images; and the terms [4], detached, each
+            with its gain, in the order of ``TERMS``.
+        """
+        box_logits, class_logits = outputs["box_logits"], outputs["class_logits"]
+        points, strides = self._grid(batch)
+        with torch.no_grad():
+            distances = expected_distances(box_logits.detach().float(), self.bins)
+            predicted = boxes_from_distances(points, distances, strides)
+        cells = assign(
+            class_logits.detach(), predicted, points * strides, batch.image_index, batch.classes, batch.boxes
+        )
+        total = cells.score.sum().clamp(min=1)
+        target_boxes = batch.boxes[cells.target]
+        # Only the cells that learn an object have a box and a mask to answer for.
+        chosen = box_logits[cells.image, cells.anchor].float()
+        points, strides = points[cells.anchor], strides[cells.anchor]
+        iou = complete_iou(boxes_from_distances(points, expected_distances(chosen, self.bins), strides), target_boxes)
+        terms = torch.stack(
+            [
+                self.gains.box * ((1 - iou) * cells.score).sum() / total,
+                self.gains.cls
+                * class_loss(class_logits.float(), cells.image, cells.anchor, batch.classes[cells.target], cells.score)
+                / total,
+                self.gains.dfl
+                * (distribution_loss(chosen, points, target_boxes / strides, self.bins) * cells.score).sum()
+                / total,
+                self.gains.mask
+                * mask_loss(
+                    outputs["coefficients"][cells.image, cells.anchor].float(),
+                    outputs["prototypes"].float(),
+                    cells.image,
+                    cells.target,
+                    batch,
+                ),
+            ]
+        )
+        return terms.sum() * len(batch.images), terms.detach()
+
+    def _grid(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        size, device = (batch.images.shape[2], batch.images.shape[3]), batch.images.device
+        if (size, device) not in self._cells:
+            self._cells[size, device] = cell_centres(size, self.strides, device)
+        return self._cells[size, device]
+
+
+def class_loss(logits: Tensor, image: Tensor, anchor: Tensor, classes: Tensor, score: Tensor) -> Tensor:
+    """Sum of the binary cross entropies of all cells and classes.
+
+    The targets are 0 but for the given cells, whose own class has the given score. As the cross entropy is
+    softplus(x) - target · x, they need no tensor of their own.
+
+    Args:
+        logits: [B, A, nc].
+        image: [P], no cell twice.
+        anchor: [P].
+        classes: [P].
+        score: [P] in 0..1.
+    """
+    return F.softplus(logits).sum() - (logits[image, anchor, classes] * score).sum()
+
+
+def distribution_loss(logits: Tensor, points: Tensor, boxes: Tensor, bins: int) -> Tensor:
+    """Distribution focal loss [P] (Li et al., arXiv 2006.04388): mean over the four sides.
+
+    The distance to a side lies between two bins; each is learned as far as the distance is near to it. Distances
+    beyond the last bin are learned as (all but) the last.
+
+    Args:
+        logits: [P, 4 · bins], side-major.
+        points: cell centres [P, 2] in strides.
+        boxes: [P, 4] in strides, around the points.
+        bins: number of bins.
+    """
+    distances = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], 1).clamp(0, bins - 1 - 0.01)
+    lower = distances.floor()
+    share = distances - lower
+    log_probabilities = logits.reshape(-1, 4, bins).log_softmax(-1)
+    index = lower.long()[..., None]
+    low = log_probabilities.gather(-1, index)[..., 0]
+    high = log_probabilities.gather(-1, index + 1)[..., 0]
+    return -(low * (1 - share) + high * share).mean(-1)
+
+
+def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """Mean over the cells of the binary cross entropy of their masks, each the mean over its object's box.
+
+    As in YOLACT (Bolya et al., arXiv 1904.02689). The box covers every place of the prototypes that it touches.
+
+    Args:
+        coefficients: [P, M] of the cells that learn an object.
+        prototypes: [B, M, h, w].
+        image: [P], ascending.
+        target: [P], their objects.
+        batch: boxes and masks.
+    """
+    height, width = prototypes.shape[2:]
+    device = prototypes.device
+    scale = batch.boxes.new_tensor([width / batch.images.shape[3], height / batch.images.shape[2]] * 2)
+    boxes = batch.boxes * scale
+    low, high = boxes[:, :2].floor(), boxes[:, 2:].ceil()
+    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
+    in_columns = (x >= low[:, :1]) & (x < high[:, :1])
+    in_rows = (y >= low[:, 1:]) & (y < high[:, 1:])
+    area = (in_columns.sum(1) * in_rows.sum(1)).clamp(min=1)
+    # Without any object the loss still reaches the prototypes, with gradient 0: every process of several has one.
+    total = prototypes[:0].sum() + coefficients[:0].sum()
+    ends = torch.bincount(image, minlength=len(prototypes)).cumsum(0).tolist()
+    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start == end:
+            continue
+        objects, which = torch.unique(target[start:end], return_inverse=True)
+        truth = _object_masks(batch, index, objects, (height, width)).flatten(1)
+        weight = (in_rows[objects, :, None] & in_columns[objects, None, :]).flatten(1) / area[objects, None]
+        logits = coefficients[start:end] @ prototypes[index].flatten(1)
+        losses = F.softplus(logits) - logits * truth[which]
+        total = total + (losses * weight[which]).sum()
+    return total / max(len(target), 1)
+
+
+def _object_masks(batch: Batch, image: int, objects: Tensor, size: tuple[int, int]) -> Tensor:
+    """The masks [n, h, w] of objects of one image, 0 or 1, at the size of the prototypes."""
+    if batch.masks.dtype == torch.uint8:
+        masks = batch.masks[objects].float()
+    else:
+        first = torch.searchsorted(batch.image_index, image)
+        masks = (batch.masks[image] == (objects - first + 1)[:, None, None]).float()
+    if masks.shape[1:] != size:
+        masks = F.interpolate(masks[None], size, mode="nearest-exact")[0]
+    return masks

@@ -1,0 +1,161 @@
+"""Training batches: what is in them, and that they depend on seed, epoch and place alone."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segc.data.dataset import Sample, read_samples
+from segc.data.labels import parse_labels
+from segc.data.loader import FrameCache, TrainingItem, TrainingLoader, TrainingSet, epoch_order
+from segc.diagnostics import SegcError
+from segc.spec.hyperparameters import Augment, Hyperparameters
+
+SIZE = 64
+
+
+def hyper(**changes) -> Hyperparameters:
+    values = {"imgsz": SIZE, "batch": 4, "workers": 0, "augment": Augment(fliplr=0.5), **changes}
+    return Hyperparameters(**values)
+
+
+@pytest.fixture
+def samples(tmp_path) -> tuple[Sample, ...]:
+    """Ten images of different shapes; the third is background, the others have one to three boxes."""
+    generator = np.random.default_rng(0)
+    made = []
+    for index in range(10):
+        height, width = generator.integers(40, 90, 2)
+        path = tmp_path / f"{index}.png"
+        cv2.imwrite(str(path), generator.integers(0, 255, (height, width, 3), np.uint8))
+        rows = "\n".join(f"{n} 0.5 0.5 {0.2 + 0.3 * n} 0.5" for n in range(0 if index == 2 else 1 + index % 3))
+        made.append(Sample(path, None, parse_labels(rows, path, 3)[0]))
+    return tuple(made)
+
+
+def epochs(loader: TrainingLoader, *numbers: int):
+    return [batch for number in numbers for batch in loader.epoch(number)]
+
+
+def equal(a, b) -> bool:
+    return all(
+        torch.equal(getattr(x, f), getattr(y, f))
+        for x, y in zip(a, b, strict=True)
+        for f in ("images", "image_index", "classes", "boxes", "masks")
+    )
+
+
+def test_a_batch_has_the_shapes_that_are_promised(samples):
+    loader = TrainingLoader(samples, hyper())
+    batches = epochs(loader, 0)
+    assert [len(b.images) for b in batches] == [4, 4, 2]
+    assert len(loader) == 3
+    for batch in batches:
+        count = len(batch.classes)
+        assert batch.images.shape[1:] == (3, SIZE, SIZE)
+        assert batch.images.dtype == torch.uint8
+        assert (batch.boxes.shape, batch.boxes.dtype) == ((count, 4), torch.float32)
+        assert (batch.masks.shape, batch.masks.dtype) == ((len(batch.images), 16, 16), torch.int32)
+        assert batch.image_index.tolist() == sorted(batch.image_index.tolist())
+    assert sum(len(b.classes) for b in batches) == sum(len(s.instances) for s in samples)
+
+
+def test_masks_may_be_one_an_object(samples):
+    for batch in epochs(TrainingLoader(samples, hyper(overlap_mask=False, mask_ratio=2)), 0):
+        assert (batch.masks.shape, batch.masks.dtype) == ((len(batch.classes), 32, 32), torch.uint8)
+        assert set(batch.masks.unique().tolist()) <= {0, 1}
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
+    first, second, other = epoch_order(50, 0, 0), epoch_order(50, 0, 1), epoch_order(50, 1, 0)
+    for order in (first, second, other):
+        assert sorted(order.tolist()) == list(range(50))
+    assert len({tuple(order.tolist()) for order in (first, second, other)}) == 3
+
+
+def test_workers_and_the_past_change_nothing(samples):
+    alone = epochs(TrainingLoader(samples, hyper()), 0, 1, 2)
+    helped = epochs(TrainingLoader(samples, hyper(workers=2)), 0, 1, 2)
+    resumed = epochs(TrainingLoader(samples, hyper(workers=1)), 2)
+    assert equal(alone, helped)
+    assert equal(alone[-3:], resumed)
+
+
+def test_another_seed_changes_the_batches(samples):
+    assert not equal(epochs(TrainingLoader(samples, hyper()), 0), epochs(TrainingLoader(samples, hyper(seed=1)), 0))
+
+
+def test_the_cache_changes_nothing(samples, monkeypatch):
+    cached = TrainingLoader(samples, hyper())
+    twice = epochs(cached, 0), epochs(cached, 0)
+    monkeypatch.setattr("segc.data.loader.CACHE_BYTES", 0)
+    bare = epochs(TrainingLoader(samples, hyper()), 0)
+    assert equal(twice[0], twice[1])
+    assert equal(twice[0], bare)
+
+
+def test_images_are_read_once(samples, monkeypatch):
+    read = []
+
+    def counting(path):
+        read.append(path)
+        return cv2.imread(str(path))
+
+    monkeypatch.setattr("segc.data.loader.read_image", counting)
+    epochs(TrainingLoader(samples, hyper()), 0, 1, 2)
+    assert sorted(read) == sorted(s.image for s in samples)
+
+
+def test_a_cache_passes_to_a_spawned_process_empty():
+    cache = FrameCache(2, (4, 4))
+    cache.put(1, np.ones((4, 4, 3), np.uint8), (9, 7))
+    frame, original = cache.get(1) or pytest.fail("nothing was kept")
+    assert frame.all()
+    assert original == (9, 7)
+    assert cache.get(0) is None
+    state = {**cache.__getstate__(), "_lock": None}
+    assert pickle.loads(pickle.dumps(state))["_shape"] == (2, 4, 4, 3)
+
+
+def test_spawned_workers_make_the_same_batches(samples, monkeypatch):
+    alone = epochs(TrainingLoader(samples, hyper()), 0)
+    monkeypatch.setattr("segc.data.loader.START_METHOD", "spawn")
+    assert equal(alone, epochs(TrainingLoader(samples, hyper(workers=1)), 0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_named_and_stop_the_epoch(samples, workers):
+    for index in (1, 6):
+        samples[index].image.write_bytes(b"broken")
+    loader = TrainingLoader(samples, hyper(batch=10, workers=workers))
+    with pytest.raises(SegcError) as error:
+        epochs(loader, 0)
+    assert sorted(d.file.name for d in error.value.diagnostics if d.file) == ["1.png", "6.png"]
+    assert {d.code for d in error.value.diagnostics} == {"D002"}
+
+
+def test_boxes_and_masks_lie_on_the_letterboxed_photograph(coco):
+    images = sorted((coco / "images" / "train").iterdir())[:6]
+    scenes = TrainingSet(read_samples(images, 80), hyper(imgsz=(320, 256), augment=Augment(fliplr=0)))
+    for index in range(len(images)):
+        item = scenes[0, index]
+        assert isinstance(item, TrainingItem)
+        assert item.image.shape == (3, 320, 256)
+        assert (item.boxes[:, 2:] > item.boxes[:, :2]).all()
+        assert (item.boxes[:, [0, 2]] <= 256).all()
+        for place, (x0, y0, x1, y1) in enumerate(item.boxes / 4, 1):
+            cells = np.argwhere(item.masks == place)
+            if len(cells):
+                assert cells.min(axis=0).tolist() >= [np.floor(y0), np.floor(x0)]
+                assert (cells.max(axis=0) + 1 <= [np.ceil(y1) + 1, np.ceil(x1) + 1]).all()
+
+
+def test_the_frame_is_rgb(tmp_path):
+    blue = np.zeros((SIZE, SIZE, 3), np.uint8)
+    blue[..., 0] = 200
+    cv2.imwrite(str(tmp_path / "blue.png"), blue)
+    item = TrainingSet((Sample(tmp_path / "blue.png", None, ()),), hyper())[0, 0]
+    assert isinstance(item, TrainingItem)
+    assert item.image[:, 0, 0].tolist() == [0, 0, 200]

@@ -1,0 +1,72 @@
+"""``segc train`` as people use it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from segc.cli import run
+
+SHORT = ["--set", "hyperparameters.epochs=2"]
+
+
+def test_it_says_how_well_it_went_and_where_the_weights_are(project, capsys):
+    assert run(["train", str(project), *SHORT, "--name", "mine"]) == 0
+    shown = capsys.readouterr()
+    folder = project.parent / "build"
+    for text in ("box   mAP50-95", "mask  mAP50-95", str(folder / "weights" / "best.safetensors"), "runs/mine"):
+        assert text in shown.out
+    assert shown.err.count("epoch ") == 2
+    assert (folder / "project.lock.json").exists()
+
+
+def test_it_works_in_another_build_directory(project, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    assert run(["train", str(project), *SHORT, "--build-dir", str(elsewhere)]) == 0
+    assert (elsewhere / "weights" / "best.safetensors").exists()
+    assert not (project.parent / "build").exists()
+    assert run(["train", str(project), *SHORT, "--build-dir", str(elsewhere), "--resume"]) == 1
+    assert "R004" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_an_error_without_a_traceback(project, capsys):
+    assert run(["train", str(project), "--resume"]) == 1
+    shown = capsys.readouterr().err
+    assert "R001" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", ".."])
+def test_a_run_is_named_like_a_folder(project, name):
+    assert run(["train", str(project), "--name", name]) == 2
+
+
+def test_missing_images_are_an_error_without_a_traceback(project, capsys):
+    (project.parent / "data").unlink()
+    assert run(["train", str(project)]) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+
+
+def test_interrupted_from_the_keyboard_it_ends_and_says_how_to_go_on(project):
+    settings = ["--set", "hyperparameters.epochs=500", "--set", "hyperparameters.workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segc", "train", str(project), *settings],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    results = project.parent / "build" / "runs" / "train" / "results.csv"
+    deadline = time.monotonic() + 120
+    while not results.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # The terminal sends it to the whole group, workers included.
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,300 @@
+"""Whole trainings, small ones: they learn, they are exact, and they survive being stopped."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segc.architectures import build_graph
+from segc.diagnostics import SegcError
+from segc.training.checkpoint import load_checkpoint
+from segc.training.loop import Training, train
+from segc.training.report import SilentReport
+from segc.weights.store import load_weights
+
+
+class Stop(Exception):  # noqa: N818 - stands for a kill, which is no error
+    """The moment at which a training is killed."""
+
+
+class StopAt(SilentReport):
+    """Stops a training in the middle of an epoch, counted from 1, as a kill would: nothing more is written."""
+
+    def __init__(self, epoch: int) -> None:
+        self.wanted, self.now, self.said = epoch, 0, []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def steps(self, epoch, epochs, total):  # noqa: ARG002
+        self.now = epoch
+
+    def step(self, values):  # noqa: ARG002
+        if self.now == self.wanted:
+            raise Stop
+
+
+def code(error: pytest.ExceptionInfo[SegcError]) -> str:
+    return error.value.diagnostics[0].code
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_results(a: Path, b: Path) -> bool:
+    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in rows(f)] for f in (a, b)]
+    return timeless[0] == timeless[1]
+
+
+def same_state(a: Path, b: Path) -> bool:
+    one, two = (load_checkpoint(folder / "checkpoint.safetensors") for folder in (a, b))
+    return all(
+        dict(x).keys() == dict(y).keys() and all(torch.equal(x[k], y[k]) for k in x)
+        for x, y in ((one.network, two.network), (one.average, two.average), (one.optimizer, two.optimizer))
+    )
+
+
+def test_training_lowers_the_loss_and_leaves_whole_weights(compiled):
+    loaded, build = compiled(epochs=12, val_interval=5, lr0=0.003)
+    outcome = train(loaded, build)
+    table = rows(outcome.folder)
+    assert [int(row["epoch"]) for row in table] == list(range(1, 13))
+    losses = {term: [float(row[f"train_{term}"]) for row in table] for term in ("box", "cls", "dfl", "mask")}
+    # All but the mask loss are weighted by scores: they rise from nothing first.
+    assert all(sum(values[-3:]) / 3 < max(values) for values in losses.values())
+    assert sum(losses["mask"][-3:]) / 3 < 0.8 * losses["mask"][0]
+    assert [row["box_map"] != "" for row in table] == [e in {5, 10, 12} for e in range(1, 13)]
+    graph = build_graph(loaded.project.architecture, 2, (64, 64))
+    for file in (outcome.best, outcome.last):
+        weights = load_weights(file)
+        assert weights.tensors.keys() == graph.parameters.keys()
+        assert json.loads(weights.metadata["names"]) == ["disc", "bar"]
+        assert all(np.isfinite(value).all() for value in weights.tensors.values())
+    assert outcome.best == build.folder / "weights" / "best.safetensors"
+    assert outcome.best.read_bytes() == (outcome.folder / "best.safetensors").read_bytes()
+    assert not [p for p in build.folder.rglob("*") if ".partial" in p.name]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(compiled):
+    first, second, other = (
+        train(*compiled(folder, epochs=2, seed=seed)).last for folder, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    weights = [load_weights(path).tensors for path in (first, second, other)]
+    assert all(np.array_equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not all(np.array_equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(compiled, optimizer, stop):
+    settings = {"optimizer": optimizer, "nominal_batch": 16}
+    whole = train(*compiled("whole", **settings)).folder
+    with pytest.raises(Stop):
+        train(*compiled("killed", **settings), report=StopAt(stop))
+    resumed = train(*compiled("killed", **settings), resume=True).folder
+    assert same_state(whole, resumed)
+    assert same_results(whole, resumed)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
+def test_workers_change_nothing(compiled):
+    alone, helped = (train(*compiled(f"w{n}", workers=n, epochs=2)).folder for n in (0, 2))
+    assert same_state(alone, helped)
+
+
+def test_a_second_training_has_a_folder_of_its_own_and_the_first_keeps_its_weights(compiled):
+    loaded, build = compiled(epochs=1)
+    first = train(loaded, build)
+    kept = (first.folder / "best.safetensors").read_bytes()
+    second = train(*compiled(epochs=1, seed=1))
+    assert [first.folder.name, second.folder.name] == ["train", "train-2"]
+    assert (first.folder / "best.safetensors").read_bytes() == kept
+    assert second.best.read_bytes() == (second.folder / "best.safetensors").read_bytes() != kept
+
+
+def test_a_name_that_is_taken_is_refused(compiled):
+    loaded, build = compiled(epochs=1)
+    train(loaded, build, name="mine")
+    with pytest.raises(SegcError) as error:
+        train(loaded, build, name="mine")
+    assert code(error) == "R003"
+
+
+def test_of_several_runs_the_one_that_trained_last_is_resumed_or_the_one_named(compiled):
+    loaded, build = compiled()
+    for name in ("one", "two"):
+        with pytest.raises(Stop):
+            train(loaded, build, name=name, report=StopAt(2))
+    assert train(loaded, build, resume=True).folder.name == "two"
+    assert train(loaded, build, resume=True, name="one").folder.name == "one"
+
+
+def test_there_must_be_a_run_to_resume(compiled):
+    for name in (None, "mine"):
+        with pytest.raises(SegcError) as error:
+            train(*compiled(), resume=True, name=name)
+        assert code(error) == "R001"
+
+
+def test_a_complete_run_is_not_resumed(compiled):
+    train(*compiled(epochs=1))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=1), resume=True)
+    assert code(error) == "R004"
+
+
+def test_a_changed_project_is_refused_with_what_changed(compiled):
+    with pytest.raises(Stop):
+        train(*compiled(), report=StopAt(2))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(lr0=0.002, mask=3.0), resume=True)
+    assert code(error) == "R002"
+    assert "hyperparameters.lr0: 0.005 → 0.002" in error.value.diagnostics[0].message
+    assert "hyperparameters.mask: None → 3.0" in error.value.diagnostics[0].message
+    assert train(*compiled(workers=1, conf=0.5), resume=True).row["epoch"] in {2, 4}
+
+
+def test_other_images_are_a_changed_project(compiled, project, tiny_data):
+    with pytest.raises(Stop):
+        train(*compiled(), report=StopAt(2))
+    data = project.parent / "data"
+    data.unlink()
+    for kind, suffix in (("images", "png"), ("labels", "txt")):
+        for split in ("train", "val"):
+            (data / kind / split).mkdir(parents=True)
+            for path in sorted((tiny_data / kind / split).glob(f"*.{suffix}"))[: 5 if split == "train" else None]:
+                (data / kind / split / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(SegcError) as error:
+        train(*compiled(), resume=True)
+    assert code(error) == "R002"
+    assert "images of dataset.train: 6" in error.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"x" * 5000])
+def test_a_damaged_checkpoint_is_refused(compiled, damage):
+    loaded, build = compiled()
+    with pytest.raises(Stop):
+        train(loaded, build, report=StopAt(2))
+    path = build.folder / "runs" / "train" / "checkpoint.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(SegcError) as error:
+        train(loaded, build, resume=True)
+    assert code(error) == "R005"
+
+
+def test_weights_in_the_place_of_a_checkpoint_are_refused(compiled):
+    loaded, build = compiled(epochs=1)
+    folder = train(loaded, build).folder
+    (folder / "checkpoint.safetensors").write_bytes((folder / "last.safetensors").read_bytes())
+    with pytest.raises(SegcError) as error:
+        train(loaded, build, resume=True)
+    assert code(error) == "R005"
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(compiled, monkeypatch):
+    loaded, build = compiled()
+    begin = Training.begin
+
+    def poisoned(self, folder):
+        begin(self, folder)
+        with torch.no_grad():
+            self.parameters[0][0] = float("nan")
+
+    monkeypatch.setattr(Training, "begin", poisoned)
+    with pytest.raises(SegcError) as error:
+        train(loaded, build)
+    assert code(error) == "R006"
+    assert "epoch 1, step 1 of 2" in error.value.diagnostics[0].message
+
+
+def test_an_image_that_breaks_during_the_training_is_named(compiled, project, tiny_data):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    (data / "images" / "train" / "3.png").write_bytes(b"")
+    with pytest.raises(SegcError) as error:
+        train(*compiled())
+    assert code(error) == "D002"
+    assert error.value.diagnostics[0].file == data / "images" / "train" / "3.png"
+
+
+def test_a_training_starts_from_the_weights_that_the_project_names(compiled, project):
+    first = train(*compiled(epochs=1)).last
+    (project.parent / "start.safetensors").write_bytes(first.read_bytes())
+    text = project.read_text().replace("dataset:", "  weights: start.safetensors\ndataset:")
+    project.write_text(text)
+    report = StopAt(1)
+    with pytest.raises(Stop):
+        train(*compiled("second"), report=report)
+    assert "start.safetensors" in report.said[0]
+    begun = load_checkpoint(project.parent / "second" / "runs" / "train" / "checkpoint.safetensors")
+    tensors = load_weights(first).tensors
+    assert all(np.array_equal(begun.network[name].numpy(), value) for name, value in tensors.items())
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(compiled):
+    loaded, build = compiled()
+    with pytest.raises(Stop):
+        train(loaded, build, report=StopAt(3))
+    checkpoint = build.folder / "runs" / "train" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises((SegcError, OSError)) as error:
+            train(loaded, build, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if isinstance(error.value, SegcError):
+        assert error.value.diagnostics[0].code == "F003"
+    assert checkpoint.read_bytes() == before
+    assert train(loaded, build, resume=True).row
+
+
+def test_one_value_a_channel_is_refused(compiled):
+    with pytest.raises(SegcError) as error:
+        train(*compiled(imgsz=32, batch=5))
+    assert code(error) == "R008"
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on(compiled, project):
+    settings = ["--set", "hyperparameters.epochs=12", "--set", "hyperparameters.workers=1"]
+    command = [sys.executable, "-m", "segc", "train", str(project), *settings]
+    folder = project.parent / "build" / "runs" / "train"
+    generator = np.random.default_rng(os.getpid())
+    kills = 0
+    for attempt in range(2):
+        resume = ["--resume"] if attempt else []
+        process = subprocess.Popen([*command, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        seen = len(rows(folder)) if attempt else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if (folder / "results.csv").exists() and len(rows(folder)) > seen:
+                break
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.3))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    if "R004" not in done.stderr:
+        assert done.returncode == 0, done.stderr
+    assert [int(row["epoch"]) for row in rows(folder)] == list(range(1, 13))
+    whole = train(*compiled("whole", epochs=12, workers=1)).folder
+    assert same_state(whole, folder)
+    assert (whole / "best.safetensors").read_bytes() == (folder / "best.safetensors").read_bytes()
+    assert same_results(whole, folder)
