@@ -13,6 +13,11 @@ AUTO_LIMIT = 10_000
 """Steps from which ``optimizer: auto`` takes SGD instead of AdamW."""
 
 _SHORTEST_WARMUP = 100
+_LONGEST_LENGTHENING = 1 / 3
+"""Of all steps, how far a short warm-up is lengthened towards the shortest: a short training must get to train."""
+
+_WARMUP_BIAS_LR = {"SGD": 0.1, "AdamW": 0.0}
+"""AdamW divides by the gradient's own size, so that a high rate on biases would throw them about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,8 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
     h = hyperparameters
     steps_per_epoch = ceil(images / h.batch)
     accumulate = max(round(h.nominal_batch / h.batch), 1)
-    optimizer, rate, momentum, bias_rate = _optimizer(h, nc, steps_per_epoch * h.epochs)
-    warmup = max(round(h.warmup_epochs * steps_per_epoch), _SHORTEST_WARMUP) if h.warmup_epochs else 0
+    steps = steps_per_epoch * h.epochs
+    optimizer, rate, momentum = _optimizer(h, nc, steps)
     return Plan(
         images=images,
         epochs=h.epochs,
@@ -91,19 +96,26 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         learning_rate=rate,
         momentum=momentum,
         weight_decay=h.weight_decay * h.batch * accumulate / h.nominal_batch,
-        warmup_steps=min(warmup, steps_per_epoch * h.epochs),
+        warmup_steps=_warmup_steps(h.warmup_epochs * steps_per_epoch, steps),
         warmup_momentum=h.warmup_momentum,
-        warmup_bias_lr=bias_rate,
+        warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,
         final_factor=h.lrf,
         schedule="cosine" if h.cos_lr else "linear",
     )
 
 
-def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float, float]:
-    """Optimizer, learning rate, momentum, and learning rate of biases at the start of warm-up."""
+def _warmup_steps(wanted: float, steps: int) -> int:
+    """Steps of warm-up: as wanted, but not too few to be of use, nor more than there are."""
+    if not wanted:
+        return 0
+    shortest = min(_SHORTEST_WARMUP, int(steps * _LONGEST_LENGTHENING))
+    return min(max(round(wanted), shortest), steps)
+
+
+def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float]:
+    """Optimizer, learning rate and momentum."""
     if h.optimizer != "auto":
-        return h.optimizer, h.lr0, h.momentum, h.warmup_bias_lr
+        return h.optimizer, h.lr0, h.momentum
     if steps >= AUTO_LIMIT:
-        return "SGD", 0.01, 0.9, h.warmup_bias_lr
-    # AdamW divides by the gradient's own size, so that a high rate on biases would throw them about.
-    return "AdamW", round(0.002 * 5 / (4 + nc), 6), 0.9, 0.0
+        return "SGD", 0.01, 0.9
+    return "AdamW", round(0.002 * 5 / (4 + nc), 6), 0.9

@@ -106,7 +106,8 @@ def test_building_imports_neither_torch_nor_onnx(project: Path) -> None:
         ({}, 100, ("AdamW", 0.000119, 0.9, 0.0)),
         ({}, 100_000, ("SGD", 0.01, 0.9, 0.1)),
         ({"optimizer": "SGD", "lr0": 0.02}, 100, ("SGD", 0.02, 0.937, 0.1)),
-        ({"optimizer": "AdamW", "lr0": 0.002}, 100_000, ("AdamW", 0.002, 0.937, 0.1)),
+        ({"optimizer": "AdamW", "lr0": 0.002}, 100_000, ("AdamW", 0.002, 0.937, 0.0)),
+        ({"optimizer": "AdamW", "lr0": 0.002, "warmup_bias_lr": 0.05}, 10, ("AdamW", 0.002, 0.937, 0.05)),
     ],
 )
 def test_the_optimizer_follows_the_length_of_the_training(
@@ -124,6 +125,17 @@ def test_the_learning_rate_falls_from_one_towards_its_final_factor(cosine: bool)
     assert factors[-1] == pytest.approx(0.1)
     assert factors == sorted(factors, reverse=True)
     assert (factors[10] > 0.9) == cosine
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "images", "steps"),
+    [(100, 3.0, 1600, 300), (100, 3.0, 160, 100), (10, 3.0, 160, 33), (10, 10.0, 160, 100), (100, 0.0, 1600, 0)],
+)
+def test_warm_up_is_as_long_as_asked_but_not_too_short_to_be_of_use(
+    epochs: int, warmup: float, images: int, steps: int
+) -> None:
+    plan = make_plan(Hyperparameters.model_validate({"epochs": epochs, "warmup_epochs": warmup}), 80, images)
+    assert plan.warmup_steps == steps
 
 
 def test_weight_decay_is_meant_for_the_nominal_batch() -> None:

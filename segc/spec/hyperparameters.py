@@ -64,7 +64,13 @@ class Hyperparameters(SpecModel):
         3.0, ge=0, le=1000, description="Epochs of warm-up, fractions allowed; not more than epochs."
     )
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of warm-up.")
-    warmup_bias_lr: float = Field(0.1, ge=0, le=10, description="Learning rate of biases at the start of warm-up.")
+    warmup_bias_lr: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="Learning rate of biases at the start of warm-up; where not given 0.1 for SGD, 0 for AdamW.",
+        examples=[0.1],
+    )
     box: float = Field(7.5, ge=0, le=1000, description="Gain of the box loss.")
     cls: float = Field(0.5, ge=0, le=1000, description="Gain of the class loss.")
     dfl: float = Field(1.5, ge=0, le=1000, description="Gain of the distribution focal loss.")

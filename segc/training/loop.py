@@ -93,7 +93,7 @@ def train(
     """
     folder = run_to_resume(build.folder, name) if resume else new_run_folder(build.folder, name)
     samples = read_split(loaded, "train"), read_split(loaded, "val")
-    training = Training(loaded, build, *samples, report or SilentReport())
+    training = Training(loaded, build, *samples, report or SilentReport(), fresh=not resume)
     if resume:
         training.restore(folder)
     else:
@@ -125,6 +125,7 @@ class Training:
         train_samples: images to train on.
         val_samples: images to validate on.
         report: told about the progress.
+        fresh: give the network the values of the start; a run that goes on gets all of them from its checkpoint.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class Training:
         train_samples: Sequence[Sample],
         val_samples: Sequence[Sample],
         report: Report,
+        *,
+        fresh: bool,
     ) -> None:
         project = loaded.project
         self.loaded, self.build, self.report = loaded, build, report
@@ -145,7 +148,8 @@ class Training:
         self.identity = identity(loaded, train_samples, val_samples)
         self.loader = TrainingLoader(train_samples, self.hyper, pin_memory=self.device.type == "cuda")
         self.network = _network(build.graph, self.device).train()
-        load_weights(self.network, self._first_weights())
+        if fresh:
+            load_weights(self.network, self._first_weights())
         self.average = MovingAverage(
             self.network,
             _network(build.graph, self.device),

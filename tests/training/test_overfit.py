@@ -22,7 +22,6 @@ BUDGET = {
     "lr0": 0.002,
     "lrf": 0.05,
     "warmup_epochs": 2,
-    "warmup_bias_lr": 0.0,
     "val_interval": 170,
     "augment": {"fliplr": 0.0},
 }
