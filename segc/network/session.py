@@ -38,10 +38,12 @@ class TorchSession:
         self.device = torch.device(device)
         self.network = lower(graph)
         load_weights(self.network, weights)
-        self.network.eval().to(self.device)
+        # Convolutions on the CPU are a sixth faster with the channels last.
+        self.network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Images [N, 3, H, W] (RGB in 0..1) to boxes, scores, coefficients and prototypes in float32."""
         with torch.inference_mode():
-            outputs = self.network(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-            return {name: value.float().cpu().numpy() for name, value in outputs.items()}
+            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device, memory_format=torch.channels_last)
+            outputs = self.network(batch)
+            return {name: value.float().cpu().contiguous().numpy() for name, value in outputs.items()}
