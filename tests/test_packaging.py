@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SPEC = """\
+SPEC = f"""\
 version: 1
 name: wheel
-architecture: {family: yolov8-seg, scale: s}
-dataset: {path: data, train: images/train, val: images/val, names: [cat, dog]}
-targets: [{format: onnx}]
+architecture: {{family: yolov8-seg, scale: s}}
+dataset: {{path: data, train: images/train, val: images/val, names: {[f"class {index}" for index in range(80)]}}}
+targets: [{{format: onnx}}]
 """
 
 
