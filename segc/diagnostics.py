@@ -141,6 +141,10 @@ class SegcError(Exception):
         self.diagnostics = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
         super().__init__("\n".join(f"{d.code}: {d.message}" for d in self.diagnostics))
 
+    def __reduce__(self) -> tuple[type["SegcError"], tuple[tuple[Diagnostic, ...]]]:
+        # Exceptions pickle their text; loader workers must hand over the diagnostics.
+        return SegcError, (self.diagnostics,)
+
 
 def fail(code: str, message: str, *, file: Path | None = None, help: str | None = None) -> SegcError:  # noqa: A002
     """A ``SegcError`` with one diagnostic, to be raised by the caller."""

@@ -203,6 +203,8 @@ class Training:
             raise fail("R005", f"the checkpoint is of another network: {error}", file=folder / CHECKPOINT) from error
         self.progress = checkpoint.progress
         self.average.updates = checkpoint.progress.updates
+        for left_behind in folder.glob(".*.partial"):
+            left_behind.unlink()  # by a process that was killed while it wrote
         self.rows = read_results(folder / RESULTS, self.progress.epoch)
         self.folder = folder
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}")

@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,8 @@ def test_an_error_carries_its_diagnostics() -> None:
 
 def test_codes_are_a_letter_and_three_digits() -> None:
     assert all(len(code) == 4 and code[0].isupper() and code[1:].isdigit() for code in CODES)
+
+
+def test_an_error_survives_being_sent_to_another_process() -> None:
+    error = SegcError([Diagnostic("F001", "no such thing", file=Path("there"), line=3), Diagnostic("F002", "broken")])
+    assert pickle.loads(pickle.dumps(error)).diagnostics == error.diagnostics
