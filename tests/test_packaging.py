@@ -52,6 +52,8 @@ def test_the_wheel_works_with_the_core_dependencies_only(wheel: Path, tmp_path: 
         command = [python, "-m", "segc", *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
 
+    template = "from segc.files import resource; assert resource('templates', 'predict', 'base.py.j2').is_file()"
+    subprocess.run([python, "-c", template], check=True, cwd=tmp_path)
     assert segc("validate").returncode == 0
     assert segc("build").returncode == 0
     assert "11,821,056" in (tmp_path / "build" / "summary.txt").read_text()

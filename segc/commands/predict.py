@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, weights_session
 from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
@@ -151,18 +151,7 @@ def _open(
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    from segc.build import model_metadata, project_graph
-    from segc.weights.resolve import trained_weights
-
-    graph = project_graph(loaded.project)
-    trained = trained_weights(loaded, build_folder(loaded, build_dir), graph, weights)
-    if trained.warnings:
-        click.echo(render_text(trained.warnings), err=True, nl=False)
-    from segc.network.session import TorchSession
-    from segc.training.device import choose_device
-
-    device = str(choose_device(loaded.project.hyperparameters.device))
-    return TorchSession(graph, trained.tensors, model_metadata(loaded.project), device, fused=True)
+    return weights_session(loaded, build_folder(loaded, build_dir), weights)
 
 
 def _run(

@@ -12,8 +12,9 @@ from segc.commands.common import (
     console,
     project_argument,
     set_option,
+    weights_session,
 )
-from segc.diagnostics import fail, render_text
+from segc.diagnostics import fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def command(
     if not any(sample.instances for sample in samples):
         raise fail("E001", f"no image of dataset.{split} has a labelled object", file=loaded.path)
     session = (
-        _weights_session(loaded, build_folder(loaded, build_dir), weights)
+        weights_session(loaded, build_folder(loaded, build_dir), weights)
         if artifact is None
         else _artifact_session(loaded, artifact)
     )
@@ -103,23 +104,6 @@ def command(
         told = {"project": loaded.project.name, "split": split, "size": list(size), "mask_grid": mask_grid}
         write_atomic(json_path, canonical_json({**told, **metrics.to_json()}))
     click.echo(table(metrics))
-
-
-def _weights_session(loaded: "LoadedProject", build_dir: Path, weights: Path | None) -> "Session":
-    """The trained weights in PyTorch. They take any number of images a run."""
-    from segc.build import model_metadata, project_graph
-    from segc.weights.resolve import trained_weights
-
-    graph = project_graph(loaded.project)
-    trained = trained_weights(loaded, build_dir, graph, weights)
-    if trained.warnings:
-        click.echo(render_text(trained.warnings), err=True, nl=False)
-    from segc.network.session import TorchSession
-    from segc.training.device import choose_device
-
-    device = choose_device(loaded.project.hyperparameters.device)
-    metadata = {**model_metadata(loaded.project), "dynamic": True}
-    return TorchSession(graph, trained.tensors, metadata, str(device), fused=True)
 
 
 def _artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":
