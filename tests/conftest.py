@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# A shell starts background jobs with SIGINT ignored, and children inherit that: those that tests interrupt must hear it.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: what tests interrupt must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
