@@ -43,6 +43,9 @@ TIME_LIMIT = 900.0
 THREADS = 1
 """Threads a worker: several run side by side, and sums over a fixed number of threads come out the same every time."""
 
+REFERENCE_THREADS = 2
+"""Threads of the PyTorch reference, which is the last to finish: the others are done by the time that it runs."""
+
 SCRIPT = "predict.py"
 """Name of the predict script in an artifact folder."""
 
@@ -178,7 +181,7 @@ class _Job:
 
 
 def _reference_worker() -> Worker:
-    return Worker("the PyTorch reference", ["segc.network.session"], THREADS)
+    return Worker("the PyTorch reference", ["segc.network.session"], REFERENCE_THREADS)
 
 
 def _prepare(loaded: LoadedProject, build_dir: Path, weights: Path | None, *, untrained: bool) -> _Job:

@@ -70,6 +70,8 @@ class Worker:
         environment = dict(os.environ)
         if threads:
             environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+        # Threads that wait by spinning would take the processors from the workers beside them.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, *preload],
