@@ -95,20 +95,17 @@ def run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-EXTRAS = {
-    "torch": "train",
-    "faster_coco_eval": "train",
-    "onnx": "onnx",
-    "onnx_graphsurgeon": "onnx",
-    "onnxruntime": "onnx",
-}
-"""Package to the extra of segc that brings it."""
+TRAINING_PACKAGES = ("torch", "faster_coco_eval")
+"""What the extra `train` brings; a target says itself what its own extra brings."""
 
 
 def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     """What to say where an optional package is not installed; segc never installs one itself."""
+    from segc.targets.registry import targets
+
     package = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
+    extras = {r.module: t.extra for t in targets().values() for r in (*t.requirements, *t.runtime)}
+    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train")).get(package)
     advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
 

@@ -147,7 +147,7 @@ def _open(
     loaded: "LoadedProject | None", build_dir: Path | None, weights: Path | None, artifact: Path | None
 ) -> "Session":
     if artifact is not None:
-        from segc.targets.registry import open_artifact
+        from segc.targets.artifact import open_artifact
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project

@@ -108,7 +108,7 @@ def command(
 
 def _artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":
     """An artifact in its own runtime, if it has the project's classes."""
-    from segc.targets.registry import open_artifact
+    from segc.targets.artifact import open_artifact
     from segc.weights.resolve import name_differences
 
     session = open_artifact(artifact)

@@ -92,8 +92,17 @@ def locate(path: Path) -> tuple[Target, Path]:
     return targets()[description["target"]], model
 
 
-def open_session(path: Path, threads: int = 0) -> Session:
-    """See :func:`segc.targets.registry.open_artifact`."""
+def open_artifact(path: Path, threads: int = 0) -> Session:
+    """Open an emitted model in its own runtime.
+
+    Args:
+        path: the model's file or folder, or the artifact folder that holds it.
+        threads: threads of the runtime; 0 leaves it the choice.
+
+    Raises:
+        SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
+            a file, it cannot be read, or its verification failed.
+    """
     target, model = locate(path)
     check_packages(target, target.runtime)
     return target.session(model, threads)

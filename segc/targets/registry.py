@@ -7,9 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from segc.targets.base import Refusal, Session, Target, TargetOptions
+    from segc.targets.base import Refusal, Target, TargetOptions
 
 MODULES = ("segc.targets.onnx",)
 """Modules with a ``TARGET``, in the order of tables and documentation."""
@@ -46,19 +44,3 @@ def refusals(options: TargetOptions, size: tuple[int, int]) -> tuple[Refusal, ..
         Pairs of a field's path within the options and the reason.
     """
     return tuple(targets()[options.format].refusals(options, options.size(size)))
-
-
-def open_artifact(path: Path, threads: int = 0) -> Session:
-    """Open an emitted model in its own runtime.
-
-    Args:
-        path: the model's file or folder, or the artifact folder that holds it.
-        threads: threads of the runtime; 0 leaves it the choice.
-
-    Raises:
-        SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
-            a file, it cannot be read, or its verification failed.
-    """
-    from segc.targets.artifact import open_session
-
-    return open_session(path, threads)

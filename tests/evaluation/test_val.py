@@ -106,7 +106,7 @@ class _Artifact:
 
 def _with_artifact(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> _Artifact:
     artifact = _Artifact(names)
-    monkeypatch.setattr("segc.targets.registry.open_artifact", lambda _path: artifact)
+    monkeypatch.setattr("segc.targets.artifact.open_artifact", lambda _path: artifact)
     return artifact
 
 

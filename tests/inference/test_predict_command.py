@@ -41,7 +41,7 @@ def artifact(monkeypatch):
         opened.append(path)
         return Session()
 
-    monkeypatch.setattr("segc.targets.registry.open_artifact", open_artifact)
+    monkeypatch.setattr("segc.targets.artifact.open_artifact", open_artifact)
     return ["--artifact", "model.onnx"]
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from segc.diagnostics import SegcError
 from segc.targets import base
+from segc.targets.artifact import open_artifact
 from segc.targets.base import Requirement
-from segc.targets.registry import open_artifact, target_named, targets
+from segc.targets.registry import target_named, targets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ from segc.cli import run
 from segc.files import digest_file
 from segc.spec.load import load_project
 from segc.targets import base, emit, verify, worker
+from segc.targets.artifact import open_artifact
 from segc.targets.emit import Emission, emit_project
-from segc.targets.registry import open_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
