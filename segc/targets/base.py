@@ -219,6 +219,7 @@ class Target:
         refusals: what these options cannot have, given the input size (height, width).
         environment: a reason why this machine cannot emit, or None.
         settings: what the options change of ``METADATA_DEFAULTS``.
+        tools: versions of what it uses beside Python packages, None for what is not there.
     """
 
     name: str
@@ -235,3 +236,4 @@ class Target:
     refusals: Callable[[Any, tuple[int, int]], Iterable[Refusal]] = field(default=lambda _options, _size: ())
     environment: Callable[[], str | None] = field(default=lambda: None)
     settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
+    tools: Callable[[], Mapping[str, str | None]] = field(default=dict)
