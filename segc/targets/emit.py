@@ -14,7 +14,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from segc.targets.artifact import DESCRIPTION, check_packages
 from segc.targets.base import CALIBRATED, METADATA_DEFAULTS
 from segc.targets.publish import UP_TO_DATE, describe, emission_key, intact, publish, weights_digest
 from segc.targets.reference import TORCH, Crew, Reference, References, Settings
-from segc.targets.registry import refusals, target_named, targets
+from segc.targets.registry import find_target, refusals, targets
 from segc.targets.worker import load_arrays, save_arrays
 
 if TYPE_CHECKING:
@@ -92,11 +91,7 @@ def requested(loaded: LoadedProject, names: Sequence[str]) -> tuple[TargetOption
         )
     chosen: dict[str, TargetOptions] = {}
     for name in (list(targets()) if "all" in names else names) or given:
-        target = target_named(name)
-        if target is None:
-            near = get_close_matches(name, [known for t in targets().values() for known in (t.name, *t.aliases)], 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise fail("T001", f"no such target: {name}", help=f"{meant}there are {', '.join(targets())}")
+        target = find_target(name)
         chosen[target.name] = given.get(target.name) or target.options(format=target.name)
     found = [
         Diagnostic("X210", f"{options.format}: {'.'.join(path)}: {message}", file=loaded.path)
@@ -186,7 +181,7 @@ def _faults(target: Target) -> tuple[Diagnostic, ...]:
         check_packages(target, (*target.requirements, *target.runtime))
     except SegcError as error:
         return error.diagnostics
-    problem = target.environment()
+    problem = target.environment() or target.run_environment()
     return (Diagnostic("T003", f"{target.name}: {problem}"),) if problem else ()
 
 
