@@ -21,9 +21,9 @@ PAGE = HERE.parents[1] / "docs" / "operators.md"
 HEAD = """\
 # Operators and targets
 
-Every row is a graph of one operator (or the few that belong together), run through every target in its own runtime and compared
-with PyTorch by `tests/conformance/test_operators.py`; generated from there by `python tests/conformance/table.py`. A number stands
-where a target refuses, with the reason below.
+Every row is a graph of one operator (or the few that belong together), run through every target in its own runtime
+and compared with PyTorch by `tests/conformance/test_operators.py`; generated from there by
+`python tests/conformance/table.py`. A number stands where a target refuses, with the reason below.
 """
 
 
