@@ -1,4 +1,4 @@
-"""The page's JavaScript computes what segc.inference computes, value for value where nothing but rounding could differ."""
+"""The web page's JavaScript computes what segc.inference computes, to the last bit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def test_the_letterbox_is_the_same_to_the_last_bit() -> None:
         return Uint8Array.from(pixels.slice(y * width * 4, (y + 1) * width * 4));
       };
       const { input, geometry } = letterbox({ height, width, row }, size);
-      return { bytes: Array.from(input, (value) => Math.round(value * 255)), geometry, first: Array.from(input.slice(0, 600)) };
+      const bytes = Array.from(input, (value) => Math.round(value * 255));
+      return { bytes, geometry, first: Array.from(input.slice(0, 600)) };
     """
     for photo, (_, size), theirs in zip(photos, sizes(), javascript(body, cases), strict=True):
         frame, geometry = letterbox(photo, size)
@@ -171,7 +172,8 @@ MASK = "given.mask.bitmap = Uint8Array.from(given.mask.bitmap);"
 
 def test_outlines_and_run_lengths_are_the_same() -> None:
     cases = [{"mask": as_json(mask), "height": height, "width": width} for mask, height, width in bitmaps()]
-    body = f"{MASK} return [outlines(given.mask), runLengths(given.mask, given.height, given.width), maskArea(given.mask)];"
+    results = "[outlines(given.mask), runLengths(given.mask, given.height, given.width), maskArea(given.mask)]"
+    body = f"{MASK} return {results};"
     for (mask, height, width), (outlines, runs, area) in zip(bitmaps(), javascript(body, cases), strict=True):
         assert outlines == [polygon.ravel().tolist() for polygon in mask.polygons()]
         assert runs == mask.run_lengths(height, width)

@@ -137,6 +137,7 @@ const state = { model: null, photo: null };
 /** Run the network on an image file; the size of the photograph and the milliseconds that the network took. */
 async function openPhoto({ file }) {
   state.photo = null;
+  if (!state.model) throw new PredictError("There is no model to run.");
   const size = state.model.metadata.imgsz;
   const bitmap = await decode(file);
   const { input, geometry } = letterbox(rowReader(bitmap), size);
