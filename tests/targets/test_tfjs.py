@@ -219,7 +219,7 @@ def test_a_session_goes_on_after_images_that_do_not_fit(model: Path) -> None:
 def test_node_that_ends_midway_is_reported(model: Path) -> None:
     session = TfjsSession(model)
     session._process.kill()
-    with pytest.raises(SegcError, match="Node.js ended while it ran it"):
+    with pytest.raises(SegcError, match=r"Node\.js ended while it ran it"):
         session.run(np.zeros((1, 3, 320, 320), np.float32))
 
 
@@ -282,4 +282,4 @@ def test_names_of_strangers_are_text_in_the_page() -> None:
     assert page.count("<script") == 1
     assert 'step="0.001" value="0.125"' in page
     assert 'step="0.01" value="0.7"' in page
-    assert "1 class, 64 × 32 pixels" in page
+    assert "1 class, 64 × 32 pixels" in page  # noqa: RUF001

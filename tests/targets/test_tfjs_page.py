@@ -216,7 +216,7 @@ def test_photographs_can_be_dropped(page: Page, photo: Path) -> None:
     assert page.run("byId('found').children.length") > 0
 
 
-def test_photographs_can_be_pasted(page: Page, browser: tuple[Page, str], artifact: Path, png: Path) -> None:
+def test_photographs_can_be_pasted(page: Page, artifact: Path, png: Path) -> None:
     (artifact / "pasted.png").write_bytes(png.read_bytes())
     page.run("""(async () => {
         const data = new DataTransfer();
