@@ -140,22 +140,34 @@ def test_on_a_photograph_the_page_finds_what_segc_predict_finds(
     same(by_the_page(page, photo, tmp_path), by_segc(artifact, photo, tmp_path), box=0.5, score=1e-3, mask=0.98)
 
 
+STORED = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+}
+"""EXIF orientation to how the pixels of an upright photograph are stored."""
+
+
 def turned(photo: Path, path: Path, orientation: int) -> Path:
-    """The photograph with an EXIF entry about how it is to be turned."""
+    """The photograph as a camera stores it that was held otherwise, with the EXIF entry that says so."""
+    image = cv2.imread(str(photo))
+    assert image is not None
+    content = cv2.imencode(".jpg", STORED[orientation](image), [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
     exif = b"Exif\0\0" + struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, orientation, 0)
-    content = photo.read_bytes()
     path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:])
     return path
 
 
-@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 8])
+@pytest.mark.parametrize("orientation", STORED)
 def test_photographs_are_turned_as_segc_turns_them(
     orientation: int, page: Page, photo: Path, artifact: Path, tmp_path: Path
 ) -> None:
     path = turned(photo, tmp_path / "turned.jpg", orientation)
     theirs = by_the_page(page, path, tmp_path)
-    assert theirs["height"] > theirs["width"] or orientation < 5
-    same(theirs, by_segc(artifact, path, tmp_path, "--conf", "0.25"), box=0.5, score=1e-3, mask=0.98)
+    assert (theirs["height"], theirs["width"]) == (428, 640)
+    same(theirs, by_segc(artifact, path, tmp_path), box=0.5, score=1e-3, mask=0.98)
 
 
 def test_thresholds_act_at_once(page: Page, png: Path, artifact: Path, tmp_path: Path) -> None:
@@ -236,12 +248,11 @@ def test_the_keyboard_reaches_everything(page: Page, photo: Path) -> None:
     assert reached == ["file", "conf", "iou"]
     page.choose("#file", photo)
     page.wait(SETTLED)
-    page.run("document.activeElement.blur()")
     reached = []
-    for _ in range(4):
+    for _ in range(5):  # Round about, by way of the browser's own parts.
         page.press("Tab", 9)
         reached.append(page.run("document.activeElement.id"))
-    assert set(reached) == {"conf", "iou", "another", "download"}
+    assert set(reached) - {""} == {"conf", "iou", "another", "download"}
 
 
 def test_a_file_that_is_no_image_is_said_to_be_none_and_the_next_one_works(

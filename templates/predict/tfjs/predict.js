@@ -52,8 +52,9 @@ async function loadModel(folder, progress) {
   return { graph: await tf.loadGraphModel({ load: async () => artifacts }), metadata };
 }
 
+/** A file of the server; what the browser has kept is used where the server says that it is still the same. */
 async function fetched(path) {
-  const response = await fetch(path).catch(() => null);
+  const response = await fetch(path, { cache: "no-cache" }).catch(() => null);
   if (!response?.ok) {
     const reason = response ? `the server answered ${response.status}` : "the server does not answer";
     throw new PredictError(`${path} cannot be loaded: ${reason}.`);
