@@ -66,6 +66,7 @@ CODES: dict[str, str] = {
     "D005": "class out of range",
     "D006": "no labels found",
     "D007": "listed image not found",
+    "D008": "image of another size than its labels say",
     # R is for training runs
     "R001": "nothing to resume",
     "R002": "the project changed since the run began",

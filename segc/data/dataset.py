@@ -32,11 +32,13 @@ class Sample:
         image: its file.
         label: its label file, or None for an image without one: background only.
         instances: the labelled objects, in the order of the file.
+        size: (height, width) that the image must have for its labels to fit; None where they fit any.
     """
 
     image: Path
     label: Path | None
     instances: tuple[Instance, ...]
+    size: tuple[int, int] | None = None
 
 
 def list_images(loaded: "LoadedProject", split: Literal["train", "val"]) -> tuple[Path, ...]:
@@ -164,6 +166,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return decode_image(path.read_bytes(), path.name)
     except ImageError as error:
         raise fail("D002", str(error), file=path, help="repair it, or take it and its label file out") from None
+
+
+def read_sample(sample: Sample) -> NDArray[np.uint8]:
+    """The image of a sample, as :func:`read_image` gives it.
+
+    Raises:
+        SegcError: as :func:`read_image`, and D008 where it is not of the size that its labels are for.
+        OSError: where the file cannot be read.
+    """
+    image = read_image(sample.image)
+    if sample.size is not None and image.shape[:2] != sample.size:
+        raise fail(
+            "D008",
+            f"the image is {image.shape[0]} x {image.shape[1]} pixels (height x width), its labels are for "
+            f"{sample.size[0]} x {sample.size[1]}",
+            file=sample.image,
+            help=f"the labels are in {sample.label}",
+        )
+    return image
 
 
 def rasterise(polygons: Sequence[NDArray[np.float32]], height: int, width: int) -> NDArray[np.bool_]:
