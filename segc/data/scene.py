@@ -52,7 +52,9 @@ def object_masks(objects: Sequence[Parts], height: int, width: int, ratio: int) 
         x1, y1 = np.clip(np.floor(points.max(axis=0) / ratio) + 1, (x0 + 1, y0 + 1), mask.shape[::-1]).astype(int)
         drawn = np.zeros(((y1 - y0) * ratio, (x1 - x0) * ratio), np.uint8)
         for part in parts:
-            cv2.fillPoly(drawn, [np.floor(part - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
+            # What was cut off at the far sides of the frame ends in its last pixels, not beyond them.
+            pixels = np.floor(part) - (part == (width, height))
+            cv2.fillPoly(drawn, [(pixels - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
         cover = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
         most = int(cover.max())
         if most:

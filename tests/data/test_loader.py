@@ -244,9 +244,7 @@ def test_boxes_lie_in_the_frame_and_go_round_the_masks(samples, augment, imgsz):
         for box, mask in zip(batch.boxes, batch.masks, strict=True):
             rows, columns = np.nonzero(mask.numpy())
             drawn = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            # Of a sliver at the frame's edge the thin end may have no pixel.
-            assert ((box - drawn) * torch.tensor([1, 1, -1, -1]) <= 1).all()
-            assert (drawn - box).abs().max() <= (1 if augment is FLIPS else 4)
+            assert (drawn - box).abs().max() <= 1
 
 
 def test_boxes_and_masks_lie_on_the_letterboxed_photograph(coco):
