@@ -87,6 +87,7 @@ CODES: dict[str, str] = {
     "T005": "worker process did not finish in time",
     "T006": "artifact cannot be opened",
     "T007": "artifact differs from the trained network",
+    "T008": "operator that a target does not have",
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",
