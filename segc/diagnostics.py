@@ -46,6 +46,8 @@ CODES: dict[str, str] = {
     "X211": "number of classes contradicted",
     "X212": "dataset folder not there",
     "X213": "mask size the network cannot have",
+    "X214": "annotation files do not fit the format",
+    "X215": "class not known",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",

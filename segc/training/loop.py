@@ -292,7 +292,7 @@ class Training:
         return evaluate_session(
             NetworkSession(self.average.network, metadata, self.device),
             self.val_samples,
-            self.loaded.project.dataset.names,
+            self.loaded.project.dataset.class_names,
             size=self.hyper.size,
             iou=self.hyper.iou,
             max_det=self.hyper.max_det,
