@@ -233,7 +233,7 @@ class _Order(Sampler[list[tuple[int, int]]]):
     """A process's shares of the batches of (epoch, index); the last batch of an epoch may be smaller."""
 
     def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
-        self.count, self.batch, self.seed = count, hyper.batch, hyper.seed
+        self.count, self.batch, self.seed = count, hyper.batch_size, hyper.seed
         self.rank, self.world = rank, world
         self.epoch = self.start_step = 0
 

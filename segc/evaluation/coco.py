@@ -101,6 +101,7 @@ def evaluate_session(
     batch: int = 1,
     mask_grid: MaskGrid = "photograph",
     progress: Progress | None = None,
+    together: Callable[[Evaluation], Evaluation] | None = None,
 ) -> Metrics:
     """Metrics of a network or an artifact on a split.
 
@@ -119,6 +120,7 @@ def evaluate_session(
         batch: images a run of a dynamic session.
         mask_grid: where masks are compared; see the module.
         progress: called after every image.
+        together: adds what other processes found on their images, where several share a split.
 
     Raises:
         SegcError: D002 where an image cannot be read; E002 where the model has another number of classes.
@@ -142,7 +144,7 @@ def evaluate_session(
             done += 1
             if progress is not None:
                 progress(done, len(samples))
-    return evaluation.metrics()
+    return (evaluation if together is None else together(evaluation)).metrics()
 
 
 def _letterboxed(

@@ -135,6 +135,15 @@ class Evaluation:
             annotation = self._annotation(image, len(self._found) + 1, class_id, box, mask)
             self._found.append({**annotation, "score": float(score)})
 
+    def extend(self, other: "Evaluation") -> None:
+        """Add the images of another evaluation, of the same classes."""
+        images = len(self._images)
+        more = (other._images, other._truth, other._found)  # noqa: SLF001 - of the same class
+        self._images += [{**row, "id": row["id"] + images} for row in more[0]]
+        for ours, theirs in ((self._truth, more[1]), (self._found, more[2])):
+            known = len(ours)
+            ours += [{**row, "id": row["id"] + known, "image_id": row["image_id"] + images} for row in theirs]
+
     @staticmethod
     def _annotation(
         image: int, number: int, class_id: np.int64, box: NDArray[np.floating[Any]], mask: Rle
