@@ -82,12 +82,8 @@ class Engine:
             _check_compiler(device)
             self._raw = torch.compile(self._raw)  # type: ignore[assignment]
         if world.size > 1:
-            self._raw = DistributedDataParallel(
-                self._raw,
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            gpus = [device] if device.type == "cuda" else None
+            self._raw = DistributedDataParallel(self._raw, device_ids=gpus, gradient_as_bucket_view=True)
 
     def train_mode(self) -> None:
         """Set the network to train; what is frozen keeps its statistics."""

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +59,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def same_results(a: Path, b: Path) -> bool:
-    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in rows(f)] for f in (a, b)]
-    return timeless[0] == timeless[1]
+    measured = {"seconds", "images_per_second", "memory_gib"}
+    one, two = ([{k: v for k, v in row.items() if k not in measured} for row in rows(folder)] for folder in (a, b))
+    return one == two
 
 
 def same_state(a: Path, b: Path) -> bool:
@@ -116,7 +116,9 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(compil
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
 
 
-@pytest.mark.parametrize("settings", [{"nominal_batch": 2}, {"nominal_batch": 6}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "settings", [{"nominal_batch": 2}, {"nominal_batch": 6}, {"nominal_batch": 2, "precision": "fp16"}]
+)
 def test_a_training_stopped_at_any_step_goes_on_from_there(compiled, monkeypatch, settings):
     settings = {"batch": 2, "epochs": 2, **settings}
     monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)  # a checkpoint after every update
@@ -128,7 +130,7 @@ def test_a_training_stopped_at_any_step_goes_on_from_there(compiled, monkeypatch
         resumed = train(*compiled(f"killed{step}", **settings), resume=True, report=report).folder
         assert same_state(whole, resumed)
         assert same_results(whole, resumed)
-        if step > 1 and "precision" not in settings:
+        if step > 1 and settings["nominal_batch"] == 2:
             assert "after epoch 1 of 2, step" in report.said[0]
 
 
@@ -215,9 +217,10 @@ def test_a_broken_loss_or_gradient_costs_one_update_and_leaves_no_trace(compiled
     def broken_descend(self, batch, *, update):
         if self.calls == 1:
             before = {key: value.clone() for key, value in states(self).items()}
-            bad = replace(batch, boxes=batch.boxes * math.nan)
-            with pytest.raises(NotFiniteError, match=r"box|cls|dfl|mask"):
-                descend(self, bad, update=update)
+            loss, self.loss = self.loss, lambda outputs, batch: tuple(v * math.nan for v in loss(outputs, batch))
+            with pytest.raises(NotFiniteError, match="box and cls and dfl and mask loss is not a finite number"):
+                descend(self, batch, update=update)
+            self.loss = loss
             assert all(torch.equal(value, before[key]) for key, value in states(self).items())
         self.calls += 1
         return descend(self, batch, update=update)
