@@ -83,7 +83,7 @@ def model_metadata(project: Project) -> dict[str, Any]:
     return {
         "task": "segment",
         "family": project.architecture.family,
-        "names": list(project.dataset.names),
+        "names": list(project.dataset.class_names),
         "imgsz": list(project.hyperparameters.size),
         "strides": list(graph.metadata["strides"]),
         "spec_digest": spec_digest(project),

@@ -46,7 +46,9 @@ CODES: dict[str, str] = {
     "X211": "number of classes contradicted",
     "X212": "dataset folder not there",
     "X213": "mask size the network cannot have",
-    "X214": "nothing to freeze, or nothing left to train",
+    "X214": "annotation files do not fit the format",
+    "X215": "class not known",
+    "X216": "nothing to freeze, or nothing left to train",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",
@@ -67,6 +69,7 @@ CODES: dict[str, str] = {
     "D005": "class out of range",
     "D006": "no labels found",
     "D007": "listed image not found",
+    "D008": "image of another size than its labels say",
     # R is for training runs
     "R001": "nothing to resume",
     "R002": "the project changed since the run began",
@@ -90,6 +93,7 @@ CODES: dict[str, str] = {
     "T005": "worker process did not finish in time",
     "T006": "artifact cannot be opened",
     "T007": "artifact differs from the trained network",
+    "T008": "operator that a target does not have",
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",

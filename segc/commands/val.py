@@ -90,7 +90,7 @@ def command(
         metrics = evaluate_session(
             session,
             samples,
-            loaded.project.dataset.names,
+            loaded.project.dataset.class_names,
             size=size,
             iou=chosen.iou,
             max_det=chosen.max_det,
@@ -112,7 +112,7 @@ def _artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":
     from segc.weights.resolve import name_differences
 
     session = open_artifact(artifact)
-    there, here = session.metadata["names"], loaded.project.dataset.names
+    there, here = session.metadata["names"], loaded.project.dataset.class_names
     if tuple(there) != here:
         raise fail(
             "E002",

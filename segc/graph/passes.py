@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from segc.graph.anchors import anchor_grid
 from segc.graph.ir import Graph, Node, Parameter
 
 if TYPE_CHECKING:
@@ -67,6 +68,36 @@ def fold_batch_norm(
         values[convolution.parameters["weight"]] = (weight * gain[:, None, None, None]).astype(np.float32)
         values[f"{name}.bias"] = (shift + (bias - mean) * gain).astype(np.float32)
     return fused, {name: values[name] for name in fused.parameters}
+
+
+def fixed_anchors(
+    graph: Graph, weights: Mapping[str, "NDArray[np.generic]"]
+) -> tuple[Graph, dict[str, "NDArray[np.generic]"]]:
+    """Put constants in the place of every ``anchor_points``: the graph is then one of its nominal size only.
+
+    Args:
+        graph: any graph.
+        weights: parameter name to value.
+
+    Returns:
+        The graph, and its weights with the values of the new constants, named as the tensors that they make.
+    """
+    values = dict(weights)
+    parameters = dict(graph.parameters)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op != "anchor_points":
+            nodes.append(node)
+            continue
+        sizes = [graph.tensors[name].shape[2:] for name in node.inputs]
+        for name, value in zip(node.outputs, anchor_grid(sizes, node.attributes["strides"]), strict=True):
+            values[name] = value
+            parameters[name] = Parameter(name, value.shape, "fixed")
+            nodes.append(
+                Node(name, "constant", (), (name,), {"shape": value.shape}, {"value": name}, node.scope, node.region)
+            )
+    fixed = _pruned(replace(graph, nodes=tuple(nodes), parameters=parameters))
+    return fixed, {name: values[name] for name in fixed.parameters}
 
 
 def _foldable(graph: Graph) -> dict[str, Node]:

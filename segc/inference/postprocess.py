@@ -31,32 +31,56 @@ class Detections:
     classes: npt.NDArray[np.int64]
 
 
+def model_input(images: npt.NDArray[np.float32], metadata: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Images [N, 3, H, W] in the order of axes that the model wants: [N, H, W, 3] where its channels come last."""
+    last = metadata.get("channels", "first") == "last"
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if last else images
+
+
 def named_outputs(
     outputs: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The four named outputs in fp32, whichever layout the model has.
+    """The four named outputs in fp32, whichever form they have in the model.
 
     Args:
         outputs: by name, with the batch axis. Layout ``named``: ``boxes`` [N, A, 4] (x1, y1, x2, y2), ``scores``
             [N, A, nc], ``coefficients`` [N, A, 32], ``prototypes`` [N, 32, H/4, W/4]. Layout ``fused``: ``output0``
-            [N, 4 + nc + 32, A] with boxes as centre, width and height, and ``output1``, the prototypes.
-        metadata: the model's; ``layout`` and ``names`` are read.
+            [N, 4 + nc + 32, A] with boxes as centre, width and height, and ``output1``, the prototypes. Layout
+            ``detections``, of a model that suppresses by itself: as ``named``, but A is the most detections there can
+            be, ``scores`` is [N, A], with 0 where there is none, and ``classes`` [N, A] goes with it.
+        metadata: the model's; ``layout``, ``channels``, ``boxes``, ``names`` and ``imgsz`` are read.
 
     Raises:
         KeyError: where an output of the layout is missing.
     """
-    if metadata.get("layout", "named") == "named":
-        names = ("boxes", "scores", "coefficients", "prototypes")
-        return {name: np.asarray(outputs[name], np.float32) for name in names}
+    layout = metadata.get("layout", "named")
+    named = _unfused(outputs, len(metadata["names"])) if layout == "fused" else dict(outputs)
+    if layout == "detections":
+        named["scores"] = _spread(named["scores"], named["classes"], len(metadata["names"]))
+    if metadata.get("channels", "first") == "last":
+        named["prototypes"] = named["prototypes"].transpose(0, 3, 1, 2)
+    if metadata.get("boxes", "pixels") == "normalized":
+        height, width = metadata["imgsz"]
+        named["boxes"] = named["boxes"] * np.array([width, height, width, height], np.float32)
+    names = ("boxes", "scores", "coefficients", "prototypes")
+    return {name: np.ascontiguousarray(named[name], np.float32) for name in names}
+
+
+def _unfused(outputs: Mapping[str, npt.NDArray[Any]], nc: int) -> dict[str, npt.NDArray[Any]]:
+    """The named outputs from those of the fused layout."""
     rows = np.asarray(outputs["output0"], np.float32).transpose(0, 2, 1)
-    nc = len(metadata["names"])
     centre, half = rows[..., :2], rows[..., 2:4] / 2
     return {
         "boxes": np.concatenate([centre - half, centre + half], axis=2),
-        "scores": np.ascontiguousarray(rows[..., 4 : 4 + nc]),
-        "coefficients": np.ascontiguousarray(rows[..., 4 + nc :]),
-        "prototypes": np.asarray(outputs["output1"], np.float32),
+        "scores": rows[..., 4 : 4 + nc],
+        "coefficients": rows[..., 4 + nc :],
+        "prototypes": outputs["output1"],
     }
+
+
+def _spread(scores: npt.NDArray[Any], classes: npt.NDArray[Any], nc: int) -> npt.NDArray[np.float32]:
+    """Scores [N, K] of one class each as scores [N, K, nc] of all classes, 0 for the others."""
+    return np.asarray(scores[..., None] * (classes[..., None] == np.arange(nc)), np.float32)
 
 
 def candidates(

@@ -35,6 +35,7 @@ class TorchSession:
         if fused:
             graph, weights = fold_batch_norm(graph, weights)
         self.metadata = dict(metadata)
+        self.runtime = f"PyTorch on {device}"
         self.device = torch.device(device)
         self.network = lower(graph)
         load_weights(self.network, weights)

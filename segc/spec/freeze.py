@@ -32,7 +32,7 @@ def freeze_problems(freeze: int | tuple[str, ...], trained: Iterable[str]) -> li
     for index, scope in enumerate(() if isinstance(freeze, int) else freeze):
         if not frozen_names((scope,), trained):
             text = f"nothing that is trained lies in the scope `{scope}`"
-            found.append(Problem("X214", (index,), text, "segc build lists the scopes of the network"))
+            found.append(Problem("X216", (index,), text, "segc build lists the scopes of the network"))
     if not found and len(frozen_names(freeze, trained)) == len(trained):
-        found.append(Problem("X214", (), "every parameter of the network is frozen", "leave something to train"))
+        found.append(Problem("X216", (), "every parameter of the network is frozen", "leave something to train"))
     return found

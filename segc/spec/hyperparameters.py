@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from segc.spec.base import ImageSize, Problem, SpecModel, refuse, sides
+from segc.spec.base import LARGEST_STRIDE, ImageSize, Problem, SpecModel, refuse, sides
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?")
 
@@ -82,10 +82,37 @@ Freeze = Annotated[
 
 
 class Augment(SpecModel):
-    """Random changes of training images, with their probabilities."""
+    """Random changes of training images: probabilities, and how far they go. Objects follow the geometry."""
 
+    mosaic: float = Field(
+        1.0, ge=0, le=1, description="Probability that an image is joined with three others, round a random point."
+    )
+    close_mosaic: int = Field(
+        10, ge=0, le=100_000, description="Epochs at the end without mosaic; shorter trainings have none at all."
+    )
+    degrees: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
+    translate: float = Field(0.1, ge=0, le=0.9, description="Largest shift either way, as a share of the image.")
+    scale: float = Field(0.5, ge=0, le=0.9, description="Largest change of size: 0.5 is from 0.5 to 1.5 times.")
+    shear: float = Field(0.0, ge=0, le=60, description="Largest shear either way along both axes, in degrees.")
+    perspective: float = Field(
+        0.0,
+        ge=0,
+        le=0.001,
+        description="Largest perspective either way: the change of depth a pixel. The horizon stays out of the image.",
+        examples=[0.0005],
+    )
+    hsv_h: float = Field(0.015, ge=0, le=0.5, description="Largest turn of the hue, as a share of the colour circle.")
+    hsv_s: float = Field(0.7, ge=0, le=1, description="Largest change of the saturation: 0.7 is 0.3 to 1.7 times.")
+    hsv_v: float = Field(0.4, ge=0, le=1, description="Largest change of the brightness: 0.4 is 0.6 to 1.4 times.")
     fliplr: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     flipud: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
+    mixup: float = Field(0.0, ge=0, le=1, description="Probability that an image is blended with another one.")
+    copy_paste: float = Field(
+        0.0, ge=0, le=1, description="Probability that an object is pasted once more where it hides little of others."
+    )
+    copy_paste_mode: Literal["flip", "mixup"] = Field(
+        "flip", description="What is pasted: the mirrored objects of the image itself, or those of another one."
+    )
 
 
 class Hyperparameters(SpecModel):
@@ -157,6 +184,30 @@ class Hyperparameters(SpecModel):
     overlap_mask: bool = Field(
         default=True, description="One mask image a photograph, smaller objects on top; false: one mask an object."
     )
+    multi_scale: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Largest change of the training size from step to step, in multiples of 32: 0.5 is from 0.5 to 1.5 "
+        "times imgsz. 0 trains at imgsz alone.",
+        examples=[0.5],
+    )
+    rect: bool = Field(
+        default=False,
+        description="Validate on rectangles near the shape of the images, with little padding, instead of on imgsz. "
+        "Images of similar shape share a batch.",
+    )
+    cache: Literal["auto", "ram", "disk", False] = Field(
+        "auto",
+        description="Where training images are kept once they are decoded and resized: ram, which auto takes too; "
+        "disk, in a folder that all trainings of this user share; false decodes them every time.",
+    )
+    cache_gib: float = Field(
+        1.0,
+        gt=0,
+        le=65_536,
+        description="Most that the cache may take, in GiB; images that do not fit are decoded every time.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     workers: int = Field(2, ge=0, le=256, description="Processes that load images; 0 loads in the main one.")
     device: Device = Field(
@@ -197,6 +248,9 @@ class Hyperparameters(SpecModel):
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):
             text = f"masks {self.mask_ratio} times smaller than {self.size[0]} x {self.size[1]} have no whole size"
+            found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
+        elif self.multi_scale and LARGEST_STRIDE % self.mask_ratio:
+            text = f"masks {self.mask_ratio} times smaller have no whole size at every size of multi_scale"
             found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
         refuse(found)
         return self

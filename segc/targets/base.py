@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import Field
 
+from segc.diagnostics import SegcError, fail
 from segc.spec.base import ImageSize, SpecModel, sides
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segc.graph.ir import Graph
+    from segc.graph.ir import Graph, Node
+
+T = TypeVar("T")
 
 OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 """Names of the outputs of every session, in their order in an artifact."""
@@ -98,6 +101,27 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+METADATA_DEFAULTS: Mapping[str, Any] = {
+    "layout": "named",
+    "channels": "first",
+    "boxes": "pixels",
+    "batch": 1,
+    "dynamic": False,
+    "precision": "fp32",
+}
+"""What metadata say about a model's form unless ``Target.settings`` says otherwise.
+
+- ``layout``: ``named``, ``fused`` or ``detections``, see ``segc.inference.postprocess.named_outputs``;
+- ``channels``: ``first``, or ``last`` where images are [N, H, W, 3] and prototypes [N, H/4, W/4, 32] in the file;
+- ``boxes``: ``pixels`` of the input, or ``normalized`` to 0..1 of its width and height;
+- ``batch``, ``dynamic``: images a run, and whether batch, height and width are free;
+- ``precision``: a key of ``segc.targets.verify.TOLERANCES``.
+"""
+
+CALIBRATED = frozenset({"int8"})
+"""Precisions that need images to calibrate on."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmitRequest:
     """Everything an emitter may use. It holds no machine paths but ``folder``, where the files go.
@@ -109,6 +133,8 @@ class EmitRequest:
         metadata: what every artifact says about itself (JSON values).
         stem: file name of the model without suffix.
         folder: existing folder to write into.
+        thresholds: the project's ``conf``, ``iou`` and ``max_det``, for a graph that suppresses by itself.
+        calibration: images [n, 3, H, W] in 0..1 as the network sees them, where the precision is in ``CALIBRATED``.
     """
 
     graph: Graph
@@ -117,12 +143,35 @@ class EmitRequest:
     metadata: Mapping[str, Any]
     stem: str
     folder: Path
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    calibration: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What an emitter made.
+
+    Attributes:
+        model: name of the model's file or folder in the request's folder.
+        notes: what was not done or not checked, a sentence each; they stand in ``artifact.json`` and under the table.
+        deferred: what is here has to be finished on another machine, and the notes say how.
+    """
+
+    model: str
+    notes: tuple[str, ...] = ()
+    deferred: bool = False
 
 
 class Session(Protocol):
-    """An artifact, or the torch network, ready to run; ``metadata`` is what it says about itself."""
+    """An artifact, or the torch network, ready to run.
+
+    Attributes:
+        metadata: what it says about itself.
+        runtime: what runs it, for people: "onnxruntime on the CPU".
+    """
 
     metadata: dict[str, Any]
+    runtime: str
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run on float32 [N, 3, H, W] RGB images in 0..1.
@@ -134,6 +183,22 @@ class Session(Protocol):
         ...
 
 
+def lowering_of(table: Mapping[str, T], node: Node, target: str) -> T:
+    """The entry of a target's operator table for a node.
+
+    Raises:
+        SegcError: T008 where the target does not have the operator.
+    """
+    if node.op not in table:
+        raise unsupported(target, node, f"there is no {node.op}")
+    return table[node.op]
+
+
+def unsupported(target: str, node: Node, reason: str) -> SegcError:
+    """What a target says of a node that it cannot express; to be raised by the caller."""
+    return fail("T008", f"{target}: {node.name}: {reason}")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One format that segc can emit.
@@ -143,29 +208,29 @@ class Target:
         title: for tables and documentation.
         suffix: ending of the model's file (or folder), with the dot; ``open_artifact`` goes by it.
         options: model of the options.
-        emit: writes the model, and what belongs to it, into ``request.folder``; returns the name of the model's file
-            or folder.
+        emit: writes the model, and what belongs to it, into ``request.folder``.
         session: opens a model; its second argument is the number of threads, 0 for the runtime's choice.
         requirements: packages needed to emit.
         runtime: packages needed to run the artifact and its predict script, beside numpy and OpenCV.
         extra: name of the extra of segc that has both.
-        template: the predict script's runtime part, a file in ``templates/predict/``.
+        scripts: what is generated beside the model: template in ``templates/predict/`` and file name, the predict
+            script first.
         aliases: other names that people type.
         refusals: what these options cannot have, given the input size (height, width).
         environment: a reason why this machine cannot emit, or None.
-        settings: what the options add to or change in the metadata: ``layout``, ``batch``, ``dynamic``, ``precision``.
+        settings: what the options change of ``METADATA_DEFAULTS``.
     """
 
     name: str
     title: str
     suffix: str
     options: type[TargetOptions]
-    emit: Callable[[EmitRequest], str]
+    emit: Callable[[EmitRequest], Emitted]
     session: Callable[[Path, int], Session]
     requirements: tuple[Requirement, ...]
     runtime: tuple[Requirement, ...]
     extra: str
-    template: str
+    scripts: tuple[tuple[str, str], ...]
     aliases: tuple[str, ...] = ()
     refusals: Callable[[Any, tuple[int, int]], Iterable[Refusal]] = field(default=lambda _options, _size: ())
     environment: Callable[[], str | None] = field(default=lambda: None)

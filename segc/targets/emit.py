@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.targets.artifact import DESCRIPTION, FAILED, VERIFIED, check_packages
-from segc.targets.base import Requirement
+from segc.targets.base import METADATA_DEFAULTS, Requirement
 from segc.targets.registry import refusals, target_named, targets
 from segc.targets.worker import Worker, load_arrays, save_arrays
 
@@ -45,9 +45,6 @@ THREADS = 1
 
 REFERENCE_THREADS = 2
 """Threads of the PyTorch reference, which is the last to finish: the others are done by the time that it runs."""
-
-SCRIPT = "predict.py"
-"""Name of the predict script in an artifact folder."""
 
 _TORCH = Requirement("torch", "torch", "2.6")
 
@@ -217,7 +214,7 @@ def _emit_one(
     job: _Job, options: TargetOptions, work: Path, reference: Worker, limit: float, started: float
 ) -> Emission:
     from segc.architectures import build_graph
-    from segc.targets.script import render_script
+    from segc.targets.script import render_scripts
     from segc.targets.verify import cases, compare
 
     project, target = job.loaded.project, targets()[options.format]
@@ -236,8 +233,8 @@ def _emit_one(
         lowered = emitter.result()
         model = lowered["model"]
         runner.start("run", {**_run_order(work, run, order, "artifact"), "model": str(work / "files" / model)}, limit)
-        script = render_script(target, model, metadata, _defaults(job))
-        (work / "files" / SCRIPT).write_text(script, encoding="utf-8")
+        for name, text in render_scripts(target, model, metadata, _defaults(job)).items():
+            (work / "files" / name).write_text(text, encoding="utf-8")
         ran = runner.result()
         if ran["metadata"] != metadata:
             raise fail("T006", f"{target.name}: the model does not give back the metadata that was written into it")
@@ -267,7 +264,7 @@ def _emit_one(
 def _metadata(job: _Job, target: Target, options: TargetOptions, size: tuple[int, int]) -> dict[str, Any]:
     from segc.build import model_metadata
 
-    own = {"layout": "named", "batch": 1, "dynamic": False, "precision": "fp32", **target.settings(options)}
+    own = {**METADATA_DEFAULTS, **target.settings(options)}
     return {**model_metadata(job.loaded.project), "imgsz": list(size), **own}
 
 
@@ -288,6 +285,8 @@ def _emission_order(
         "metadata": metadata,
         "stem": job.loaded.project.name,
         "folder": str(work / "files"),
+        "thresholds": _defaults(job),
+        "calibration": None,
     }
 
 

@@ -5,13 +5,14 @@ Written against the operator specifications at https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from segc.diagnostics import fail
-from segc.targets.base import EmitRequest, Refusal, Requirement, Session, Target, TargetOptions
+from segc.graph.anchors import anchor_grid
+from segc.targets.base import EmitRequest, Emitted, Refusal, Requirement, Session, Target, TargetOptions, lowering_of
+from segc.targets.session import METADATA_KEY, ArtifactSession, metadata_text, parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 22
 """11 is the first whose Resize and Range say what is needed here; 22 the last that IR version 10 may carry."""
-
-METADATA_KEY = "segc"
-"""Key of the model's metadata under which segc keeps its own, as JSON."""
 
 
 class OnnxOptions(TargetOptions):
@@ -52,13 +50,13 @@ def _refusals(options: OnnxOptions, _size: tuple[int, int]) -> Iterable[Refusal]
         yield ("batch",), "a dynamic model takes every batch size: leave batch out, or set dynamic to false"
 
 
-def _emit(request: EmitRequest) -> str:
+def _emit(request: EmitRequest) -> Emitted:
     from segc.graph.passes import fold_batch_norm
 
     graph, weights = fold_batch_norm(request.graph, request.weights)
     name = f"{request.stem}{TARGET.suffix}"
     (request.folder / name).write_bytes(lower(graph, weights, request.options, request.metadata))
-    return name
+    return Emitted(name)
 
 
 def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, metadata: Mapping[str, Any]) -> bytes:
@@ -97,7 +95,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
             ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
         )
     )
-    properties = {METADATA_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False)}
+    properties = {METADATA_KEY: metadata_text(metadata)}
     if options.layout == "fused":
         properties |= deployment_metadata(metadata)
     onnx.helper.set_model_props(model, properties)
@@ -142,7 +140,7 @@ class _Writer:
 
     def lower(self, node: Node) -> None:
         """Append the nodes for one node of the graph."""
-        made = LOWERINGS[node.op](self, node, [self.tensors[name] for name in node.inputs])
+        made = lowering_of(LOWERINGS, node, TARGET.name)(self, node, [self.tensors[name] for name in node.inputs])
         self.tensors.update(zip(node.outputs, made, strict=True))
 
     def variable(self, name: str) -> Any:
@@ -342,8 +340,7 @@ def _anchor_points(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[An
     strides = node.attributes["strides"]
     if not w.dynamic:
         sizes = [w.graph.tensors[name].shape[2:] for name in node.inputs]
-        points, steps = anchor_grid(sizes, strides)
-        return [w.constant(node.outputs[0], points), w.constant(node.outputs[1], steps)]
+        return [w.constant(name, value) for name, value in zip(node.outputs, anchor_grid(sizes, strides), strict=True)]
     levels = [_grid(w, f"{node.name}.{stride}", x, stride) for x, stride in zip(inputs, strides, strict=True)]
     return [
         w.op("Concat", f"{node.name}.points", [level[0] for level in levels], outputs=node.outputs[:1], axis=1),
@@ -351,20 +348,8 @@ def _anchor_points(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[An
     ]
 
 
-def anchor_grid(sizes: Sequence[Sequence[int]], strides: Sequence[int]) -> tuple[Array, Array]:
-    """Cell centres [1, A, 2] (x, y) in cells and strides [1, A, 1] of feature maps (height, width), float32."""
-    import numpy as np
-
-    points, steps = [], []
-    for (height, width), stride in zip(sizes, strides, strict=True):
-        rows, columns = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
-        points.append(np.stack([columns, rows], axis=-1).reshape(1, -1, 2))
-        steps.append(np.full((1, height * width, 1), stride, np.float32))
-    return np.concatenate(points, axis=1), np.concatenate(steps, axis=1)
-
-
 def _grid(w: _Writer, name: str, x: Any, stride: int) -> tuple[Any, Any]:
-    """``anchor_grid`` of one level, made from the feature map's size at run time."""
+    """The anchor grid of one level, made from the feature map's size at run time."""
     integer = w.np.int64
     scalars = [w.constant(f"{name}.{value}", value, integer) for value in (0, 1, 2, 3)]
     zero, one = scalars[:2]
@@ -414,14 +399,10 @@ LOWERINGS: dict[str, Lowering] = {
 """Operator of the graph to the function that writes its ONNX nodes."""
 
 
-class OnnxSession:
-    """A model of segc on onnxruntime's CPU provider.
+class OnnxSession(ArtifactSession):
+    """A model of segc on onnxruntime's CPU provider."""
 
-    Attributes:
-        metadata: what the model says about itself.
-    """
-
-    metadata: dict[str, Any]
+    runtime = "onnxruntime on the CPU"
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         import onnxruntime
@@ -434,31 +415,14 @@ class OnnxSession:
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base but this
             text = f"onnxruntime cannot load it: {str(error).splitlines()[0][:200]}"
             raise fail("T006", text, file=path, help="emit it again, or copy it again") from None
-        self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+        self.metadata = parse_metadata(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Images [N, 3, H, W] (RGB in 0..1) to boxes, scores, coefficients and prototypes in float32."""
-        from segc.inference.postprocess import named_outputs
-
+    def raw(self, images: NDArray[np.float32]) -> dict[str, Array]:
+        """See :meth:`segc.targets.session.ArtifactSession.raw`."""
         values = self._session.run(self._outputs, {self._input: images})
-        return named_outputs(dict(zip(self._outputs, values, strict=True)), self.metadata)
-
-
-def read_metadata(properties: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What segc wrote into a model's metadata.
-
-    Raises:
-        SegcError: T006 where there is nothing by segc.
-    """
-    try:
-        metadata = json.loads(properties[METADATA_KEY])
-    except (KeyError, ValueError, RecursionError):
-        metadata = None
-    if not isinstance(metadata, dict) or not {"names", "imgsz", "layout"} <= metadata.keys():
-        raise fail("T006", "not a model of segc: its metadata does not say what it detects", file=path)
-    return metadata
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def _session(path: Path, threads: int) -> Session:
@@ -482,7 +446,7 @@ TARGET = Target(
     ),
     runtime=(Requirement("onnxruntime", "onnxruntime", "1.20"),),
     extra="onnx",
-    template="onnx.py.j2",
+    scripts=(("onnx.py.j2", "predict.py"),),
     refusals=_refusals,
     settings=_settings,
 )

@@ -1,4 +1,4 @@
-"""The standalone predict script: a base template, a runtime's small one, and the very text of ``segc.inference``."""
+"""The scripts beside a model: for Python a base template, a runtime's small one, and the text of ``segc.inference``."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class Part:
     text: str
 
 
-def render_script(target: Target, model: str, metadata: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The text of the predict script that stands beside a model.
+def render_scripts(
+    target: Target, model: str, metadata: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, str]:
+    """What is generated beside a model, the predict script first.
 
     Args:
         target: the model's target.
@@ -48,7 +50,7 @@ def render_script(target: Target, model: str, metadata: Mapping[str, Any], defau
         defaults: ``conf``, ``iou`` and ``max_det`` where the command line says nothing.
 
     Returns:
-        Python source; the same for the same arguments.
+        Texts by file name; the same for the same arguments.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -61,17 +63,18 @@ def render_script(target: Target, model: str, metadata: Mapping[str, Any], defau
     )
     parts, imports = _inference_parts()
     packages = [*PACKAGES, *map(str, target.runtime)]
-    return environment.get_template(target.template).render(
-        title=target.title,
-        model=model,
-        metadata=metadata,
-        defaults=defaults,
-        python=PYTHON,
-        packages=packages,
-        names=[package.partition(">")[0] for package in packages],
-        imports=imports,
-        parts=parts,
-    )
+    values = {
+        "title": target.title,
+        "model": model,
+        "metadata": metadata,
+        "defaults": defaults,
+        "python": PYTHON,
+        "packages": packages,
+        "names": [package.partition(">")[0] for package in packages],
+        "imports": imports,
+        "parts": parts,
+    }
+    return {name: environment.get_template(template).render(values) for template, name in target.scripts}
 
 
 def _inference_parts() -> tuple[list[Part], _Imports]:

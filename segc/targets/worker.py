@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
@@ -173,18 +174,20 @@ def _emit(request: dict[str, Any]) -> dict[str, Any]:
         metadata=request["metadata"],
         stem=request["stem"],
         folder=Path(request["folder"]),
+        thresholds=request["thresholds"],
+        calibration=load_arrays(Path(request["calibration"]))["images"] if request["calibration"] else None,
     )
     started = time.perf_counter()
-    model = target.emit(emit)
-    return {"model": model, "seconds": time.perf_counter() - started}
+    emitted = target.emit(emit)
+    return {**asdict(emitted), "seconds": time.perf_counter() - started}
 
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run a model in its own runtime; gives its metadata and the seconds of all runs."""
+    """Run a model in its own runtime; gives its metadata, the runtime and the seconds of all runs."""
     from segc.targets.registry import targets
 
     session = targets()[request["target"]].session(Path(request["model"]), request["threads"])
-    return {"metadata": session.metadata, "seconds": _run_cases(session, request)}
+    return {"metadata": session.metadata, "runtime": session.runtime, "seconds": _run_cases(session, request)}
 
 
 def _reference(request: dict[str, Any]) -> dict[str, Any]:

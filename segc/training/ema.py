@@ -68,6 +68,7 @@ class NetworkSession:
 
     def __init__(self, network: SegmentationNetwork, metadata: Mapping[str, Any], device: torch.device) -> None:
         self.metadata = {**metadata, "dynamic": True}
+        self.runtime = f"PyTorch on {device}"
         self._network, self._device = network, device
 
     @torch.no_grad()

@@ -357,7 +357,7 @@ class Training:
         metrics = evaluate_session(
             NetworkSession(self.engine.average.network, metadata, self.device),
             self.val_samples[self.world.rank :: self.world.size],
-            self.loaded.project.dataset.names,
+            self.loaded.project.dataset.class_names,
             size=self.hyper.size,
             iou=self.hyper.iou,
             max_det=self.hyper.max_det,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segc.targets.registry import targets
-from segc.targets.script import render_script
+from segc.targets.script import render_scripts
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Trained
@@ -26,7 +26,7 @@ DEFAULTS = {"conf": 0.25, "iou": 0.7, "max_det": 300}
 
 
 def script(**metadata: Any) -> str:
-    return render_script(targets()["onnx"], "shapes.onnx", {**METADATA, **metadata}, DEFAULTS)
+    return render_scripts(targets()["onnx"], "shapes.onnx", {**METADATA, **metadata}, DEFAULTS)["predict.py"]
 
 
 def test_the_script_is_the_golden_one() -> None:
@@ -97,7 +97,7 @@ class Standalone:
         self.model = trained.onnx(folder / "photos.onnx", (320, 320))
         target = targets()["onnx"]
         metadata = {**trained.metadata((320, 320)), "segc_version": "0"}
-        (folder / "predict.py").write_text(render_script(target, "photos.onnx", metadata, DEFAULTS))
+        (folder / "predict.py").write_text(render_scripts(target, "photos.onnx", metadata, DEFAULTS)["predict.py"])
         self.blocked = folder / "blocked"
         self.blocked.mkdir()
         for module in ("segc", "torch", "onnx", "onnx_graphsurgeon", "pydantic", "jinja2", "click"):

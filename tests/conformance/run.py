@@ -1,0 +1,70 @@
+"""Run all recipes through one target: a program, since frameworks do not bear each other in one process.
+
+    python run.py TARGET FOLDER [KEY=VALUE…]
+
+writes FOLDER/outputs.safetensors (recipe to result, channels first) and FOLDER/refusals.json (recipe to message).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from operators import RECIPES, SIZE, build_recipe
+
+from segc.diagnostics import SegcError
+from segc.graph.passes import fold_batch_norm
+from segc.inference.postprocess import model_input
+from segc.network.initialise import initial_weights
+from segc.targets.base import METADATA_DEFAULTS, EmitRequest
+from segc.targets.registry import targets
+from segc.targets.worker import save_arrays
+
+
+def images() -> np.ndarray:
+    """What all graphs are run on: [1, 3, 11, 7] in 0..1."""
+    return np.random.default_rng(1).random((1, 3, *SIZE), np.float32)
+
+
+def main() -> None:
+    """Emit and run every recipe."""
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    given = {key: json.loads(value) for key, _, value in (text.partition("=") for text in sys.argv[3:])}
+    target = targets()[name]
+    options = target.options.model_validate({"format": name, "imgsz": None, **given})
+    metadata = {**METADATA_DEFAULTS, "names": ["a"], "imgsz": list(SIZE), **target.settings(options)}
+    outputs, refusals = {}, {}
+    for number, recipe in enumerate(RECIPES):
+        graph = build_recipe(recipe)
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        weights = initial_weights(graph.parameters, 0)
+        request = EmitRequest(graph, weights, options, metadata, "model", place, calibration=images())
+        try:
+            emitted = target.emit(request)
+        except SegcError as error:
+            refusals[recipe] = error.diagnostics[0].message
+            continue
+        session = target.session(place / emitted.model, 1)
+        (result,) = session.raw(model_input(images(), metadata)).values()
+        if metadata["channels"] == "last" and result.ndim == 4:
+            result = result.transpose(0, 3, 1, 2)
+        outputs[recipe] = np.asarray(result, np.float32)
+    save_arrays(folder / "outputs.safetensors", outputs)
+    (folder / "refusals.json").write_text(json.dumps(refusals))
+
+
+def reference() -> dict[str, np.ndarray]:
+    """What PyTorch makes of every recipe, batch norms folded as targets do."""
+    from segc.network.session import TorchSession
+
+    results = {}
+    for recipe in RECIPES:
+        graph = build_recipe(recipe)
+        folded = fold_batch_norm(graph, initial_weights(graph.parameters, 0))
+        (results[recipe],) = TorchSession(*folded, {}).run(images()).values()
+    return results
+
+
+if __name__ == "__main__":
+    main()
