@@ -4,8 +4,9 @@ import mmap
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import cv2
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segc.data.dataset import Sample, read_image
 from segc.data.scene import Scene, boxes_of, changes, index_map, object_masks
 from segc.diagnostics import Diagnostic, SegcError
-from segc.inference.letterbox import Letterbox, letterbox, letterbox_geometry
+from segc.inference.letterbox import PADDING_GREY, Letterbox, letterbox, letterbox_geometry
 
 if TYPE_CHECKING:
     from segc.spec.hyperparameters import Hyperparameters
@@ -148,6 +149,9 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         generator = np.random.default_rng([_AUGMENTING, self.hyper.seed, epoch, index])
         for change in self._changes:
             scene = change(scene, generator)
+        return self._training_item(scene)
+
+    def _training_item(self, scene: Scene) -> TrainingItem:
         height, width = scene.image.shape[:2]
         masks: NDArray[Any] = object_masks(scene.objects, height, width, self.hyper.mask_ratio)
         return TrainingItem(
@@ -156,6 +160,10 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
             boxes=boxes_of(scene.objects, height, width),
             masks=index_map(masks) if self.hyper.overlap_mask else masks,
         )
+
+    def empty(self) -> TrainingItem:
+        """An item without objects, in grey, for its shapes."""
+        return self._training_item(Scene(np.full((*self.hyper.size, 3), PADDING_GREY, np.uint8), (), ()))
 
     def scene(self, index: int) -> Scene:
         """An image in the network's frame, as it is before augmentation.
@@ -166,7 +174,7 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         frame, geometry = self._frame(index)
         scale = np.array(geometry.resized[::-1], np.float32)
         offset = np.array([geometry.left, geometry.top], np.float32)
-        instances = self.samples[index].instances
+        instances = [one for one in self.samples[index].instances if not one.is_crowd]
         objects = tuple(tuple(polygon * scale + offset for polygon in one.polygons) for one in instances)
         return Scene(frame, tuple(one.class_id for one in instances), objects)
 
@@ -181,22 +189,34 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         return frame, geometry
 
 
-def collate(items: Sequence[TrainingItem | Faults]) -> Batch | Faults:
-    """One batch of several images, or all that is wrong with those that cannot be read."""
+def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch | Faults:
+    """One batch of several images, or all that is wrong with those that cannot be read.
+
+    Args:
+        items: the images, which may be none.
+        like: an item without objects, for the shapes of a batch without images.
+    """
     faults = [fault for item in items if isinstance(item, tuple) for fault in item]
     if faults:
         return tuple(faults)
     good = [item for item in items if isinstance(item, TrainingItem)]
     counts = [len(item.classes) for item in good]
-    overlapping = good[0].masks.dtype == np.int32
     masks = [item.masks for item in good]
+    overlapping = like.masks.ndim == 2
     return Batch(
-        images=torch.from_numpy(np.stack([item.image for item in good])),
+        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])),
         image_index=torch.from_numpy(np.repeat(np.arange(len(good)), counts)),
-        classes=torch.from_numpy(np.concatenate([item.classes for item in good])),
-        boxes=torch.from_numpy(np.concatenate([item.boxes for item in good])),
-        masks=torch.from_numpy(np.stack(masks) if overlapping else np.concatenate(masks)),
+        classes=torch.from_numpy(_joined(np.concatenate, [item.classes for item in good], like.classes)),
+        boxes=torch.from_numpy(_joined(np.concatenate, [item.boxes for item in good], like.boxes)),
+        masks=torch.from_numpy(
+            _joined(np.stack, masks, like.masks[None]) if overlapping else _joined(np.concatenate, masks, like.masks)
+        ),
     )
+
+
+def _joined(join: Callable[..., NDArray[Any]], arrays: Sequence[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
+    """The arrays as one; of none, one without rows."""
+    return join(arrays) if arrays else like[:0]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -204,40 +224,62 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([_SHUFFLING, seed, epoch]).permutation(count)
 
 
-class _Order(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index); the last of an epoch may be smaller."""
+def share(count: int, rank: int, world: int) -> tuple[int, int]:
+    """First and last but one place of a process among ``count`` images of a batch. Sizes differ by one at most."""
+    return count * rank // world, count * (rank + 1) // world
 
-    def __init__(self, count: int, hyper: "Hyperparameters") -> None:
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """A process's shares of the batches of (epoch, index); the last batch of an epoch may be smaller."""
+
+    def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
         self.count, self.batch, self.seed = count, hyper.batch, hyper.seed
-        self.epoch = 0
+        self.rank, self.world = rank, world
+        self.epoch = self.start_step = 0
 
     def __len__(self) -> int:
         return (self.count + self.batch - 1) // self.batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.count, self.seed, self.epoch).tolist()
-        for start in range(0, self.count, self.batch):
-            yield [(self.epoch, index) for index in order[start : start + self.batch]]
+        for start in range(self.start_step * self.batch, self.count, self.batch):
+            indices = order[start : start + self.batch]
+            yield [(self.epoch, index) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
 
 
 class TrainingLoader:
     """The batches of any epoch, made by worker processes.
 
+    Where several processes train together each has its share of every batch: put one behind the other in the order of
+    ranks, the shares are the batch that a single process would have.
+
     Args:
         samples: the training images.
-        hyper: batch size, workers, and what :class:`TrainingSet` reads.
+        hyper: batch size (of all processes together), workers, and what :class:`TrainingSet` reads.
         pin_memory: put batches where a GPU copies them from faster.
+        rank: number of this process, from 0.
+        world: number of processes. Where a batch has fewer images than that, some shares of it are empty.
     """
 
-    def __init__(self, samples: Sequence[Sample], hyper: "Hyperparameters", *, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        hyper: "Hyperparameters",
+        *,
+        pin_memory: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper)
-        self._order = _Order(len(samples), hyper)
+        self._order = _Order(len(samples), hyper, rank, world)
         workers = min(hyper.workers, len(self._order))
         self._loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=self._order,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, like=self.dataset.empty()),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
@@ -248,13 +290,13 @@ class TrainingLoader:
         """Batches an epoch."""
         return len(self._order)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 0.
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0, from one of its steps on.
 
         Raises:
             SegcError: D002 for images that cannot be read; all those of the batch are named.
         """
-        self._order.epoch = epoch
+        self._order.epoch, self._order.start_step = epoch, start_step
         for batch in self._loader:
             if not isinstance(batch, Batch):
                 raise SegcError(batch)

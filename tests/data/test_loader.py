@@ -1,6 +1,7 @@
 """Training batches: what is in them, and that they depend on seed, epoch and place alone."""
 
 import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -81,6 +82,44 @@ def test_workers_and_the_past_change_nothing(samples):
     resumed = epochs(TrainingLoader(samples, hyper(workers=1)), 2)
     assert equal(alone, helped)
     assert equal(alone[-3:], resumed)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_can_be_entered_at_any_step(samples, workers):
+    loader = TrainingLoader(samples, hyper(workers=workers))
+    whole = epochs(loader, 1)
+    for step in range(4):
+        assert equal(list(loader.epoch(1, start_step=step)), whole[step:])
+    assert equal(epochs(loader, 1), whole)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_the_shares_of_all_processes_make_the_batch(samples, world, overlap):
+    settings = hyper(overlap_mask=overlap)
+    whole = epochs(TrainingLoader(samples, settings), 0)
+    ranks = [TrainingLoader(samples, settings, rank=rank, world=world) for rank in range(world)]
+    assert {len(loader) for loader in ranks} == {3}
+    for batch, *shares in zip(whole, *(loader.epoch(0) for loader in ranks), strict=True):
+        sizes = [len(share.images) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        firsts = np.cumsum([0, *sizes[:-1]])
+        for field in ("images", "classes", "boxes", "masks"):
+            joined = torch.cat([getattr(share, field) for share in shares])
+            assert torch.equal(joined, getattr(batch, field)), field
+        indices = torch.cat([share.image_index + int(first) for share, first in zip(shares, firsts, strict=True)])
+        assert torch.equal(indices, batch.image_index)
+
+
+def test_a_process_outside_of_the_world_is_refused(samples):
+    with pytest.raises(ValueError, match="rank 2"):
+        TrainingLoader(samples, hyper(), rank=2, world=2)
+
+
+def test_crowds_are_not_trained_on(samples):
+    crowd = replace(samples[0].instances[0], is_crowd=True)
+    with_crowd = replace(samples[0], instances=(*samples[0].instances, crowd))
+    assert equal(epochs(TrainingLoader((with_crowd,), hyper()), 0), epochs(TrainingLoader(samples[:1], hyper()), 0))
 
 
 def test_another_seed_changes_the_batches(samples):
