@@ -8,8 +8,10 @@ from segc.commands.common import (
     build_dir_option,
     build_folder,
     console,
+    image_bar,
     project_argument,
     set_option,
+    warn,
 )
 
 
@@ -28,6 +30,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None, n
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
     from segc.build import build
+    from segc.reports.run import report_run
     from segc.spec.load import load_project
     from segc.training.loop import train
     from segc.training.report import report_on
@@ -37,7 +40,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None, n
     compiled = build(loaded, folder)
     screen = console()
     try:
-        with report_on(screen) as report:
+        with report_on(screen, loaded.project.hyperparameters.loggers) as report:
             outcome = train(loaded, compiled, name=name, resume=resume, report=report)
     except KeyboardInterrupt:
         screen.print("interrupted; `segc train --resume` goes on", highlight=False)
@@ -48,3 +51,6 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None, n
     click.echo(f"best epoch {row['epoch']}: {outcome.best}")
     click.echo(f"last epoch: {outcome.last}")
     click.echo(f"run: {outcome.folder}")
+    with image_bar("report") as advance:
+        page = report_run(loaded, outcome.folder, progress=advance, warn=warn)
+    click.echo(f"report: {page}")

@@ -107,6 +107,7 @@ def evaluate_session(
     batch: int = 1,
     mask_grid: MaskGrid = "photograph",
     progress: Progress | None = None,
+    together: Callable[[Evaluation], Evaluation] | None = None,
 ) -> Metrics:
     """Metrics of a network or an artifact on a split.
 
@@ -129,6 +130,7 @@ def evaluate_session(
         batch: images a run of a dynamic session.
         mask_grid: where masks are compared; see the module.
         progress: called after every image.
+        together: adds what other processes found on their images, where several share a split.
 
     Raises:
         SegcError: D002 where an image cannot be read; E002 where the model has another number of classes.
@@ -172,7 +174,7 @@ def evaluate_session(
             judging.append(judges.submit(judge, group, outputs))
             finish(1)
         finish(0)
-    return evaluation.metrics()
+    return (evaluation if together is None else together(evaluation)).metrics()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -88,7 +88,7 @@ class Confusion:
 
     def shown(self) -> list[int]:
         """Indices of the classes that occur, and of the background."""
-        occurs = self.counts.any(axis=0) | self.counts.any(axis=1)
+        occurs = self.counts.sum(axis=0) + self.counts.sum(axis=1) > 0
         return [*np.flatnonzero(occurs[:-1]).tolist(), len(self.names)]
 
 

@@ -57,11 +57,11 @@ class Curves:
 
     @property
     def best(self) -> OperatingPoint | None:
-        """Where the mean F1 of the classes is highest; None without ground truth."""
+        """Where the mean F1 of the classes is highest; None without ground truth, or where nothing is found at all."""
         return _best(self.mean("precision"), self.mean("recall"), self.mean("f1"))
 
     def best_of(self, class_id: int) -> OperatingPoint | None:
-        """Where a class's F1 is highest; None where it has no ground truth."""
+        """Where a class's F1 is highest; None where it has no ground truth, or none of it is found."""
         return _best(self.precision[class_id], self.recall[class_id], self.f1[class_id])
 
 
@@ -69,7 +69,7 @@ def _best(
     precision: NDArray[np.float64], recall: NDArray[np.float64], f1: NDArray[np.float64]
 ) -> OperatingPoint | None:
     """The middle of the stretch where F1 is highest: the confidence that is farthest from doing worse."""
-    if np.isnan(f1[0]):
+    if np.isnan(f1[0]) or not f1.any():
         return None
     first = int(f1.argmax())
     worse = np.flatnonzero(f1[first:] < f1[first] - 1e-9)

@@ -197,6 +197,15 @@ class Evaluation:
             self._found.append({**annotation, "score": float(score)})
         self._confusion.add(truth.classes, truth.boxes, truth.crowd, found.classes, found.boxes, found.scores)
 
+    def extend(self, other: "Evaluation") -> None:
+        """Add the images of another evaluation, of the same classes."""
+        images = len(self._images)
+        self._images += [{**row, "id": row["id"] + images} for row in other._images]  # noqa: SLF001
+        for ours, theirs in ((self._truth, other._truth), (self._found, other._found)):  # noqa: SLF001
+            known = len(ours)
+            ours += [{**row, "id": row["id"] + known, "image_id": row["image_id"] + images} for row in theirs]
+        self._confusion.counts[:] += other._confusion.counts  # noqa: SLF001
+
     @staticmethod
     def _annotation(
         image: int, number: int, class_id: np.int64, box: NDArray[np.floating[Any]], mask: Rle, *, crowd: bool = False

@@ -28,6 +28,10 @@ Device = Annotated[
 ]
 
 
+Logger = Literal["mlflow", "wandb"]
+"""Services that record trainings."""
+
+
 class Augment(SpecModel):
     """Random changes of training images, with their probabilities."""
 
@@ -84,12 +88,23 @@ class Hyperparameters(SpecModel):
     overlap_mask: bool = Field(
         default=True, description="One mask image a photograph, smaller objects on top; false: one mask an object."
     )
+    rect: bool = Field(
+        default=False,
+        description="Validate on rectangles near the shape of the images, with little padding, instead of on imgsz. "
+        "Images of similar shape share a batch.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     workers: int = Field(2, ge=0, le=256, description="Processes that load images; 0 loads in the main one.")
     device: Device = Field(
         "auto", description="Where to train: auto, cpu, cuda, cuda:N or mps.", examples=["cpu", "cuda:0"]
     )
     val_interval: int = Field(1, ge=1, le=100_000, description="Epochs from one validation to the next.")
+    loggers: tuple[Logger, ...] = Field(
+        (),
+        strict=False,
+        description="Where a training is recorded besides TensorBoard and results.csv: mlflow, wandb.",
+        examples=[["mlflow"]],
+    )
     conf: float = Field(0.25, ge=0, le=1, description="Least score of a predicted object.")
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
     max_det: int = Field(300, ge=1, le=100_000, description="Most objects an image.")

@@ -23,7 +23,7 @@ from segc.training.device import choose_device
 from segc.training.ema import MovingAverage, NetworkSession
 from segc.training.loss import TERMS, Gains, SegmentationLoss
 from segc.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, set_rates
-from segc.training.report import Report, SilentReport
+from segc.training.report import Report, Run, SilentReport
 from segc.training.run import (
     CHECKPOINT,
     RESULTS,
@@ -212,6 +212,8 @@ class Training:
     def run(self) -> Outcome:
         """Train to the last epoch, saving on the way."""
         torch.backends.cudnn.deterministic = True
+        project, epoch = self.loaded.project, self.progress.epoch
+        self.report.begin(Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch))
         self._saved_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs:
             self._epoch()
@@ -294,6 +296,7 @@ class Training:
             self.val_samples,
             self.loaded.project.dataset.names,
             size=self.hyper.size,
+            rect=self.hyper.rect,
             iou=self.hyper.iou,
             max_det=self.hyper.max_det,
             batch=self.hyper.batch,
