@@ -1,6 +1,5 @@
 """``segc train``."""
 
-import os
 from pathlib import Path
 
 import click
@@ -9,8 +8,11 @@ from segc.commands.common import (
     build_dir_option,
     build_folder,
     console,
+    image_bar,
     project_argument,
     set_option,
+    threads_that_wait,
+    warn,
 )
 
 
@@ -42,6 +44,7 @@ def command(
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
     threads_that_wait()
     from segc.build import build, compile_project
+    from segc.reports.run import report_run
     from segc.spec.load import load_project
     from segc.training.distributed import launched_world
     from segc.training.loop import train
@@ -53,7 +56,7 @@ def command(
     compiled = (build if launched_world().leads else compile_project)(loaded, folder)
     screen = console()
     try:
-        with report_on(screen) as report:
+        with report_on(screen, loaded.project.hyperparameters.loggers) as report:
             outcome = train(loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report)
     except KeyboardInterrupt:
         screen.print("interrupted; `segc train --resume` goes on", highlight=False)
@@ -66,12 +69,6 @@ def command(
     click.echo(f"best epoch {row['epoch']}: {outcome.best}")
     click.echo(f"last epoch: {outcome.last}")
     click.echo(f"run: {outcome.folder}")
-
-
-def threads_that_wait() -> None:
-    """Have the threads of torch sleep while they wait for work, which is decided when it is imported.
-
-    By default they keep their processors busy while they wait. That saves microseconds, but as soon as something else
-    needs a processor, such as the workers that make the batches, the network takes several times as long.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with image_bar("report") as advance:
+        page = report_run(loaded, outcome.folder, progress=advance, warn=warn)
+    click.echo(f"report: {page}")

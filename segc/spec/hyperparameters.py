@@ -81,6 +81,10 @@ Freeze = Annotated[
 ]
 
 
+Logger = Literal["mlflow", "wandb"]
+"""Services that record trainings."""
+
+
 class Augment(SpecModel):
     """Random changes of training images: probabilities, and how far they go. Objects follow the geometry."""
 
@@ -224,6 +228,12 @@ class Hyperparameters(SpecModel):
         "C++ compiler on a CPU.",
     )
     val_interval: int = Field(1, ge=1, le=100_000, description="Epochs from one validation to the next.")
+    loggers: tuple[Logger, ...] = Field(
+        (),
+        strict=False,
+        description="Where a training is recorded besides TensorBoard and results.csv: mlflow, wandb.",
+        examples=[["mlflow"]],
+    )
     conf: float = Field(0.25, ge=0, le=1, description="Least score of a predicted object.")
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
     max_det: int = Field(300, ge=1, le=100_000, description="Most objects an image.")

@@ -27,7 +27,7 @@ from segc.training.engine import Engine, NotFiniteError
 from segc.training.memory import peak_memory, resolve_hyperparameters
 from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
 from segc.training.precision import choose_precision
-from segc.training.report import Report, SilentReport
+from segc.training.report import Report, Run, SilentReport
 from segc.training.run import (
     CHECKPOINT,
     RESULTS,
@@ -245,6 +245,8 @@ class Training:
 
     def run(self) -> Outcome | None:
         """Train to the last epoch, saving on the way. Gives nothing in a process that does not lead."""
+        project, epoch = self.loaded.project, self.progress.epoch
+        self.report.begin(Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch))
         self.report.say(self._circumstances())
         self._saved_at = self._counted_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs and not self.progress.stopped:
@@ -359,6 +361,7 @@ class Training:
             self.val_samples[self.world.rank :: self.world.size],
             self.loaded.project.dataset.class_names,
             size=self.hyper.size,
+            rect=self.hyper.rect,
             iou=self.hyper.iou,
             max_det=self.hyper.max_det,
             batch=max(self.plan.batch // self.world.size, 1),

@@ -1,6 +1,5 @@
 """How much memory a training takes, and the batch that makes the most of it."""
 
-import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +36,10 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes that this process held so far, on the GPU where it trains on one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
