@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, weights_session
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, threads_that_wait, warn
 from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
@@ -151,7 +151,10 @@ def _open(
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    return weights_session(loaded, build_folder(loaded, build_dir), weights)
+    threads_that_wait()
+    from segc.sessions import weights_session
+
+    return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)
 
 
 def _run(

@@ -320,12 +320,12 @@ class _Order(Sampler[list[Key]]):
         self.epoch = self.start_step = 0
 
     def __len__(self) -> int:
-        return (self.count + self.hyper.batch - 1) // self.hyper.batch
+        return (self.count + self.hyper.batch_size - 1) // self.hyper.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = epoch_order(self.count, self.hyper.seed, self.epoch).tolist()
         for step in range(self.start_step, len(self)):
-            indices = order[step * self.hyper.batch : (step + 1) * self.hyper.batch]
+            indices = order[step * self.hyper.batch_size : (step + 1) * self.hyper.batch_size]
             size = step_size(self.hyper, self.epoch, step)
             yield [(self.epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
 
