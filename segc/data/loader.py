@@ -18,12 +18,14 @@ from segc.data.cache import START_METHOD, Cache, DiskCache, MemoryCache, NoCache
 from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
     Matrix,
+    Shapes,
     blank,
     centred,
     mosaic_places,
     paint,
     project_objects,
     random_view,
+    shapes,
     shift,
     stretch,
 )
@@ -101,10 +103,10 @@ class TrainingItem:
     faults: Faults = ()
 
 
-def _trained(sample: Sample) -> tuple[tuple[int, ...], tuple[Parts, ...]]:
+def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
     """Classes and polygons of the objects that are trained on."""
     chosen = [one for one in sample.instances if not one.is_crowd]
-    return tuple(one.class_id for one in chosen), tuple(one.polygons for one in chosen)
+    return tuple(one.class_id for one in chosen), shapes([one.polygons for one in chosen])
 
 
 def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
