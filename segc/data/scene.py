@@ -1,16 +1,11 @@
-"""What a training image is made of on its way to the network, and the changes it can undergo."""
+"""What a training image is made of on its way to the network, and the boxes and masks of its objects."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from segc.spec.hyperparameters import Augment
 
 Parts = tuple[NDArray[np.float32], ...]
 """Polygons of one object, each [K, 2], x and y in pixels."""
@@ -29,41 +24,6 @@ class Scene:
     image: NDArray[np.uint8]
     classes: tuple[int, ...]
     objects: tuple[Parts, ...]
-
-
-Change = Callable[[Scene, np.random.Generator], Scene]
-"""A change of a scene, drawn from a random generator. Polygons follow the geometry. It passes to spawned processes."""
-
-
-def changes(augment: "Augment") -> tuple[Change, ...]:
-    """The random changes that a spec asks for, in the order in which they are made."""
-    return (
-        partial(_sometimes, augment.flipud, _mirror_vertically),
-        partial(_sometimes, augment.fliplr, _mirror_horizontally),
-    )
-
-
-def _sometimes(
-    probability: float, change: Callable[[Scene], Scene], scene: Scene, generator: np.random.Generator
-) -> Scene:
-    """The change with a probability. A number is drawn in any case, so one setting does not move another's draws."""
-    return change(scene) if generator.random() < probability else scene
-
-
-def _mirror_horizontally(scene: Scene) -> Scene:
-    width = np.float32(scene.image.shape[1])
-    mirrored = tuple(
-        tuple(np.stack([width - part[:, 0], part[:, 1]], axis=1) for part in parts) for parts in scene.objects
-    )
-    return replace(scene, image=np.ascontiguousarray(scene.image[:, ::-1]), objects=mirrored)
-
-
-def _mirror_vertically(scene: Scene) -> Scene:
-    height = np.float32(scene.image.shape[0])
-    mirrored = tuple(
-        tuple(np.stack([part[:, 0], height - part[:, 1]], axis=1) for part in parts) for parts in scene.objects
-    )
-    return replace(scene, image=np.ascontiguousarray(scene.image[::-1]), objects=mirrored)
 
 
 def boxes_of(objects: Sequence[Parts], height: int, width: int) -> NDArray[np.float32]:
@@ -92,7 +52,9 @@ def object_masks(objects: Sequence[Parts], height: int, width: int, ratio: int) 
         x1, y1 = np.clip(np.floor(points.max(axis=0) / ratio) + 1, (x0 + 1, y0 + 1), mask.shape[::-1]).astype(int)
         drawn = np.zeros(((y1 - y0) * ratio, (x1 - x0) * ratio), np.uint8)
         for part in parts:
-            cv2.fillPoly(drawn, [np.floor(part - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
+            # What was cut off at the far sides of the frame ends in its last pixels, not beyond them.
+            pixels = np.floor(part) - (part == (width, height))
+            cv2.fillPoly(drawn, [(pixels - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
         cover = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
         most = int(cover.max())
         if most:

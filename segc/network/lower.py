@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from segc.graph.ir import Graph, Node
 from segc.graph.passes import training_form
 from segc.network.initialise import initial_weights
-from segc.network.operators import FUNCTIONS, MODULES
+from segc.network.operators import FUNCTIONS, MODULES, BuildModule
 
 
 class SegmentationNetwork(nn.Module):
@@ -24,15 +25,20 @@ class SegmentationNetwork(nn.Module):
 
     State-dict keys are the parameter names of the graph. Height and width are free at run time, as far as they are
     multiples of the largest stride.
+
+    Args:
+        graph: in inference form.
+        modules: what the operators with parameters become, where not the modules of ``MODULES``.
     """
 
     training_graph: fx.GraphModule
     inference_graph: fx.GraphModule
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, modules: Mapping[str, BuildModule] = MappingProxyType({})) -> None:
         super().__init__()
+        builders = {**MODULES, **modules}
         for node in graph.nodes:
-            if build := MODULES.get(node.op):
+            if build := builders.get(node.op):
                 shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
                 _attach(self, _owner(node), build(node, shapes))
         # Set past nn.Module, which would list the shared parameters a second time under other names.
@@ -50,9 +56,14 @@ class SegmentationNetwork(nn.Module):
         return result
 
 
-def lower(graph: Graph) -> SegmentationNetwork:
-    """The PyTorch module of a graph in inference form; its values are those torch gives to new modules."""
-    return SegmentationNetwork(graph)
+def lower(graph: Graph, modules: Mapping[str, BuildModule] = MappingProxyType({})) -> SegmentationNetwork:
+    """The PyTorch module of a graph in inference form; its values are those torch gives to new modules.
+
+    Args:
+        graph: in inference form.
+        modules: see :class:`SegmentationNetwork`.
+    """
+    return SegmentationNetwork(graph, modules)
 
 
 def initialise(network: SegmentationNetwork, graph: Graph, seed: int) -> None:

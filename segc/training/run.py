@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.data.dataset import Sample
-from segc.diagnostics import fail
+from segc.diagnostics import SegcError, fail
 from segc.files import atomic_path, write_atomic
+from segc.training.checkpoint import saved_launch
 
 if TYPE_CHECKING:
+    from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -77,13 +79,28 @@ def run_to_resume(build_dir: Path, name: str | None) -> Path:
     return found[-1].parent
 
 
-def identity(loaded: "LoadedProject", train: Sequence[Sample], val: Sequence[Sample]) -> dict[str, Any]:
-    """What must be the same for a training to go on as if it had not been interrupted, as JSON values by dotted key."""
+def run_of_launch(build_dir: Path, launch: str) -> Path | None:
+    """The folder of the run that a launch by ``torchrun`` began, or went on with."""
+    runs = sorted(path for path in (build_dir / "runs").glob(f"*/{CHECKPOINT}") if not path.parent.name.startswith("."))
+    return next((path.parent for path in runs if launch and saved_launch(path) == launch), None)
+
+
+def identity(
+    loaded: "LoadedProject", hyper: "Hyperparameters", train: Sequence[Sample], val: Sequence[Sample]
+) -> dict[str, Any]:
+    """What must be the same for a training to go on as if it had not been interrupted, as JSON values by dotted key.
+
+    Args:
+        loaded: the project.
+        hyper: its hyperparameters, with a batch and a precision chosen.
+        train: images to train on.
+        val: images to validate on.
+    """
     project = loaded.project
     parts = {
         "architecture": project.architecture.model_dump(mode="json"),
         "dataset": project.dataset.model_dump(mode="json", exclude=set(_PLACES)),
-        "hyperparameters": project.hyperparameters.model_dump(mode="json", exclude=set(_MACHINE)),
+        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE)),
     }
     flat = dict(_flatten("", parts))
     for split, samples in (("train", train), ("val", val)):
@@ -100,25 +117,24 @@ def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
         yield prefix, value
 
 
-def check_identity(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with another training.
-
-    Raises:
-        SegcError: R002, naming every difference.
-    """
+def identity_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, one ``key: then → now`` each."""
     absent = "absent"
-    changes = [
+    return [
         f"{key}: {_short(then.get(key, absent))} → {_short(now.get(key, absent))}"
         for key in sorted({*then, *now})
         if then.get(key, absent) != now.get(key, absent)
     ]
-    if changes:
-        raise fail(
-            "R002",
-            f"the project changed since this run began: {'; '.join(changes)}",
-            file=folder,
-            help="change it back, or start a new run: segc train, without --resume",
-        )
+
+
+def changed_project(changes: Sequence[str], folder: Path) -> SegcError:
+    """The refusal to go on with another training (R002), naming every difference."""
+    return fail(
+        "R002",
+        f"the project changed since this run began: {'; '.join(changes)}",
+        file=folder,
+        help="change it back, accept it with --allow-changed, or start a new run: segc train, without --resume",
+    )
 
 
 def _short(value: Any) -> str:
