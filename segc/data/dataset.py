@@ -1,5 +1,6 @@
 """A split of the dataset: which images belong to it, their labels, and how an image is read."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
         found.extend(faults)
         samples.append(Sample(image, label if present else None, instances))
     if found:
-        raise SegcError(bounded(found))
+        raise LabelFaults(found)
     if images and all(sample.label is None for sample in samples):
         raise fail(
             "D006",
@@ -162,8 +163,19 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def bounded(found: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
-    """The first faults of labels, and the number of the others."""
+class LabelFaults(SegcError):
+    """Everything that is wrong with labels: the first faults, and the number of the others.
+
+    Attributes:
+        counts: number of faults by code, of all of them.
+    """
+
+    def __init__(self, found: Sequence[Diagnostic]) -> None:
+        self.counts = Counter(one.code for one in found)
+        super().__init__(_bounded(found))
+
+
+def _bounded(found: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
     yield from found[:MOST_DIAGNOSTICS]
     if len(found) > MOST_DIAGNOSTICS:
         yield Diagnostic("D003", f"{len(found) - MOST_DIAGNOSTICS} more labels are wrong")
@@ -197,7 +209,7 @@ def _listed(entry: Path, root: Path) -> list[Path]:
         else:
             images.append(image)
     if found:
-        raise SegcError(bounded(found))
+        raise LabelFaults(found)
     return images
 
 

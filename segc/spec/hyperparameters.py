@@ -198,8 +198,7 @@ class Hyperparameters(SpecModel):
     )
     rect: bool = Field(
         default=False,
-        description="Validate on rectangles near the shape of the images, with little padding, instead of on imgsz. "
-        "Images of similar shape share a batch.",
+        description="Validate on frames of the images' own shapes, with little padding, instead of on imgsz.",
     )
     cache: Literal["auto", "ram", "disk", False] = Field(
         "auto",

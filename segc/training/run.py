@@ -30,7 +30,7 @@ CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.csv"
 FIRST_NAME = "train"
 
-_MACHINE = frozenset({"device", "workers", "conf"})
+_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib"})
 """Hyperparameters that may change between parts of a training: they belong to the machine, or to prediction."""
 
 _PLACES = frozenset({"path", "data"})
@@ -106,7 +106,21 @@ def identity(
     for split, samples in (("train", train), ("val", val)):
         names = "\n".join(sample.image.name for sample in samples)
         flat[f"images of dataset.{split}"] = f"{len(samples)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        flat[f"labels of dataset.{split}"] = _labels(samples)
     return flat
+
+
+def _labels(samples: Sequence[Sample]) -> str:
+    """The number of labelled objects, and a digest of all that is said about them."""
+    instances = [one for sample in samples for one in sample.instances]
+    content = hashlib.sha256()
+    for one in instances:
+        content.update(repr((one.class_id, one.is_box, one.is_crowd, [len(part) for part in one.polygons])).encode())
+        for part in one.polygons:
+            content.update(part.tobytes())
+    for sample in samples:
+        content.update(len(sample.instances).to_bytes(4, "little"))
+    return f"{len(instances)} ({content.hexdigest()[:8]})"
 
 
 def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
