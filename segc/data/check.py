@@ -43,9 +43,7 @@ class Checked:
         return {**numbers, "faults": dict(sorted(self.faults.items()))}
 
 
-def check_split(
-    loaded: "LoadedProject", split: Literal["train", "val"], progress: Progress | None = None
-) -> Checked:
+def check_split(loaded: "LoadedProject", split: Literal["train", "val"], progress: Progress | None = None) -> Checked:
     """Read every label and decode every image of a split; faults are gathered, not raised.
 
     Where labels have faults their objects are not counted, but the images are still checked.
