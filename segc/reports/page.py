@@ -316,11 +316,14 @@ def _batch_figures(samples: Sequence[Sample], hyper: "Hyperparameters", names: S
     """Batches as the network saw them: the first one, and the first one of the last epoch."""
     from segc.data.loader import TrainingLoader
 
-    loader = TrainingLoader(samples, hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))}))
+    chosen = hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))})
+    loader = TrainingLoader(samples, chosen, skip=True)
     figures = []
     for epoch in sorted({0, hyper.epochs - 1}):
-        batch = next(iter(loader.epoch(epoch)))
-        picture = pictures.mosaic(_tiles_of(batch, names), columns=4)
+        tiles = _tiles_of(next(iter(loader.epoch(epoch))), names)
+        if not tiles:  # none of the images can be read
+            continue
+        picture = pictures.mosaic(tiles, columns=4)
         figures.append(Figure(_picture(picture, f"Training images of epoch {epoch + 1}"), f"Epoch {epoch + 1}"))
     return figures
 
