@@ -1,4 +1,6 @@
-"""Which device a training runs on."""
+"""Which device a training runs on, and how much of its memory is used."""
+
+import sys
 
 import torch
 
@@ -35,3 +37,15 @@ def choose_device(wanted: str, world: World = World()) -> torch.device:  # noqa:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise fail("R007", f"there is no {device}: this machine has {torch.cuda.device_count()} GPUs")
     return device
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process held so far, on the GPU where it trains on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

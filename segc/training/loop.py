@@ -20,11 +20,11 @@ from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import Plan, make_plan
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint
-from segc.training.device import choose_device
+from segc.training.device import choose_device, peak_memory
 from segc.training.distributed import World, is_restart, joined, launch_name, launched_world
 from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
-from segc.training.memory import peak_memory, resolve_hyperparameters
+from segc.training.memory import resolve_hyperparameters
 from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
 from segc.training.precision import choose_precision
 from segc.training.report import Report, Run, SilentReport

@@ -11,6 +11,7 @@ from segc.data.loader import Batch
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, complete_iou, expected_distances
 from segc.training.distributed import World
+from segc.training.masks import mask_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,51 +147,3 @@ def distribution_loss(logits: Tensor, points: Tensor, boxes: Tensor, bins: int) 
     low = log_probabilities.gather(-1, index)[..., 0]
     high = log_probabilities.gather(-1, index + 1)[..., 0]
     return -(low * (1 - share) + high * share).mean(-1)
-
-
-def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """Sum over the cells of the binary cross entropy of their masks, each the mean over its object's box.
-
-    As in YOLACT (Bolya et al., arXiv 1904.02689). The box covers every place of the prototypes that it touches.
-
-    Args:
-        coefficients: [P, M] of the cells that learn an object.
-        prototypes: [B, M, h, w].
-        image: [P], ascending.
-        target: [P], their objects.
-        batch: boxes and masks.
-    """
-    height, width = prototypes.shape[2:]
-    device = prototypes.device
-    scale = batch.boxes.new_tensor([width / batch.images.shape[3], height / batch.images.shape[2]] * 2)
-    boxes = batch.boxes * scale
-    low, high = boxes[:, :2].floor(), boxes[:, 2:].ceil()
-    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
-    in_columns = (x >= low[:, :1]) & (x < high[:, :1])
-    in_rows = (y >= low[:, 1:]) & (y < high[:, 1:])
-    area = (in_columns.sum(1) * in_rows.sum(1)).clamp(min=1)
-    # Without any object the loss still reaches the prototypes, with gradient 0: every process of several has one.
-    total = prototypes[:0].sum() + coefficients[:0].sum()
-    ends = torch.bincount(image, minlength=len(prototypes)).cumsum(0).tolist()
-    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if start == end:
-            continue
-        objects, which = torch.unique(target[start:end], return_inverse=True)
-        truth = _object_masks(batch, index, objects, (height, width)).flatten(1)
-        weight = (in_rows[objects, :, None] & in_columns[objects, None, :]).flatten(1) / area[objects, None]
-        logits = coefficients[start:end] @ prototypes[index].flatten(1)
-        losses = F.softplus(logits) - logits * truth[which]
-        total = total + (losses * weight[which]).sum()
-    return total
-
-
-def _object_masks(batch: Batch, image: int, objects: Tensor, size: tuple[int, int]) -> Tensor:
-    """The masks [n, h, w] of objects of one image, 0 or 1, at the size of the prototypes."""
-    if batch.masks.dtype == torch.uint8:
-        masks = batch.masks[objects].float()
-    else:
-        first = torch.searchsorted(batch.image_index, image)
-        masks = (batch.masks[image] == (objects - first + 1)[:, None, None]).float()
-    if masks.shape[1:] != size:
-        masks = F.interpolate(masks[None], size, mode="nearest-exact")[0]
-    return masks

@@ -1,6 +1,5 @@
 """How much memory a training takes, and the batch that makes the most of it."""
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,18 +29,6 @@ _OBJECTS = 24
 
 Probe = Callable[[int], int | None]
 """From a number of images to the bytes that a training step with them takes at most; None where it does not fit."""
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process held so far, on the GPU where it trains on one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def resolve_hyperparameters(
