@@ -36,7 +36,9 @@ def command(
     With --format json one object is printed: {"version": 1, "files": [...], "diagnostics": [...]}. A file has `file`
     and `valid`, and where it is valid `name`, `family`, `scale`, `nc`, `imgsz` [height, width], `parameters`, `flops`
     (a multiply-add counts as two) and `spec_digest`; with --data also `data`, for `train` and `val` the numbers of
-    `images`, `objects`, `crowds` and images without objects, `empty`, and `faults`, their number by code. A diagnostic has `code`, `title`, `severity` (error or warning),
+    `images`, `objects`, `crowds` and images without objects, `empty`, and `faults`, their number by code.
+
+    A diagnostic has `code`, `title`, `severity` (error or warning),
     `message`, `file`, `line` and `column` from 1, `length` in characters, `argument` (the --set it is about, in place
     of a file), `snippet` (the line) and `help`; what is not known is null.
     """

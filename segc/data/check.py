@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from segc.data.dataset import MOST_DIAGNOSTICS, LabelFaults, Sample, list_images, read_sample, read_split
+from segc.data.dataset import MOST_DIAGNOSTICS, LabelFaultsError, Sample, list_images, read_sample, read_split
 from segc.diagnostics import Diagnostic, SegcError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def check_split(loaded: "LoadedProject", split: Literal["train", "val"], progres
     try:
         samples = read_split(loaded, split)
     except SegcError as error:
-        checked.faults += error.counts if isinstance(error, LabelFaults) else Counter(d.code for d in error.diagnostics)
+        checked.faults += (
+            error.counts if isinstance(error, LabelFaultsError) else Counter(d.code for d in error.diagnostics)
+        )
         checked.diagnostics = error.diagnostics
         try:
             samples = [Sample(image, None, ()) for image in list_images(loaded, split)]

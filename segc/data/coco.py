@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
-from segc.data.dataset import LabelFaults, Sample
+from segc.data.dataset import LabelFaultsError, Sample
 from segc.data.labels import OVERSHOOT, Instance
 from segc.diagnostics import Diagnostic, SegcError, fail
 
@@ -57,7 +57,7 @@ class _Faults:
     def settle(self) -> None:
         """Raise all that was found."""
         if self.found:
-            raise LabelFaults(self.found)
+            raise LabelFaultsError(self.found)
 
 
 @dataclass

@@ -152,7 +152,7 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
         found.extend(faults)
         samples.append(Sample(image, label if present else None, instances))
     if found:
-        raise LabelFaults(found)
+        raise LabelFaultsError(found)
     if images and all(sample.label is None for sample in samples):
         raise fail(
             "D006",
@@ -163,7 +163,7 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-class LabelFaults(SegcError):
+class LabelFaultsError(SegcError):
     """Everything that is wrong with labels: the first faults, and the number of the others.
 
     Attributes:
@@ -209,7 +209,7 @@ def _listed(entry: Path, root: Path) -> list[Path]:
         else:
             images.append(image)
     if found:
-        raise LabelFaults(found)
+        raise LabelFaultsError(found)
     return images
 
 

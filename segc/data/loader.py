@@ -41,8 +41,12 @@ _SHUFFLING, _AUGMENTING, _SIZING = 1, 2, 3
 _ITSELF, _BLENDED, _DONOR = 0, 1, 2
 """What an image is composed for: to be the training image, to be blended with it, to give it objects."""
 
-_MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPLR = range(9)
+_MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPLR, _REPLACEMENT = range(10)
 """What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
+
+
+Faults = tuple[Diagnostic, ...]
+"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class Batch:
         boxes: float32 [T, 4], x1, y1, x2, y2 in pixels of the images.
         masks: int32 [B, H / ratio, W / ratio] where each cell has 1 + the object's place among those of its image (0 is
             background), or uint8 [T, H / ratio, W / ratio], one mask of 0 and 1 an object.
-        faults: what is wrong with images that were left out.
+        faults: what is wrong with images whose places others took.
     """
 
     images: Tensor
@@ -64,7 +68,7 @@ class Batch:
     classes: Tensor
     boxes: Tensor
     masks: Tensor
-    faults: "Faults" = ()
+    faults: Faults = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -85,16 +89,16 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingItem:
-    """One image of a batch: ``image`` [3, H, W], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`."""
+    """One image of a batch: ``image`` [3, H, W], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
+
+    ``faults`` say what is wrong with the image whose place it took.
+    """
 
     image: NDArray[np.uint8]
     classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
     masks: NDArray[Any]
-
-
-Faults = tuple[Diagnostic, ...]
-"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
+    faults: Faults = ()
 
 
 def _trained(sample: Sample) -> tuple[tuple[int, ...], tuple[Parts, ...]]:
@@ -138,7 +142,8 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
     Args:
         samples: the images.
         hyper: seed, size, augmentation, the form of the masks, and the cache.
-        skip: leave images out that cannot be read, also where they would be part of another one.
+        skip: give the place of an image that cannot be read to another one, drawn at random; where it would be one of
+            several in a mosaic, leave it out.
     """
 
     def __init__(self, samples: Sequence[Sample], hyper: "Hyperparameters", *, skip: bool = False) -> None:
@@ -153,16 +158,32 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
 
     def __getitem__(self, key: Key) -> TrainingItem | Faults:
         """The image at (epoch, index, size), or what is wrong with it."""
+        epoch, index, size = key
         try:
-            return self._item(*key)
+            chosen, faults = self._readable(epoch, index) if self.skip else (index, ())
+            return replace(self._item(epoch, chosen, size), faults=faults)
         except SegcError as error:
             return error.diagnostics
+
+    def _readable(self, epoch: int, index: int) -> tuple[int, Faults]:
+        """An image that can be read: that of the index, else another one, with what is wrong with the first.
+
+        Raises:
+            SegcError: where none of many can be read.
+        """
+        try:
+            self._picture(index)
+        except SegcError as error:
+            others = _Draws(self.hyper.seed, epoch, index).of(_REPLACEMENT)
+            for other in others.integers(len(self.samples), size=_MOST_TRIES).tolist():
+                if self._partner(other) is not None:
+                    return other, error.diagnostics
+            raise
+        return index, ()
 
     def _item(self, epoch: int, index: int, size: tuple[int, int]) -> TrainingItem:
         augment = self.hyper.augment
         draws = _Draws(self.hyper.seed, epoch, index)
-        if self.skip:
-            self._picture(index)  # one that takes part in others all the same must not be counted as well
         scene = self._composed(draws, size)
         if augment.copy_paste:
             donor = self._donor(scene, draws, size)
@@ -259,17 +280,16 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         return self._training_item(Scene(blank(self.hyper.size), (), ()))
 
 
-def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem, *, skip: bool = False) -> Batch | Faults:
+def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch | Faults:
     """One batch of several images, or all that is wrong with those that cannot be read.
 
     Args:
         items: the images, which may be none.
         like: an item without objects, for the shapes of a batch without images.
-        skip: make the batch of those that can be read.
     """
     # A mosaic names an image that another one names, too.
     faults = tuple(dict.fromkeys(fault for item in items if isinstance(item, tuple) for fault in item))
-    if faults and not skip:
+    if faults:
         return faults
     good = [item for item in items if isinstance(item, TrainingItem)]
     counts = [len(item.classes) for item in good]
@@ -283,7 +303,7 @@ def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem, *, skip:
         masks=torch.from_numpy(
             _joined(np.stack, masks, like.masks[None]) if overlapping else _joined(np.concatenate, masks, like.masks)
         ),
-        faults=faults,
+        faults=tuple(fault for item in good for fault in item.faults),
     )
 
 
@@ -300,6 +320,10 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def share(count: int, rank: int, world: int) -> tuple[int, int]:
     """First and last but one place of a process among ``count`` images of a batch. Sizes differ by one at most."""
     return count * rank // world, count * (rank + 1) // world
+
+
+_MOST_TRIES = 100
+"""Images that are tried in the place of one that cannot be read, before it is an error after all."""
 
 
 def step_size(hyper: "Hyperparameters", epoch: int, step: int) -> tuple[int, int]:
@@ -342,7 +366,7 @@ class TrainingLoader:
         pin_memory: put batches where a GPU copies them from faster.
         rank: number of this process, from 0.
         world: number of processes. Where a batch has fewer images than that, some shares of it are empty.
-        skip: leave out images that cannot be read; ``Batch.faults`` names them. A batch may come out empty.
+        skip: give the places of images that cannot be read to others; ``Batch.faults`` names them.
     """
 
     def __init__(
@@ -358,13 +382,14 @@ class TrainingLoader:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper, skip=skip)
+        self._told = False
         self._order = _Order(len(samples), hyper, rank, world)
         workers = min(hyper.workers, len(self._order))
         self._loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=self._order,
             num_workers=workers,
-            collate_fn=partial(collate, like=self.dataset.empty(), skip=skip),
+            collate_fn=partial(collate, like=self.dataset.empty()),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
@@ -375,9 +400,11 @@ class TrainingLoader:
         """Batches an epoch."""
         return len(self._order)
 
-    def notice(self) -> str | None:
-        """Why images are decoded every time although they should be kept, or None; known once they were read."""
-        return self.dataset.cache.notice()
+    def new_notice(self) -> str | None:
+        """Why images are decoded every time although they should be kept, where that has not been told yet."""
+        notice = None if self._told else self.dataset.cache.notice()
+        self._told = notice is not None or self._told
+        return notice
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, counted from 0, from one of its steps on.

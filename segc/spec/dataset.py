@@ -203,8 +203,8 @@ class Dataset(SpecModel):
     single_cls: bool = Field(default=False, description="Take all objects for objects of one class, named object.")
     corrupt: Literal["error", "skip"] = Field(
         "error",
-        description="What becomes of a training image that cannot be read: error stops; skip leaves it out and counts "
-        "it in the epoch's row.",
+        description="What becomes of a training image that cannot be read: error stops the training; skip names it, "
+        "gives its place to another one and counts it in the epoch's row.",
     )
 
     @property

@@ -30,6 +30,7 @@ class Epoch:
         images: images that the means are over.
         sums: sums of the loss terms over these images.
         skipped: updates skipped because loss or gradients were not finite.
+        unreadable: images that could not be read.
         seconds: time spent on training steps.
         images_seen: images of the steps done, skipped or not.
     """
@@ -38,6 +39,7 @@ class Epoch:
     images: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
     skipped: int = 0
+    unreadable: int = 0
     seconds: float = 0.0
     images_seen: int = 0
 

@@ -11,8 +11,8 @@ import torch
 
 from segc.build import model_metadata
 from segc.data.dataset import Sample, read_split
-from segc.data.loader import TrainingLoader
-from segc.diagnostics import fail
+from segc.data.loader import Batch, TrainingLoader
+from segc.diagnostics import Diagnostic, fail
 from segc.evaluation.coco import evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
 from segc.files import atomic_directory, write_atomic
@@ -163,8 +163,14 @@ class Training:
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)
         self.loader = TrainingLoader(
-            train_samples, hyper, pin_memory=device.type == "cuda", rank=world.rank, world=world.size
+            train_samples,
+            hyper,
+            pin_memory=device.type == "cuda",
+            rank=world.rank,
+            world=world.size,
+            skip=loaded.project.dataset.corrupt == "skip",
         )
+        self._named: set[Diagnostic] = set()
         precision = choose_precision(hyper.precision, device)
         self.engine = Engine(build.graph, hyper, self.plan, device, precision, world)
         self.progress = Progress()
@@ -268,6 +274,8 @@ class Training:
         number = self.progress.epoch + 1
         self.report.steps(number, self.plan.epochs, self.plan.steps_per_epoch, self.progress.at.step)
         self._pass(self.progress.epoch)
+        if notice := self.loader.new_notice():
+            self.report.say(notice)
         last = number == self.plan.epochs
         metrics = self._validate() if last or number % self.hyper.val_interval == 0 else None
         self._count_time()
@@ -281,6 +289,7 @@ class Training:
             **{f"train_{name}": round(value, 6) for name, value in done.means().items()},
             **_scores(metrics),
             "skipped": done.skipped,
+            "unreadable": done.unreadable,
             "memory_gib": round(peak_memory(self.device) / 2**30, 3),
         }
         worth = -math.inf if metrics is None else fitness(metrics)
@@ -292,6 +301,17 @@ class Training:
             write_results(self.folder / RESULTS, self.rows)
             self.report.epoch(row)
             self._keep(better=better, last=last or self.progress.stopped)
+
+    def _name_unreadable(self, batch: Batch) -> int:
+        """Say once which images could not be read; gives their number in the batch of all processes."""
+        if not self.loader.dataset.skip:
+            return 0
+        faults = [fault for share in self.world.gathered(batch.faults) for fault in share]
+        for fault in faults:
+            if fault not in self._named:
+                self.report.say(f"left out: {fault.file}: {fault.message}")
+        self._named.update(faults)
+        return len(faults)
 
     def _got_no_better(self, metrics: Metrics | None) -> bool:
         """Whether it is time to stop, for want of a better validation."""
@@ -323,6 +343,7 @@ class Training:
                 ends = True
             at.step = index + 1
             at.images_seen += images
+            at.unreadable += self._name_unreadable(batch)
             self._count_time(training=True)
             self.report.step({**at.means(), "lr": now.learning_rate})
             if ends:

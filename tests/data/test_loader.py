@@ -140,7 +140,8 @@ def test_the_cache_changes_nothing(samples, kind, gib, tmp_path, monkeypatch):
     cached = TrainingLoader(samples, hyper(augment=EVERYTHING, cache=kind, cache_gib=gib))
     assert equal(epochs(cached, 0, 1), bare)
     assert equal(epochs(cached, 0, 1), bare)
-    assert (cached.notice() is None) == (gib == 1)
+    assert (cached.new_notice() is None) == (gib == 1)
+    assert cached.new_notice() is None
 
 
 def test_images_are_read_once(samples, monkeypatch):
@@ -174,22 +175,22 @@ def test_unreadable_images_are_named_and_stop_the_epoch(samples, workers):
 
 
 @pytest.mark.parametrize("augment", [FLIPS, EVERYTHING])
-def test_unreadable_images_are_left_out_and_counted_if_so_wished(samples, augment):
+def test_others_take_the_places_of_unreadable_images_if_so_wished(samples, augment):
     for index in (1, 6):
         samples[index].image.write_bytes(b"broken")
-    loader = TrainingLoader(samples, hyper(batch=3, augment=augment), skip=True)
-    batches = epochs(loader, 0)
-    assert sum(len(batch.images) for batch in batches) == 8
-    named = [d.file.name for batch in batches for d in batch.faults if d.file]
+    whole = epochs(TrainingLoader(samples, hyper(batch=3, augment=augment), skip=True), 0)
+    assert [len(batch.images) for batch in whole] == [3, 3, 3, 1]
+    named = [d.file.name for batch in whole for d in batch.faults if d.file]
     assert sorted(named) == ["1.png", "6.png"]
-    assert all(len(batch.images) + len(batch.faults) == n for batch, n in zip(batches, (3, 3, 3, 1), strict=True))
+    helped = epochs(TrainingLoader(samples, hyper(batch=3, augment=augment, workers=2), skip=True), 0)
+    assert equal(whole, helped)
 
 
-def test_a_batch_of_unreadable_images_is_empty(samples):
+def test_without_any_readable_image_it_is_an_error(samples):
     samples[0].image.write_bytes(b"broken")
-    (batch,) = epochs(TrainingLoader(samples[:1], hyper(), skip=True), 0)
-    assert batch.images.shape == (0, 3, SIZE, SIZE)
-    assert len(batch.faults) == 1
+    with pytest.raises(SegcError) as error:
+        epochs(TrainingLoader(samples[:1], hyper(), skip=True), 0)
+    assert [d.code for d in error.value.diagnostics] == ["D002"]
 
 
 def test_an_image_of_another_size_than_its_labels_is_an_error(samples):
