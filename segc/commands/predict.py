@@ -80,7 +80,9 @@ def command(
     """
     if artifact is not None and weights is not None:
         raise click.UsageError("--weights and --artifact exclude each other", context)
-    sources = _find(items)
+    from segc.sources import find
+
+    sources = find(items)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _output_folder(loaded, build_dir) if output is None else output
@@ -97,15 +99,6 @@ def command(
     )
     session = _open(loaded, build_dir, weights, artifact)
     return _run(session, sources, outputs, filters, folder / "predictions.json" if save_json else None)
-
-
-def _find(items: Sequence[str]) -> "list[Source]":
-    from segc.inference.sources import SourceError, find_sources
-
-    try:
-        return find_sources(items)
-    except SourceError as error:
-        raise fail("I001", str(error), help="give image files, folders, quoted patterns or http(s) addresses") from None
 
 
 def _load(project: Path, overrides: tuple[str, ...]) -> "LoadedProject":
@@ -193,12 +186,9 @@ def _one(session: "Session", source: "Source", files: Outputs, filters: Filters)
     from segc.inference.output import encode_picture
     from segc.inference.predict import predict_image
     from segc.inference.results import label_text
-    from segc.inference.sources import ImageError
+    from segc.sources import read
 
-    try:
-        image = source.read()
-    except ImageError as error:
-        raise SegcError(Diagnostic("I002", str(error))) from None
+    image = read(source)
     start = time.perf_counter()
     prediction = predict_image(
         image,
