@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from segc.spec.project import Project, resolved
+from segc.training.device import peak_memory
 from segc.training.loss import TERMS
-from segc.training.memory import peak_memory
 
 
 @dataclass(frozen=True, slots=True)
