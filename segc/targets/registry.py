@@ -12,7 +12,7 @@ from segc.diagnostics import fail
 if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
 
-MODULES = ("segc.targets.onnx",)
+MODULES = ("segc.targets.torchscript", "segc.targets.onnx", "segc.targets.openvino")
 """Modules with a ``TARGET``, in the order of tables and documentation."""
 
 
