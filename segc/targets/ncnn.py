@@ -382,6 +382,10 @@ TARGET = Target(
     requirements=(),
     runtime=(Requirement("ncnn", "ncnn", "1.0.20240102"),),
     extra="ncnn",
-    scripts=(("ncnn.py.j2", "predict.py"),),
+    scripts=(
+        ("ncnn.py.j2", "predict.py"),
+        ("ncnn.cpp.j2", "predict.cpp"),
+        ("ncnn_cmake.txt.j2", "CMakeLists.txt"),
+    ),
     settings=_settings,
 )
