@@ -80,7 +80,8 @@ def _emit(request: EmitRequest) -> Emitted:
             shutil.copytree(source, request.folder / name)
         else:
             shutil.copyfile(source, request.folder / name)
-    return Emitted(model.name)
+    notes = ("the filters are stored in fp16; the page computes in fp32",) if request.options.half else ()
+    return Emitted(model.name, notes)
 
 
 def graph_model(

@@ -100,7 +100,8 @@ function runModel(model, input, shape) {
 /**
  * An image file, decoded and turned as its EXIF orientation says.
  *
- * Its colours are taken as the file has them, as training does, not converted from its colour profile.
+ * Its colours are taken as the file has them, as training does, not converted from its colour profile. Where it is
+ * transparent the browser gives black, though, and training what is stored there.
  */
 async function decode(file) {
   try {
