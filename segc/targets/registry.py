@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
 
-MODULES = ("segc.targets.onnx",)
+MODULES = (
+    "segc.targets.onnx",
+    "segc.targets.coreml",
+)
 """Modules with a ``TARGET``, in the order of tables and documentation."""
 
 
