@@ -205,6 +205,8 @@ class _Writer:
         self.np, self.graph, self.weights, self.options = np, graph, weights, options
         self.half = False
         """Whether the node in the making computes in 16 bits."""
+        self.name = ""
+        """What the operation is called that makes the node's result."""
         self._builder = builder
         self._tensors: dict[str, Any] = {graph.inputs[0]: image}
         self._casts: dict[tuple[str, bool], Any] = {}
@@ -212,6 +214,7 @@ class _Writer:
     def lower(self, node: Node) -> None:
         """Append the operations for one node of the graph, in the precision that it needs."""
         self.half = self.options.half and node.region != "decode"
+        self.name = node.outputs[0] if node.outputs[0] in self.graph.outputs and not self.half else node.name
         inputs = [self._cast(self._tensors[name]) for name in node.inputs]
         made = lowering_of(LOWERINGS, node, TARGET.name)(self, node, inputs)
         self._tensors.update(zip(node.outputs, made, strict=True))
@@ -219,7 +222,7 @@ class _Writer:
     def outputs(self) -> list[Any]:
         """The program's outputs, all in float32."""
         self.half = False
-        return [self._named(self._cast(self._tensors[name]), name) for name in self.graph.outputs]
+        return [self._output(self._tensors[name], name) for name in self.graph.outputs]
 
     def op(self, kind: str, name: str, **inputs: Any) -> Any:
         """Append an operation.
@@ -267,7 +270,9 @@ class _Writer:
             self._casts[key] = self.op("cast", f"{value.name}.{wanted}", x=value, dtype=wanted)
         return self._casts[key]
 
-    def _named(self, value: Any, name: str) -> Any:
+    def _output(self, value: Any, name: str) -> Any:
+        if value.dtype.__name__ != "fp32":
+            return self.op("cast", name, x=value, dtype="fp32")
         return value if value.name == name else self.op("identity", name, x=value)
 
 
@@ -291,9 +296,9 @@ def _any_convolution(
     bias = {"bias": w.floats(w.weights[node.parameters["bias"]])} if "bias" in node.parameters else {}
     return w.op(
         kind,
-        node.name,
+        w.name,
         x=inputs[0],
-        weight=w.weight(node.name, weight, axis),
+        weight=w.weight(w.name, weight, axis),
         strides=list(node.attributes["stride"]),
         pad_type="custom",
         pad=_borders(node.attributes["padding"]),
@@ -313,67 +318,67 @@ def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     roles = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
     statistics = {name: w.floats(w.weights[node.parameters[role]]) for name, role in roles.items()}
     epsilon = w.floats(node.attributes["epsilon"])[()]
-    return [w.op("batch_norm", node.name, x=inputs[0], epsilon=epsilon, **statistics)]
+    return [w.op("batch_norm", w.name, x=inputs[0], epsilon=epsilon, **statistics)]
 
 
 def _max_pool(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     kernel, stride, padding = (list(node.attributes[key]) for key in ("kernel", "stride", "padding"))
     pad = _borders(padding)
     return [
-        w.op("max_pool", node.name, x=inputs[0], kernel_sizes=kernel, strides=stride, pad_type="custom", pad=pad)
+        w.op("max_pool", w.name, x=inputs[0], kernel_sizes=kernel, strides=stride, pad_type="custom", pad=pad)
     ]
 
 
 def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     vertical, horizontal = node.attributes["scale"]
     scale = {"scale_factor_height": vertical, "scale_factor_width": horizontal}
-    return [w.op("upsample_nearest_neighbor", node.name, x=inputs[0], **scale)]
+    return [w.op("upsample_nearest_neighbor", w.name, x=inputs[0], **scale)]
 
 
 def _concat(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
-    return [w.op("concat", node.name, values=list(inputs), axis=int(node.attributes["axis"]))]
+    return [w.op("concat", w.name, values=list(inputs), axis=int(node.attributes["axis"]))]
 
 
 def _split(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     axis, sizes = int(node.attributes["axis"]), list(node.attributes["sizes"])
-    made = w.op("split", node.name, x=inputs[0], split_sizes=sizes, axis=axis)
+    made = w.op("split", w.name, x=inputs[0], split_sizes=sizes, axis=axis)
     return made if isinstance(made, tuple | list) else [made]
 
 
 def _of_one(kind: str) -> Lowering:
-    return lambda w, node, inputs: [w.op(kind, node.name, x=inputs[0])]
+    return lambda w, _node, inputs: [w.op(kind, w.name, x=inputs[0])]
 
 
 def _of_two(kind: str) -> Lowering:
-    return lambda w, node, inputs: [w.op(kind, node.name, x=inputs[0], y=inputs[1])]
+    return lambda w, _node, inputs: [w.op(kind, w.name, x=inputs[0], y=inputs[1])]
 
 
 def _softmax(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
-    return [w.op("softmax", node.name, x=inputs[0], axis=int(node.attributes["axis"]))]
+    return [w.op("softmax", w.name, x=inputs[0], axis=int(node.attributes["axis"]))]
 
 
 def _reshape(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
-    return [w.op("reshape", node.name, x=inputs[0], shape=list(w.graph.tensors[node.outputs[0]].shape))]
+    return [w.op("reshape", w.name, x=inputs[0], shape=list(w.graph.tensors[node.outputs[0]].shape))]
 
 
 def _transpose(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
-    return [w.op("transpose", node.name, x=inputs[0], perm=list(node.attributes["permutation"]))]
+    return [w.op("transpose", w.name, x=inputs[0], perm=list(node.attributes["permutation"]))]
 
 
 def _reduce_sum(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     axes, keep = list(node.attributes["axes"]), bool(node.attributes["keepdims"])
-    return [w.op("reduce_sum", node.name, x=inputs[0], axes=axes, keep_dims=keep)]
+    return [w.op("reduce_sum", w.name, x=inputs[0], axes=axes, keep_dims=keep)]
 
 
 def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     n, anchors, channels = w.graph.tensors[node.outputs[0]].shape
-    rows = w.op("reshape", f"{node.name}.rows", x=inputs[0], shape=[n, channels, anchors])
-    return [w.op("transpose", node.name, x=rows, perm=[0, 2, 1])]
+    rows = w.op("reshape", f"{w.name}.rows", x=inputs[0], shape=[n, channels, anchors])
+    return [w.op("transpose", w.name, x=rows, perm=[0, 2, 1])]
 
 
 def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Sequence[Any]:
     value = w.floats(w.weights[node.parameters["value"]]).reshape(node.attributes["shape"])
-    return [w.op("const", node.name, val=value)]
+    return [w.op("const", w.name, val=value)]
 
 
 def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
@@ -416,17 +421,15 @@ def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
     flat = op("squeeze", "flat", x=indices, axes=[0])
     rows = op("maximum", "rows", x=flat, y=np.int32(0))
 
-    def gathered(name: str, values: Any) -> Any:
-        return op("mul", name, x=op("gather", f"{name}.rows", x=values, indices=rows, axis=1), y=share)
+    def result(name: str, values: Any, shape: Sequence[int]) -> Any:
+        chosen = op("gather", f"{name}.rows", x=values, indices=rows, axis=1)
+        return w.op("reshape", name, x=op("mul", f"{name}.used", x=chosen, y=share), shape=list(shape))
 
-    def flattened(name: str, values: Any) -> Any:
-        return op("reshape", f"{name}.flat", x=gathered(name, values), shape=[1, count])
-
+    numbers = op("cast", "class.fp32", x=classes, dtype="fp32")
+    shapes = [w.graph.tensors[name].shape for name in node.outputs]
     return [
-        gathered("boxes", boxes),
-        flattened("scores", best),
-        flattened("classes", op("cast", "class.fp32", x=classes, dtype="fp32")),
-        gathered("coefficients", coefficients),
+        result(name, values, shape)
+        for name, values, shape in zip(node.outputs, (boxes, best, numbers, coefficients), shapes, strict=True)
     ]
 
 

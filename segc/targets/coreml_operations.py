@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 LARGEST = 1 << 28
 """Most elements of one value: 1 GiB in float32."""
 
-COLUMNS = 1 << 20
-"""Elements of a convolution's input columns at a time: what stays in a processor's cache."""
+COLUMNS = 1 << 23
+"""Elements of a convolution's input columns at a time, which bounds what large inputs need."""
 
 
 def room(shape: Sequence[int]) -> tuple[int, ...]:
