@@ -1,13 +1,12 @@
-"""How long ``segc emit --target onnx`` takes: the lowering itself, and the command with verification.
+"""How long ``segc emit`` takes: each target's lowering, one target verified, and all of them.
 
-    python benchmarks/emit.py [--runs 5] [--imgsz 640]
+    python benchmarks/emit.py [--runs 5] [--imgsz 640] [--weights FILE]
 
-Emits scale n with 80 classes, untrained, on images that the script makes, each run in a process of its own, and prints
-the median and the spread. The machine should be idle: the load average is printed with the result.
+Emits scale n with 80 classes on images that the script makes, each run in a process of its own, and prints medians and
+spreads. Untrained unless weights are given. The machine should be idle: the load average is printed with the result.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -19,43 +18,32 @@ from pathlib import Path
 
 import numpy as np
 
+from segc.spec.load import load_project
+from segc.targets.emit import emit_project
+from segc.targets.registry import targets
+
 PROJECT = """\
 version: 1
 name: bench
 architecture: {family: yolov8-seg, scale: n}
-dataset: {path: data, train: images, val: images, names: [%s]}
+dataset: {path: data, train: images/train, val: images/val, names: [%s]}
 hyperparameters: {imgsz: %d}
 targets: [{format: onnx}]
 """
 
-LOWERING = """\
-import json, sys, time
-from segc.graph.passes import fold_batch_norm
-from segc.network.initialise import initial_weights
-from segc.spec.load import load_project
-from segc.build import model_metadata, project_graph
-from segc.targets.onnx import lower
-import onnx, onnx_graphsurgeon
-from pathlib import Path
-project = load_project(Path(sys.argv[1])).project
-graph = project_graph(project)
-weights = initial_weights(graph.parameters, 0)
-metadata = {**model_metadata(project), "batch": 1}
-started = time.perf_counter()
-content = lower(*fold_batch_norm(graph, weights), project.targets[0], metadata)
-print(json.dumps([time.perf_counter() - started, len(content)]))
-"""
-
 
 def make_project(folder: Path, size: int) -> Path:
-    """A project with three images of noise."""
+    """A project with three images of noise in each split, and a label for each."""
     import cv2
 
-    images = folder / "data" / "images"
-    images.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for index in range(3):
-        cv2.imwrite(str(images / f"{index}.png"), random.integers(0, 256, (480, 640, 3), np.uint8))
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / "data" / kind / split).mkdir(parents=True)
+        for index in range(3):
+            picture = random.integers(0, 256, (480, 640, 3), np.uint8)
+            cv2.imwrite(str(folder / "data" / "images" / split / f"{index}.png"), picture)
+            (folder / "data" / "labels" / split / f"{index}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     names = ", ".join(f"class{index}" for index in range(80))
     path = folder / "project.yaml"
     path.write_text(PROJECT % (names, size))
@@ -74,28 +62,46 @@ def line(title: str, values: list[float]) -> str:
     return f"{title:<44} {statistics.median(values):6.2f} s   ({min(values):.2f} to {max(values):.2f})"
 
 
+def lowerings(project: Path, build: Path, weights: Path | None) -> dict[str, float]:
+    """Seconds of every target's conversion in its worker, without imports, one target at a time."""
+    names = list(targets())
+    emissions = emit_project(
+        load_project(project), build, names, weights=weights, untrained=weights is None, force=True, jobs=1
+    )
+    for emission in emissions:
+        for problem in emission.diagnostics:
+            print(f"{emission.target}: {problem.message}")
+    return {emission.target: emission.lowering_seconds for emission in emissions if emission.folder is not None}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--weights", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder), options.imgsz)
-        emit = [sys.executable, "-m", "segc", "emit", str(project), "--target", "onnx", "--untrained"]
-        lowering, whole, torch = [], [], []
+        source = ["--weights", str(options.weights.absolute())] if options.weights else ["--untrained"]
+        emit = [sys.executable, "-m", "segc", "emit", str(project), *source, "--target"]
+        lowering: dict[str, list[float]] = {}
+        one, every, again, torch = [], [], [], []
         for _ in range(options.runs):
-            done = subprocess.run(
-                [sys.executable, "-c", LOWERING, str(project)], check=True, capture_output=True, text=True
-            )
-            lowering.append(json.loads(done.stdout)[0])
-            whole.append(seconds(emit))
+            for name, took in lowerings(project, Path(folder) / "lowerings", options.weights).items():
+                lowering.setdefault(name, []).append(took)
+            one.append(seconds([*emit, "onnx", "--force"]))
+            every.append(seconds([*emit, "all", "--force"]))
+            again.append(seconds([*emit, "all"]))
             torch.append(seconds([sys.executable, "-c", "import torch"]))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}, Python {platform.python_version()}")
     print(f"scale n, 80 classes, {options.imgsz} px, median of {options.runs}")
-    print(line("lowering (fold, lower, check, serialise)", lowering))
-    print(line("segc emit --target onnx, verified", whole))
+    for name, values in lowering.items():
+        print(line(f"lowering {name}", values))
+    print(line("segc emit --target onnx, verified", one))
+    print(line(f"segc emit --target all ({len(targets())}), verified", every))
+    print(line("segc emit --target all, up to date", again))
     print(line("for comparison: import torch", torch))
 
 

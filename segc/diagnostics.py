@@ -87,6 +87,7 @@ CODES: dict[str, str] = {
     "T006": "artifact cannot be opened",
     "T007": "artifact differs from the trained network",
     "T008": "operator that a target does not have",
+    "T009": "worker process took too much memory",
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ import click
 from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from segc.diagnostics import Diagnostic
     from segc.targets.emit import Emission
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
     help="Weights to emit, instead of the build directory's best or last.",
 )
 @click.option("--untrained", is_flag=True, help="Emit seeded weights as they are before training, to try a target out.")
+@click.option("--force", is_flag=True, help="Emit again what is up to date.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Targets at a time; as many as there are processors if not given.",
+)
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 86400),
@@ -43,6 +53,12 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Time that one worker process may take.",
 )
+@click.option(
+    "--memory-limit",
+    type=click.FloatRange(0.1, 65536),
+    metavar="GB",
+    help="Memory that one worker process may hold; three quarters of the machine's if not given.",
+)
 @set_option
 @build_dir_option
 def command(
@@ -50,32 +66,39 @@ def command(
     names: tuple[str, ...],
     weights: Path | None,
     untrained: bool,
+    force: bool,
+    jobs: int | None,
     time_limit: float,
+    memory_limit: float | None,
     overrides: tuple[str, ...],
     build_dir: Path | None,
 ) -> None:
     """Emit artifacts with their predict scripts, each verified against the trained network.
 
-    An artifact is a folder, build/artifacts/<target>/: the model, predict.py (needs no segc), and artifact.json with
-    digests, options, versions and the verification's result. One that does not compute what was trained is kept as
-    build/artifacts/<target>.failed/ for inspection, and the exit status is 1.
+    An artifact is a folder, build/artifacts/<target>/: the model, its predict script (needs no segc), and artifact.json
+    with digests, options, versions and the verification's result. One that does not compute what was trained is kept as
+    build/artifacts/<target>.failed/ for inspection, and the exit status is 1. What is up to date is left alone.
     """
     from segc.diagnostics import SegcError
     from segc.spec.load import load_project
-    from segc.targets.emit import emit_project
+    from segc.targets.emit import emit_project, requested
 
     if weights is not None and untrained:
         raise click.UsageError("--weights and --untrained exclude each other")
     loaded = load_project(project, overrides)
-    with console().status("emitting and verifying"):
+    with _live([options.format for options in requested(loaded, names)]) as watch:
         emissions = emit_project(
             loaded,
             build_folder(loaded, build_dir),
             names,
             weights=weights,
             untrained=untrained,
+            force=force,
+            jobs=jobs or 0,
             time_limit=time_limit,
+            memory_limit=round((memory_limit or 0) * 1e9),
             warn=_warn,
+            watch=watch,
         )
     _report(emissions)
     problems = [diagnostic for emission in emissions for diagnostic in emission.diagnostics]
@@ -89,6 +112,43 @@ def _warn(diagnostics: Sequence[Diagnostic]) -> None:
     click.echo(render_text(diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
 
 
+FINAL = frozenset({"verified", "deferred", "up to date", "failed", "error"})
+"""States in which nothing more happens to a target."""
+
+
+@contextmanager
+def _live(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
+    """A table of what is being done with each target, in a terminal; nothing elsewhere."""
+    screen = console()
+    states = dict.fromkeys(names, "waiting")
+    since: dict[str, float] = {}
+    took: dict[str, float] = {}
+
+    def watch(name: str, state: str) -> None:
+        states[name] = state
+        since.setdefault(name, time.monotonic())
+        if state in FINAL:
+            took[name] = time.monotonic() - since[name]
+
+    if not screen.is_terminal:
+        yield watch
+        return
+
+    from rich.live import Live
+    from rich.table import Table
+
+    def table() -> Table:
+        rows = Table("target", "state", "seconds", box=None, pad_edge=False)
+        now = time.monotonic()
+        for name, state in states.items():
+            seconds = took.get(name, now - since[name] if name in since else None)
+            rows.add_row(name, state, "" if seconds is None else f"{seconds:.0f}")
+        return rows
+
+    with Live(console=screen, get_renderable=table, refresh_per_second=8, transient=True):
+        yield watch
+
+
 def _report(emissions: Sequence[Emission]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -100,11 +160,15 @@ def _report(emissions: Sequence[Emission]) -> None:
             "" if emission.folder is None else _shown(emission.folder / emission.model),
             f"{emission.size / 1e6:.1f}" if emission.size else "",
             f"{emission.seconds:.1f}",
-            emission.parity.summary() if emission.parity else "",
+            emission.summary,
             emission.status,
         )
     # Where nobody looks at a terminal, paths are better whole than wrapped.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    screen = Console(width=None if sys.stdout.isatty() else 200)
+    screen.print(table)
+    for emission in emissions:
+        for note in emission.notes:
+            screen.print(f"{emission.target}: {note}", markup=False, highlight=False)
 
 
 def _shown(path: Path) -> str:

@@ -140,9 +140,9 @@ def _model_of(annotation: Any, node: Node) -> type[SpecModel] | None:
 
 def _spot(root: Node, model: type[SpecModel], path: Path, kind: str = "") -> Spot:
     """Follow a pydantic location through the tree; tokens that name a branch of a union lead nowhere."""
-    if kind == "invalid_key":  # a key that is no text, which pydantic may name as text
+    if kind == "invalid_key":  # a key that is no text, which pydantic names as text or, true and false, as 1 and 0
         above = _spot(root, model, path[:-1])
-        key = next(key for key in above.node.value if not isinstance(key, str) and str(key) == str(path[-1]))
+        key = next(key for key in above.node.value if not isinstance(key, str) and path[-1] in {key, str(key)})
         return Spot(above.node.value[key], (*above.trail, str(key)), True, None, above.model)
     node, trail = root, list[str | int]()
     field: FieldInfo | None = None

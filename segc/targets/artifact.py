@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "artifact.json"
 """The file that describes an artifact folder."""
 
-VERIFIED, FAILED = "verified", "failed"
-"""States of an artifact."""
+VERIFIED, DEFERRED, FAILED = "verified", "deferred", "failed"
+"""States of an artifact; a deferred one is verified as far as this machine can, and finished on another."""
 
 
 def check_packages(target: Target, requirements: Iterable[Requirement]) -> None:
@@ -62,7 +62,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         or model in {"", "..", "."}
     ):
         raise fail("T006", "damaged: it names no known target, or no model beside it", file=path)
-    if status not in {VERIFIED, FAILED}:
+    if status not in {VERIFIED, DEFERRED, FAILED}:
         raise fail("T006", f"damaged: unknown status {status!r}", file=path)
     result: dict[str, Any] = description
     return result
@@ -76,7 +76,8 @@ def locate(path: Path) -> tuple[Target, Path]:
     """
     if not path.exists():
         raise fail("F001", f"no such file or folder: {path}", file=path, help="segc emit writes artifacts")
-    target = next((t for t in targets().values() if path.name.endswith(t.suffix)), None)
+    # The longest ending wins: what ends in _edgetpu.tflite ends in .tflite too.
+    target = max((t for t in targets().values() if path.name.endswith(t.suffix)), key=_suffix_length, default=None)
     if target is not None:
         return target, path
     if not path.is_dir():
@@ -90,6 +91,10 @@ def locate(path: Path) -> tuple[Target, Path]:
     if not model.exists():
         raise fail("T006", f"the model {description['model']} is gone from {path}", file=path, help="emit again")
     return targets()[description["target"]], model
+
+
+def _suffix_length(target: Target) -> int:
+    return len(target.suffix)
 
 
 def open_artifact(path: Path, threads: int = 0) -> Session:

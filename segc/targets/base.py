@@ -218,7 +218,10 @@ class Target:
         aliases: other names that people type.
         refusals: what these options cannot have, given the input size (height, width).
         environment: a reason why this machine cannot emit, or None.
+        run_environment: a reason why this machine cannot run the artifact, or None.
+        remarks: what emitting or running comes to less than on another machine, a sentence each.
         settings: what the options change of ``METADATA_DEFAULTS``.
+        tools: versions of what it uses beside Python packages, None for what is not there.
     """
 
     name: str
@@ -234,4 +237,7 @@ class Target:
     aliases: tuple[str, ...] = ()
     refusals: Callable[[Any, tuple[int, int]], Iterable[Refusal]] = field(default=lambda _options, _size: ())
     environment: Callable[[], str | None] = field(default=lambda: None)
+    run_environment: Callable[[], str | None] = field(default=lambda: None)
+    remarks: Callable[[], tuple[str, ...]] = field(default=lambda: ())
     settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
+    tools: Callable[[], Mapping[str, str | None]] = field(default=dict)

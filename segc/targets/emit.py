@@ -1,52 +1,43 @@
 """Emission: from trained weights to verified artifact folders, a worker process for everything heavy.
 
-While the reference worker imports PyTorch, the emission worker writes the model and the session worker runs it; then
-the two results are compared here. An artifact folder appears whole, once its verification is done. One that fails goes
-to ``artifacts/<target>.failed/``, which nothing opens, and the last good one stays where it is.
+Targets are emitted side by side. For each, one worker writes the model and another, fresh one runs it on photographs;
+PyTorch's answers to the same photographs are worked out once for all targets of one input size, and compared here. An
+artifact folder appears whole, once its verification is done. One that fails goes to ``artifacts/<target>.failed/``,
+which nothing opens, and the last good one stays where it is. An artifact that is what would be emitted is left alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
+import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import Diagnostic, SegcError, fail
-from segc.targets.artifact import DESCRIPTION, FAILED, VERIFIED, check_packages
-from segc.targets.base import METADATA_DEFAULTS, Requirement
-from segc.targets.registry import refusals, target_named, targets
-from segc.targets.worker import Worker, load_arrays, save_arrays
+from segc.targets.artifact import DESCRIPTION, check_packages
+from segc.targets.base import CALIBRATED, METADATA_DEFAULTS
+from segc.targets.publish import UP_TO_DATE, describe, emission_key, intact, publish, weights_digest
+from segc.targets.reference import TORCH, Crew, Reference, References, Settings
+from segc.targets.registry import find_target, refusals, targets
+from segc.targets.worker import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from segc.graph.ir import Graph
     from segc.spec.load import LoadedProject
-    from segc.targets.base import Target, TargetOptions
-    from segc.targets.verify import Case, Parity
-
-ARTIFACT_FORMAT = 1
-"""Version of ``artifact.json``."""
+    from segc.targets.base import Requirement, Target, TargetOptions
+    from segc.targets.publish import Facts
+    from segc.targets.verify import Parity
 
 TIME_LIMIT = 900.0
 """Seconds that a worker may take, unless told otherwise."""
 
-THREADS = 1
-"""Threads a worker: several run side by side, and sums over a fixed number of threads come out the same every time."""
-
-REFERENCE_THREADS = 2
-"""Threads of the PyTorch reference, which is the last to finish: the others are done by the time that it runs."""
-
-_TORCH = Requirement("torch", "torch", "2.6")
+CALIBRATION_IMAGES = 64
+"""Training photographs that an int8 artifact is calibrated on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +46,17 @@ class Emission:
 
     Attributes:
         target: its name.
-        status: ``verified``, ``failed`` (it does not compute what was trained) or ``error`` (there is no artifact).
+        status: ``verified``, ``deferred`` (verified as far as this machine can, to be finished on another), ``up to
+            date`` (nothing had to be done), ``failed`` (it does not compute what was trained) or ``error`` (there is no
+            artifact).
         seconds: wall time.
         folder: the artifact's folder, where there is one.
         model: name of the model in it.
         size: bytes of the model.
         lowering_seconds: time of the conversion in the worker, without imports.
-        parity: the verification's result.
-        diagnostics: why the status is not ``verified``.
+        summary: the verification's result in a line.
+        notes: what was not done or not checked.
+        diagnostics: why there is no good artifact.
     """
 
     target: str
@@ -72,7 +66,8 @@ class Emission:
     model: str = ""
     size: int = 0
     lowering_seconds: float = 0.0
-    parity: Parity | None = None
+    summary: str = ""
+    notes: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -96,11 +91,7 @@ def requested(loaded: LoadedProject, names: Sequence[str]) -> tuple[TargetOption
         )
     chosen: dict[str, TargetOptions] = {}
     for name in (list(targets()) if "all" in names else names) or given:
-        target = target_named(name)
-        if target is None:
-            near = get_close_matches(name, [known for t in targets().values() for known in (t.name, *t.aliases)], 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise fail("T001", f"no such target: {name}", help=f"{meant}there are {', '.join(targets())}")
+        target = find_target(name)
         chosen[target.name] = given.get(target.name) or target.options(format=target.name)
     found = [
         Diagnostic("X210", f"{options.format}: {'.'.join(path)}: {message}", file=loaded.path)
@@ -119,8 +110,12 @@ def emit_project(
     *,
     weights: Path | None = None,
     untrained: bool = False,
+    force: bool = False,
+    jobs: int = 0,
     time_limit: float = TIME_LIMIT,
+    memory_limit: int = 0,
     warn: Callable[[Sequence[Diagnostic]], None] = lambda _: None,
+    watch: Callable[[str, str], None] = lambda _target, _state: None,
 ) -> list[Emission]:
     """Emit artifacts into ``<build_dir>/artifacts/<target>/`` and verify each against PyTorch on dataset images.
 
@@ -130,38 +125,68 @@ def emit_project(
         names: as for :func:`requested`.
         weights: weights to take instead of the build directory's.
         untrained: take seeded weights from the start of training instead of trained ones.
+        force: emit again what is up to date.
+        jobs: targets at a time; 0 for as many as there are processors.
         time_limit: seconds that each worker process may take.
+        memory_limit: bytes that each worker process, with the processes it starts, may hold; 0 for three quarters of
+            the machine's.
         warn: is told at once what the user should hear about the weights.
+        watch: is told what is being done with a target; called from several threads.
 
     Returns:
         One result a target; what goes wrong with one does not stop the others.
 
     Raises:
-        SegcError: for what concerns all of them: names, refusals, missing packages, weights, images.
+        SegcError: for what concerns all of them: names, refusals, PyTorch missing, weights, images.
     """
     wanted = requested(loaded, names)
-    for options in wanted:
-        target = targets()[options.format]
-        check_packages(target, (*target.requirements, *target.runtime))
-        if problem := target.environment():
-            raise fail("T003", f"{target.name}: {problem}")
-    if problem := _TORCH.problem():
+    if problem := TORCH.problem():
         raise fail("F004", f"{problem}: artifacts are verified against it", help="pip install 'segc[train]'")
+    faults = {options.format: _faults(targets()[options.format]) for options in wanted}
     with ExitStack() as stack:
-        # The slowest import starts before anything is read.
-        spares = [stack.enter_context(_reference_worker())]
+        crew = stack.enter_context(Crew(Settings(time_limit, memory_limit)))
+        emitting = [options for options in wanted if not faults[options.format]]
+        if force or any(not _description_file(build_dir, options).exists() for options in emitting):
+            crew.prepare_reference()  # The slowest import starts before anything is read.
         job = _prepare(loaded, build_dir, weights, untrained=untrained)
         if job.warnings:
             warn(job.warnings)
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segc-emit-")))
-        save_arrays(work / "weights.safetensors", job.weights)
-        emissions = []
-        for number, options in enumerate(wanted):
-            worker = spares.pop() if spares else stack.enter_context(_reference_worker())
-            folder = work / str(number)
-            folder.mkdir()
-            emissions.append(_attempt(job, options, folder, worker, time_limit))
-        return emissions
+        references = References(crew, work / "references", loaded, job.weights, job.images)
+
+        def one(number: int, options: TargetOptions) -> Emission:
+            started = time.perf_counter()
+            made = Emission(options.format, "error", 0.0, diagnostics=faults[options.format])
+            try:
+                if not made.diagnostics:
+                    made = _Order(job, options, work / str(number)).carry_out(crew, references, watch, force=force)
+            except SegcError as error:
+                made = replace(made, diagnostics=error.diagnostics)
+            made = replace(made, seconds=time.perf_counter() - started)
+            watch(options.format, made.status)
+            return made
+
+        pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
+        try:
+            return list(pool.map(one, range(len(wanted)), wanted))
+        except BaseException:
+            crew.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _faults(target: Target) -> tuple[Diagnostic, ...]:
+    """Why this machine cannot emit a target."""
+    try:
+        check_packages(target, (*target.requirements, *target.runtime))
+    except SegcError as error:
+        return error.diagnostics
+    problem = target.environment() or target.run_environment()
+    return (Diagnostic("T003", f"{target.name}: {problem}"),) if problem else ()
+
+
+def _description_file(build_dir: Path, options: TargetOptions) -> Path:
+    return build_dir / "artifacts" / options.format / DESCRIPTION
 
 
 @dataclass(frozen=True)
@@ -170,15 +195,17 @@ class _Job:
 
     loaded: LoadedProject
     build_dir: Path
-    weights: Mapping[str, NDArray[np.generic]]
+    weights: Mapping[str, Any]
     trained: bool
     weights_digest: str
     images: Sequence[Path]
     warnings: Sequence[Diagnostic]
 
-
-def _reference_worker() -> Worker:
-    return Worker("the PyTorch reference", ["segc.network.session"], REFERENCE_THREADS)
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What predict scripts, and graphs that suppress by themselves, take: the project's own."""
+        chosen = self.loaded.project.hyperparameters
+        return {"conf": chosen.conf, "iou": chosen.iou, "max_det": chosen.max_det}
 
 
 def _prepare(loaded: LoadedProject, build_dir: Path, weights: Path | None, *, untrained: bool) -> _Job:
@@ -187,7 +214,7 @@ def _prepare(loaded: LoadedProject, build_dir: Path, weights: Path | None, *, un
     from segc.targets.verify import choose
 
     graph = project_graph(loaded.project)
-    values: Mapping[str, NDArray[np.generic]]
+    values: Mapping[str, Any]
     warnings: Sequence[Diagnostic] = ()
     if untrained:
         from segc.network.initialise import initial_weights
@@ -199,156 +226,155 @@ def _prepare(loaded: LoadedProject, build_dir: Path, weights: Path | None, *, un
         found = trained_weights(loaded, build_dir, graph, weights)
         values, warnings = found.tensors, found.warnings
     images = choose(list_images(loaded, "val"))
-    return _Job(loaded, build_dir, values, not untrained, _weights_digest(values), images, warnings)
+    return _Job(loaded, build_dir, values, not untrained, weights_digest(values), images, warnings)
 
 
-def _attempt(job: _Job, options: TargetOptions, work: Path, reference: Worker, limit: float) -> Emission:
-    started = time.perf_counter()
-    try:
-        return _emit_one(job, options, work, reference, limit, started)
-    except SegcError as error:
-        return Emission(options.format, "error", time.perf_counter() - started, diagnostics=error.diagnostics)
+class _Order:
+    """One target on its way from options to an artifact folder."""
 
+    def __init__(self, job: _Job, options: TargetOptions, work: Path) -> None:
+        from segc.architectures import build_graph
+        from segc.build import model_metadata
+        from segc.data.dataset import list_images
+        from segc.targets.verify import choose
 
-def _emit_one(
-    job: _Job, options: TargetOptions, work: Path, reference: Worker, limit: float, started: float
-) -> Emission:
-    from segc.architectures import build_graph
-    from segc.targets.script import render_scripts
-    from segc.targets.verify import cases, compare
+        project = job.loaded.project
+        self.job, self.options, self.work = job, options, work
+        self.target = targets()[options.format]
+        self.size = options.size(project.hyperparameters.size)
+        own = {**METADATA_DEFAULTS, **self.target.settings(options)}
+        self.metadata = {**model_metadata(project), "imgsz": list(self.size), **own}
+        self.graph = build_graph(project.architecture, project.dataset.nc, self.size, self.metadata["batch"])
+        self.calibrated = self.metadata["precision"] in CALIBRATED
+        self.calibration = choose(list_images(job.loaded, "train"), CALIBRATION_IMAGES) if self.calibrated else []
 
-    project, target = job.loaded.project, targets()[options.format]
-    size = options.size(project.hyperparameters.size)
-    metadata = _metadata(job, target, options, size)
-    graph = build_graph(project.architecture, project.dataset.nc, size, metadata["batch"])
-    with (
-        Worker(f"the {target.name} emitter", _modules(target.requirements), THREADS) as emitter,
-        Worker(f"the {target.name} session", _modules(target.runtime), THREADS) as runner,
-    ):
-        order = _emission_order(job, target, options, graph, metadata, work)
-        emitter.start("emit", order, limit)
-        batches = cases(job.images, size, batch=metadata["batch"], dynamic=metadata["dynamic"])
-        run = _write_cases(work, batches)
-        reference.start("reference", _run_order(work, run, order, "reference", batch=1), limit)
-        lowered = emitter.result()
-        model = lowered["model"]
-        runner.start("run", {**_run_order(work, run, order, "artifact"), "model": str(work / "files" / model)}, limit)
-        for name, text in render_scripts(target, model, metadata, _defaults(job)).items():
-            (work / "files" / name).write_text(text, encoding="utf-8")
-        ran = runner.result()
-        if ran["metadata"] != metadata:
-            raise fail("T006", f"{target.name}: the model does not give back the metadata that was written into it")
-        reference.result()
-    parity = compare(
-        batches,
-        load_arrays(work / "reference.safetensors"),
-        load_arrays(work / "artifact.safetensors"),
-        metadata["precision"],
-        len(job.images),
-    )
-    description = _description(job, target, options, metadata, graph, work / "files", model, parity)
-    folder = _publish(job.build_dir / "artifacts", target, work / "files", description, parity)
-    return Emission(
-        target.name,
-        description["status"],
-        time.perf_counter() - started,
-        folder,
-        model,
-        _model_bytes(description),
-        lowered["seconds"],
-        parity,
-        () if parity.passed else (_mismatch(target, parity, folder),),
-    )
+    def carry_out(
+        self, crew: Crew, references: References, watch: Callable[[str, str], None], *, force: bool
+    ) -> Emission:
+        """Emit, run, compare, measure where the precision asks for it, and put the artifact in its place."""
+        facts = self._facts()
+        key = emission_key(facts)
+        place = self.job.build_dir / "artifacts" / self.target.name
+        if not force and (there := intact(place, key)) is not None:
+            return _emission(self.target, UP_TO_DATE, place, there)
+        watch(self.target.name, "emitting")
+        files = self.work / "files"
+        files.mkdir(parents=True)
+        with (
+            crew.worker(f"the {self.target.name} emitter", _modules(self.target.requirements)) as emitter,
+            crew.worker(f"the {self.target.name} session", _modules(self.target.runtime)) as runner,
+        ):
+            crew.start(emitter, "emit", self._emit_request(files))
+            reference = references.of(self.size, dynamic=self.metadata["dynamic"])
+            lowered = emitter.result()
+            watch(self.target.name, "running")
+            crew.start(runner, "run", self._run_request(reference, files / lowered["model"]))
+            self._write_scripts(files, lowered["model"])
+            ran = runner.result()
+        if ran["metadata"] != self.metadata:
+            raise fail("T006", f"{self.target.name}: the model does not give back the metadata that was put into it")
+        parity = self._compare(reference)
+        accuracy = None
+        if self.calibrated and parity.passed:
+            watch(self.target.name, "measuring mAP")
+            accuracy = self._accuracy(crew, reference, files / lowered["model"])
+        description = describe(facts, key, files, lowered, ran["runtime"], parity, accuracy)
+        folder = publish(place.parent, self.target, files, description)
+        problems = () if parity.passed else (_mismatch(self.target, parity, folder),)
+        made = _emission(self.target, description["status"], folder, description)
+        return replace(made, lowering_seconds=lowered["seconds"], diagnostics=problems)
 
+    def _facts(self) -> Facts:
+        from segc.targets.publish import Facts
 
-def _metadata(job: _Job, target: Target, options: TargetOptions, size: tuple[int, int]) -> dict[str, Any]:
-    from segc.build import model_metadata
+        job = self.job
+        return Facts(
+            target=self.target,
+            options=self.options,
+            metadata=self.metadata,
+            graph=self.graph.to_json(),
+            weights_digest=job.weights_digest,
+            trained=job.trained,
+            thresholds=job.thresholds,
+            root=job.loaded.dataset_root,
+            images=job.images,
+            calibration=self.calibration,
+        )
 
-    own = {**METADATA_DEFAULTS, **target.settings(options)}
-    return {**model_metadata(job.loaded.project), "imgsz": list(size), **own}
+    def _emit_request(self, files: Path) -> dict[str, Any]:
+        (self.work / "graph.json").write_text(self.graph.to_json(), encoding="utf-8")
+        save_arrays(self.work / "weights.safetensors", self.job.weights)
+        return {
+            "target": self.target.name,
+            "graph": str(self.work / "graph.json"),
+            "weights": str(self.work / "weights.safetensors"),
+            "options": self.options.model_dump(mode="json"),
+            "metadata": self.metadata,
+            "stem": self.job.loaded.project.name,
+            "folder": str(files),
+            "thresholds": self.job.thresholds,
+            "calibration": self._write_calibration(),
+        }
+
+    def _write_calibration(self) -> str | None:
+        from segc.targets.verify import cases
+
+        if not self.calibrated:
+            return None
+        (case,) = cases(self.calibration, self.size, dynamic=False)
+        path = self.work / "calibration.safetensors"
+        save_arrays(path, {"images": case.images})
+        return str(path)
+
+    def _run_request(self, reference: Reference, model: Path) -> dict[str, Any]:
+        return {
+            "target": self.target.name,
+            "model": str(model),
+            "outputs": str(self.work / "artifact.safetensors"),
+            **reference.inputs(fixed=self.metadata["batch"], free=len(self.job.images)),
+        }
+
+    def _write_scripts(self, files: Path, model: str) -> None:
+        from segc.targets.script import render_scripts
+
+        for name, text in render_scripts(self.target, model, self.metadata, self.job.thresholds).items():
+            (files / name).write_text(text, encoding="utf-8")
+
+    def _compare(self, reference: Reference) -> Parity:
+        from segc.targets.verify import compare
+
+        return compare(
+            reference.cases,
+            reference.outputs(),
+            load_arrays(self.work / "artifact.safetensors"),
+            self.metadata["precision"],
+            len(self.job.images),
+        )
+
+    def _accuracy(self, crew: Crew, reference: Reference, model: Path) -> dict[str, Any]:
+        """MAP on the validation split, in the artifact's runtime and of the float network in PyTorch."""
+        with crew.worker(f"the {self.target.name} measurement", _modules(self.target.runtime)) as worker:
+            place = {"target": self.target.name, "model": str(model)}
+            crew.start(worker, "measure", {**reference.measure_request(), **place})
+            ours = worker.result()
+        return {"artifact": ours, "float": reference.accuracy()}
 
 
 def _modules(requirements: Iterable[Requirement]) -> list[str]:
     return [requirement.module for requirement in requirements]
 
 
-def _emission_order(
-    job: _Job, target: Target, options: TargetOptions, graph: Graph, metadata: Mapping[str, Any], work: Path
-) -> dict[str, Any]:
-    (work / "files").mkdir()
-    (work / "graph.json").write_text(graph.to_json(), encoding="utf-8")
-    return {
-        "target": target.name,
-        "graph": str(work / "graph.json"),
-        "weights": str(work.parent / "weights.safetensors"),
-        "options": options.model_dump(mode="json"),
-        "metadata": metadata,
-        "stem": job.loaded.project.name,
-        "folder": str(work / "files"),
-        "thresholds": _defaults(job),
-        "calibration": None,
-    }
-
-
-def _write_cases(work: Path, batches: Sequence[Case]) -> dict[str, Any]:
-    save_arrays(work / "images.safetensors", {case.name: case.images for case in batches})
-    return {
-        "images": str(work / "images.safetensors"),
-        "batches": [case.batch for case in sorted(batches, key=lambda case: case.name)],
-        "threads": THREADS,
-    }
-
-
-def _run_order(
-    work: Path, run: Mapping[str, Any], order: Mapping[str, Any], name: str, batch: int | None = None
-) -> dict[str, Any]:
-    batches = run["batches"] if batch is None else [batch] * len(run["batches"])
-    given = {key: order[key] for key in ("target", "graph", "weights")}
-    return {**given, **run, "batches": batches, "outputs": str(work / f"{name}.safetensors")}
-
-
-def _defaults(job: _Job) -> dict[str, Any]:
-    """What the predict script takes where its command line says nothing: the project's own."""
-    chosen = job.loaded.project.hyperparameters
-    return {"conf": chosen.conf, "iou": chosen.iou, "max_det": chosen.max_det}
-
-
-def _description(
-    job: _Job,
-    target: Target,
-    options: TargetOptions,
-    metadata: Mapping[str, Any],
-    graph: Graph,
-    folder: Path,
-    model: str,
-    parity: Parity,
-) -> dict[str, Any]:
-    """The contents of ``artifact.json``: no times and no machine paths, so that equal emissions are equal."""
-    from segc import __version__
-    from segc.files import digest, digest_file
-
-    root = job.loaded.dataset_root
-    packages = {r.package: r.version() for r in (*target.requirements, *target.runtime, _TORCH)}
-    return {
-        "format": ARTIFACT_FORMAT,
-        "target": target.name,
-        "status": VERIFIED if parity.passed else FAILED,
-        "model": model,
-        "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "digest": digest_file(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-        "options": options.model_dump(mode="json"),
-        "metadata": metadata,
-        "graph_digest": digest(graph.to_json()),
-        "weights": {"digest": job.weights_digest, "trained": job.trained},
-        "versions": {"segc": __version__, **packages},
-        "parity": {
-            **parity.to_json(),
-            "photographs": {_name(path, root): digest_file(path) for path in job.images},
-        },
-    }
+def _emission(target: Target, status: str, folder: Path, description: Mapping[str, Any]) -> Emission:
+    return Emission(
+        target.name,
+        status,
+        0.0,
+        folder,
+        description["model"],
+        _model_bytes(description),
+        summary=description["parity"]["summary"],
+        notes=tuple(description["notes"]),
+    )
 
 
 def _model_bytes(description: Mapping[str, Any]) -> int:
@@ -358,29 +384,6 @@ def _model_bytes(description: Mapping[str, Any]) -> int:
     return sum(entry["bytes"] for name, entry in files if name == model or name.startswith(f"{model}/"))
 
 
-def _name(path: Path, root: Path) -> str:
-    """A photograph's name relative to the dataset, or its own where it lies elsewhere."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _publish(artifacts: Path, target: Target, files: Path, description: Mapping[str, Any], parity: Parity) -> Path:
-    """Put a finished artifact in its place, whole; one that failed beside it, under another name."""
-    from segc.files import atomic_directory, canonical_json
-
-    good, bad = artifacts / target.name, artifacts / f"{target.name}.failed"
-    place = good if parity.passed else bad
-    with atomic_directory(place) as folder:
-        # Not shutil.copytree, whose error hides what happened: a full disk must be called that.
-        for source in sorted(path for path in files.rglob("*") if path.is_file()):
-            copy = folder / source.relative_to(files)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
-        (folder / DESCRIPTION).write_text(canonical_json(description), encoding="utf-8")
-    if parity.passed:
-        shutil.rmtree(bad, ignore_errors=True)
-    return place
-
-
 def _mismatch(target: Target, parity: Parity, folder: Path) -> Diagnostic:
     return Diagnostic(
         "T007",
@@ -388,15 +391,3 @@ def _mismatch(target: Target, parity: Parity, folder: Path) -> Diagnostic:
         file=folder / DESCRIPTION,
         help="the artifact is kept there for inspection only; an earlier good one stays as it was",
     )
-
-
-def _weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
-    """A digest of names, shapes, formats and values."""
-    import numpy as np
-
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.asarray(weights[name], order="C")
-        state.update(f"{name}:{array.dtype.str}:{array.shape}\n".encode())
-        state.update(array.data)
-    return f"sha256:{state.hexdigest()}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from segc.diagnostics import fail
 
 if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
@@ -26,9 +29,18 @@ def targets() -> dict[str, Target]:
     return found
 
 
-def target_named(name: str) -> Target | None:
-    """The target with this name or alias."""
-    return next((t for t in targets().values() if name == t.name or name in t.aliases), None)
+def find_target(name: str) -> Target:
+    """The target with this name or alias.
+
+    Raises:
+        SegcError: T001 where there is none, with what may have been meant.
+    """
+    target = next((t for t in targets().values() if name == t.name or name in t.aliases), None)
+    if target is None:
+        near = get_close_matches(name, [known for t in targets().values() for known in (t.name, *t.aliases)], 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise fail("T001", f"no such target: {name}", help=f"{meant}there are {', '.join(targets())}")
+    return target
 
 
 def options_models() -> tuple[type[TargetOptions], ...]:

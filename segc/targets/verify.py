@@ -76,17 +76,15 @@ TOLERANCES = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Images of one size that are run in the same way.
+    """Images of one size.
 
     Attributes:
-        name: for files and messages.
+        name: ``fixed`` at an artifact's own size, ``free`` at another.
         images: [n, 3, H, W] float32, RGB in 0..1.
-        batch: images a run.
     """
 
     name: str
     images: NDArray[np.float32]
-    batch: int
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,13 +100,12 @@ def choose(paths: Sequence[Path], count: int = IMAGES) -> list[Path]:
     return [paths[index] for index in sorted(random.Random(0).sample(range(len(paths)), count))]  # noqa: S311
 
 
-def cases(paths: Sequence[Path], size: tuple[int, int], *, batch: int, dynamic: bool) -> list[Case]:
+def cases(paths: Sequence[Path], size: tuple[int, int], *, dynamic: bool) -> list[Case]:
     """What to run: the photographs letterboxed to the artifact's size; where sizes are free, also all at another.
 
     Args:
         paths: image files.
         size: the artifact's (height, width).
-        batch: images a run of an artifact of fixed size.
         dynamic: whether batch, height and width are free.
     """
     from segc.data.dataset import read_image
@@ -119,10 +116,10 @@ def cases(paths: Sequence[Path], size: tuple[int, int], *, batch: int, dynamic: 
     def frames(shape: tuple[int, int]) -> NDArray[np.float32]:
         return to_input([letterbox(photograph, shape)[0][:, :, ::-1] for photograph in photographs])
 
-    found = [Case("fixed", frames(size), batch)]
+    found = [Case("fixed", frames(size))]
     if dynamic:
         other = (size[0] + 32, max(32, size[1] // 64 * 32))
-        found.append(Case("free", frames(other), len(photographs)))
+        found.append(Case("free", frames(other)))
     return found
 
 

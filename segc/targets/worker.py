@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from segc.targets.base import Session
+
 _PATH_ENTRY = str(Path(__file__).resolve().parents[2])
 # Not ``-m segc.targets.worker``: that would put the working directory, with whatever modules lie there, on the path.
 _START = f"import sys; sys.path.append({_PATH_ENTRY!r}); from segc.targets.worker import main; main()"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_GLANCE = 0.2
+"""Seconds from one look at a worker's memory to the next."""
 _GRACE = 5
 """Seconds after its time limit at which a worker that nobody stopped is ended by its own alarm."""
 
@@ -85,17 +89,19 @@ class Worker:
             )
             self._input = cast("IO[bytes]", self.process.stdin)
         self._deadline = float("inf")
-        self._limit = 0.0
+        self._limit, self._memory = 0.0, 0
 
-    def start(self, task: str, request: Mapping[str, Any], limit: float) -> None:
+    def start(self, task: str, request: Mapping[str, Any], limit: float, memory: int = 0) -> None:
         """Give the worker its task.
 
         Args:
             task: a key of ``TASKS``.
             request: JSON values for it.
             limit: seconds from now after which :meth:`result` gives up.
+            memory: bytes that the worker and all it started may hold; 0 for three quarters of the machine's.
         """
         self._limit, self._deadline = limit, time.monotonic() + limit
+        self._memory = memory
         line = json.dumps({"task": task, "request": request, "response": str(self._response), "limit": limit})
         with suppress(BrokenPipeError):  # One that has ended already: result() says why.
             self._input.write(line.encode() + b"\n")
@@ -105,19 +111,32 @@ class Worker:
         """Wait for the worker and return what its task returned.
 
         Raises:
-            SegcError: T004 where it crashed or was killed, T005 where it took too long, or what its task raised.
+            SegcError: T004 where it crashed or was killed, T005 where it took too long, T009 where it took too much
+                memory, or what its task raised.
         """
-        try:
-            code = self.process.wait(max(0.0, self._deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.stop()
-            raise fail("T005", f"{self.title} did not finish within {self._limit:g} seconds") from None
+        code = self._wait()
         if code or not self._response.exists():
             raise fail("T004", f"{self.title} {self._ending(code)}", help=self._last_lines())
         response = json.loads(self._response.read_text(encoding="utf-8"))
         if "diagnostics" in response:
             raise SegcError(_diagnostic(entry) for entry in response["diagnostics"])
         return response["value"]
+
+    def _wait(self) -> int:
+        """The exit status, once the process has ended within its limits."""
+        import psutil
+
+        limit = self._memory or psutil.virtual_memory().total * 3 // 4
+        while True:
+            left = self._deadline - time.monotonic()
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(min(max(0.0, left), _GLANCE))
+            if left <= 0:
+                self.stop()
+                raise fail("T005", f"{self.title} did not finish within {self._limit:g} seconds")
+            if (held := _memory_held(self.process.pid)) > limit:
+                self.stop()
+                raise fail("T009", f"{self.title} held {held / 1e9:.1f} GB of memory, {limit / 1e9:.1f} are allowed")
 
     def stop(self) -> None:
         """End the process and its children, if they still run."""
@@ -155,6 +174,19 @@ class Worker:
         return f"it last said: {' | '.join(lines[-count:])}" if lines else None
 
 
+def _memory_held(pid: int) -> int:
+    """Bytes of memory of a process and all that it started; pages they share count for each."""
+    import psutil
+
+    held = 0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                held += one.memory_info().rss
+    return held
+
+
 def _diagnostic(entry: dict[str, Any]) -> Diagnostic:
     file = entry.pop("file")
     return Diagnostic(**entry, file=None if file is None else Path(file))
@@ -184,31 +216,60 @@ def _emit(request: dict[str, Any]) -> dict[str, Any]:
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     """Run a model in its own runtime; gives its metadata, the runtime and the seconds of all runs."""
-    from segc.targets.registry import targets
-
-    session = targets()[request["target"]].session(Path(request["model"]), request["threads"])
+    session = _session(request)
     return {"metadata": session.metadata, "runtime": session.runtime, "seconds": _run_cases(session, request)}
 
 
 def _reference(request: dict[str, Any]) -> dict[str, Any]:
     """Run the network in PyTorch as it was trained; gives the seconds of all runs."""
+    return {"seconds": _run_cases(_session(request), request)}
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    """MAP on the validation split of an artifact in its runtime, or of a network in PyTorch."""
+    from segc.data.dataset import read_split
+    from segc.evaluation.coco import evaluate_session
+    from segc.spec.load import LoadedProject
+    from segc.spec.project import Project
+
+    loaded = LoadedProject(Project.model_validate_json(request["project"]), Path(request["path"]))
+    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.names
+    metrics = evaluate_session(
+        _session(request),
+        read_split(loaded, "val"),
+        names,
+        size=(request["size"][0], request["size"][1]),
+        iou=chosen.iou,
+        max_det=chosen.max_det,
+    )
+    told = {"box": metrics.box, "mask": metrics.seg}
+    return {
+        "images": metrics.images,
+        **{name: {"map50_95": round(m.map, 4), "map50": round(m.map50, 4)} for name, m in told.items()},
+    }
+
+
+def _session(request: dict[str, Any]) -> Session:
+    """The artifact that a request names, or the network in PyTorch as it was trained."""
+    if "model" in request:
+        from segc.targets.registry import targets
+
+        return targets()[request["target"]].session(Path(request["model"]), request["threads"])
     from segc.graph.ir import Graph
     from segc.network.session import TorchSession
 
     graph = Graph.from_json(Path(request["graph"]).read_text(encoding="utf-8"))
-    session = TorchSession(graph, load_arrays(Path(request["weights"])), {})
-    return {"seconds": _run_cases(session, request)}
+    return TorchSession(graph, load_arrays(Path(request["weights"])), {"dynamic": True})
 
 
 def _run_cases(session: Any, request: dict[str, Any]) -> float:
-    """Run each case's images, ``batch`` at a time, and write the outputs under ``<case>.<output>``."""
+    """Run each case's images, one or as many as ``batches`` says at a time; write outputs as ``<case>.<output>``."""
     import numpy as np
 
     outputs: dict[str, NDArray[Any]] = {}
     seconds = 0.0
-    for (case, images), batch in zip(
-        sorted(load_arrays(Path(request["images"])).items()), request["batches"], strict=True
-    ):
+    for case, images in sorted(load_arrays(Path(request["images"])).items()):
+        batch = request["batches"].get(case, 1)
         parts: list[dict[str, NDArray[Any]]] = []
         for first in range(0, len(images), batch):
             # A model of a fixed batch gets a short rest filled up with its own first images.
@@ -222,7 +283,7 @@ def _run_cases(session: Any, request: dict[str, Any]) -> float:
     return seconds
 
 
-TASKS = {"emit": _emit, "run": _run, "reference": _reference}
+TASKS = {"emit": _emit, "run": _run, "reference": _reference, "measure": _measure}
 
 
 def main() -> None:

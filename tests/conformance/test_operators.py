@@ -20,10 +20,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from operators import RECIPES, build_recipe  # noqa: E402
+from refusals import REFUSALS  # noqa: E402
 from run import reference  # noqa: E402
-
-REFUSALS: dict[str, dict[str, str]] = {}
-"""By target and recipe: what the message says where the target does not have it."""
+from table import PAGE, page  # noqa: E402
 
 
 @cache
@@ -71,6 +70,10 @@ def test_an_operator_means_what_it_means_in_pytorch_or_is_refused(target: str, r
 def test_every_operator_but_suppression_has_a_recipe() -> None:
     shown = {node.op for name in RECIPES for node in build_recipe(name).nodes}
     assert set(OPERATORS) - shown == {"nms"}
+
+
+def test_the_table_in_the_documentation_is_the_present_one() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
 
 
 def test_refusals_name_recipes_and_targets_that_there_are() -> None:

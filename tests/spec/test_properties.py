@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from segc.diagnostics import SegcError, render_text, to_dict
@@ -61,6 +61,8 @@ def _holds(text: str, overrides: list[str] | None = None) -> None:
 
 
 @given(_TEXTS)
+@example("True:")
+@example("1.5: x")
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_project_or_diagnostics(text: str) -> None:
     _holds(text)

@@ -60,7 +60,7 @@ class Trained(NamedTuple):
         (work / "graph.json").write_text(self.graph(size, metadata["batch"]).to_json())
         save_arrays(work / "weights.safetensors", self.weights)
         if calibration:
-            (case,) = cases(calibration, size, batch=1, dynamic=False)
+            (case,) = cases(calibration, size, dynamic=False)
             save_arrays(work / "calibration.safetensors", {"images": case.images})
         order = {
             "target": target,
@@ -90,7 +90,7 @@ def run_in_worker(target: str, model: Path, images: np.ndarray) -> tuple[dict[st
             "target": target,
             "model": str(model),
             "images": str(work / "images.safetensors"),
-            "batches": [1],
+            "batches": {},
             "threads": 1,
             "outputs": str(work / "outputs.safetensors"),
         }

@@ -13,7 +13,7 @@ from segc.diagnostics import SegcError
 from segc.targets import base
 from segc.targets.artifact import open_artifact
 from segc.targets.base import Requirement
-from segc.targets.registry import target_named, targets
+from segc.targets.registry import find_target, targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,5 +152,6 @@ def test_names_and_suffixes_of_targets_are_unique() -> None:
     names: list[Any] = [name for t in targets().values() for name in (t.name, *t.aliases)]
     assert len(set(names)) == len(names)
     assert len({t.suffix for t in targets().values()}) == len(targets())
-    assert target_named("onnx") is targets()["onnx"]
-    assert target_named("abacus") is None
+    assert find_target("onnx") is targets()["onnx"]
+    with pytest.raises(SegcError, match="T001"):
+        find_target("abacus")

@@ -17,7 +17,7 @@ import pytest
 from segc.cli import run
 from segc.files import digest_file
 from segc.spec.load import load_project
-from segc.targets import base, emit, verify, worker
+from segc.targets import base, verify, worker
 from segc.targets.artifact import open_artifact
 from segc.targets.emit import Emission, emit_project
 
@@ -70,8 +70,9 @@ def test_a_good_emission_is_verified_and_says_so(emitted: Emission, coco: Path) 
     assert parity["outputs"]["boxes"]["max_abs_error"] <= 1e-3
     assert parity["outputs"]["scores"]["max_abs_error"] <= 1e-5
     assert parity["detections"]["matched"] == parity["detections"]["reference"] > 0
-    assert len(parity["photographs"]) == parity["images"] == 3
-    for name, digest in parity["photographs"].items():
+    assert parity["runtime"] == "onnxruntime on the CPU"
+    assert len(description["photographs"]) == parity["images"] == 3
+    for name, digest in description["photographs"].items():
         assert digest_file(coco / name) == digest
     assert description["options"] == {
         "format": "onnx",
@@ -225,7 +226,7 @@ def test_a_failed_verification_fails_the_command_and_keeps_the_last_good_artifac
     good = contents(artifacts / "onnx")
     request.getfixturevalue("no_tolerance")
     capsys.readouterr()
-    assert run(["emit", str(project), *QUICK]) == 1
+    assert run(["emit", str(project), *QUICK, "--force"]) == 1
     output = capsys.readouterr()
     assert "T007]: onnx: boxes differ by up to" in output.err
     assert "failed" in output.out
@@ -251,8 +252,8 @@ def test_a_worker_that_dies_is_one_line_and_leaves_nothing(
 ) -> None:
     start = worker.Worker.start
 
-    def start_and_kill(self: worker.Worker, task: str, request: dict[str, Any], limit: float) -> None:
-        start(self, task, request, limit)
+    def start_and_kill(self: worker.Worker, task: str, *rest: Any) -> None:
+        start(self, task, *rest)
         if task == "emit":
             os.kill(self.process.pid, signal.SIGKILL)
 
@@ -324,19 +325,66 @@ def test_an_interrupted_emission_leaves_no_worker_and_no_artifact(
     assert not artifacts.exists() or not list(artifacts.iterdir())
 
 
-def test_one_target_that_goes_wrong_does_not_stop_the_others(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_project(project, ("hyperparameters.imgsz=128",))
-    options = emit.requested(loaded, ())[0]
-    monkeypatch.setattr(emit, "requested", lambda *_: (options, options.model_copy(update={"opset": 18})))
-    attempts: list[int] = []
-    real = emit._emit_one
+def test_what_is_up_to_date_is_left_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project.parent / "build" / "artifacts" / "onnx"
+    assert run(["emit", str(project), *QUICK]) == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    capsys.readouterr()
+    code = (
+        "import sys; from segc.cli import run\n"
+        f"status = run(['emit', {str(project)!r}, '--set', 'hyperparameters.imgsz=128'])\n"
+        "heavy = {'torch', 'onnx', 'onnx_graphsurgeon', 'onnxruntime', 'psutil'} & set(sys.modules)\n"
+        "sys.exit(99 if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stdout
+    assert "3/3" in done.stdout or "detections" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
-    def first_breaks(job: Any, options: Any, work: Path, *rest: Any) -> Emission:
-        attempts.append(options.opset)
-        if len(attempts) == 1:
-            raise emit.fail("T004", "broken")
-        return real(job, options, work, *rest)
 
-    monkeypatch.setattr(emit, "_emit_one", first_breaks)
-    statuses = [emission.status for emission in emit_project(loaded, project.parent / "build")]
-    assert statuses == ["error", "verified"]
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--force"],
+        ["--set", "targets.0.opset=16"],
+        ["--set", "hyperparameters.conf=0.5"],
+        ["--untrained"],
+        ["--set", "architecture.weights=null", "--untrained"],
+    ],
+)
+def test_whatever_changes_an_artifact_has_it_made_again(change: list[str], project: Path) -> None:
+    folder = project.parent / "build" / "artifacts" / "onnx"
+    assert run(["emit", str(project), *QUICK]) == 0
+    before = (folder / "artifact.json").stat().st_ino
+    assert run(["emit", str(project), *QUICK, *change]) == 0
+    assert (folder / "artifact.json").stat().st_ino != before
+
+
+@pytest.mark.parametrize("how", ["edited", "gone", "description"])
+def test_a_damaged_artifact_is_made_again(how: str, project: Path) -> None:
+    folder = project.parent / "build" / "artifacts" / "onnx"
+    assert run(["emit", str(project), *QUICK]) == 0
+    good = contents(folder)
+    if how == "gone":
+        (folder / "photos.onnx").unlink()
+    else:
+        path = folder / ("predict.py" if how == "edited" else "artifact.json")
+        path.write_bytes(path.read_bytes()[:-10])
+    assert run(["emit", str(project), *QUICK]) == 0
+    assert contents(folder) == good
+
+
+def test_a_memory_limit_is_kept(project: Path) -> None:
+    loaded = load_project(project)
+    (emission,) = emit_project(loaded, project.parent / "build", memory_limit=20_000_000)
+    assert emission.status == "error"
+    assert emission.diagnostics[0].code == "T009"
+    assert not (project.parent / "build").exists()
+
+
+def test_what_is_being_done_is_told(project: Path) -> None:
+    told: list[tuple[str, str]] = []
+    loaded = load_project(project, ("hyperparameters.imgsz=64",))
+    emit_project(loaded, project.parent / "build", watch=lambda name, state: told.append((name, state)))
+    assert told == [("onnx", "emitting"), ("onnx", "running"), ("onnx", "verified")]
