@@ -104,6 +104,8 @@ def command(
         told = {"project": loaded.project.name, "split": split, "size": list(size), "mask_grid": mask_grid}
         write_atomic(json_path, canonical_json({**told, **metrics.to_json()}))
     click.echo(table(metrics))
+    if "conf" in session.metadata:
+        click.echo(f"The model leaves out scores up to {session.metadata['conf']:g} by itself: they are missing here.")
 
 
 def _artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":

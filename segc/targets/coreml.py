@@ -32,11 +32,21 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence[Any]], Sequence[Any]]
 
+APPLE = sys.platform == "darwin"
+"""Whether Core ML is here."""
+
+NOTE = (
+    "Core ML runs on macOS and iOS only: here the saved program is evaluated operation by operation in numpy, and "
+    "Apple's runtime is not involved"
+)
+
 INPUT = "image"
 """Name of a program's input: an RGB image, as apps have them. Pixels 0..255 become 0..1 in the program."""
 
 PASSES = ("common::reduce_transposes",)
 """Passes of coremltools that find something to do in a program that was written for it."""
+
+_TOOLS = "segc.targets.coreml_tools"
 
 MODEL_FILE = "com.apple.CoreML/model.mlmodel"
 WEIGHTS_FOLDER = "com.apple.CoreML/weights"
@@ -68,7 +78,7 @@ def _emit(request: EmitRequest) -> Emitted:
     model, weights_file = lower(graph, weights, request.options, request.metadata)
     name = f"{request.stem}{TARGET.suffix}"
     write_package(request.folder / name, model, weights_file)
-    return Emitted(name)
+    return Emitted(name, () if APPLE else (NOTE,))
 
 
 def lower(
@@ -117,13 +127,12 @@ def _oldest_system(ct: Any, options: CoremlOptions) -> Any:
 
 
 def _program(ct: Any, graph: Graph, weights: Mapping[str, Array], options: CoremlOptions) -> Any:
-    from coremltools.converters.mil import Builder
+    builder = ct.converters.mil.Builder
+    image = builder.TensorSpec(shape=graph.tensors[graph.inputs[0]].shape)
 
-    image = Builder.TensorSpec(shape=graph.tensors[graph.inputs[0]].shape)
-
-    @Builder.program(input_specs=[image], opset_version=_oldest_system(ct, options))  # type: ignore[untyped-decorator]
+    @builder.program(input_specs=[image], opset_version=_oldest_system(ct, options))  # type: ignore[untyped-decorator]
     def program(image: Any) -> list[Any]:
-        writer = _Writer(Builder, graph, weights, options, image)
+        writer = _Writer(builder, graph, weights, options, image)
         for node in graph.nodes:
             writer.lower(node)
         return writer.outputs()
@@ -141,9 +150,9 @@ def _describe(description: Any, metadata: Mapping[str, Any], converter: str) -> 
     about.userDefined["com.github.apple.coremltools.version"] = converter
     about.userDefined[METADATA_KEY] = metadata_text(metadata)
     about.userDefined["names"] = ", ".join(metadata["names"])
-    description.input[0].shortDescription = (
-        f"RGB, {width} x {height}: the photograph scaled to fit, the rest filled with grey 114"
-    )
+    description.input[
+        0
+    ].shortDescription = f"RGB, {width} x {height}: the photograph scaled to fit, the rest filled with grey 114"
     for output in description.output:
         output.shortDescription = OUTPUT_DESCRIPTIONS[metadata["layout"]].get(output.name, "")
 
@@ -324,9 +333,7 @@ def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
 def _max_pool(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     kernel, stride, padding = (list(node.attributes[key]) for key in ("kernel", "stride", "padding"))
     pad = _borders(padding)
-    return [
-        w.op("max_pool", w.name, x=inputs[0], kernel_sizes=kernel, strides=stride, pad_type="custom", pad=pad)
-    ]
+    return [w.op("max_pool", w.name, x=inputs[0], kernel_sizes=kernel, strides=stride, pad_type="custom", pad=pad)]
 
 
 def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
@@ -402,7 +409,7 @@ def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
         y=op("greater", "above", x=best, y=np.float32(conf)),
     )
     # Below every threshold, a threshold of 0 included.
-    candidates = op("select", "candidates", cond=stands, a=scores, b=np.full(scores.shape, -1, np.float32))
+    candidates = op("select", "candidates", cond=stands, a=scores, b=np.full((1, 1, 1), -1, np.float32))
     corners = op("split", "corners", x=boxes, split_sizes=[2, 2], axis=2)
     middle = op("mul", "middle", x=op("add", "sum", x=corners[0], y=corners[1]), y=np.float32(0.5))
     extent = op("sub", "extent", x=corners[1], y=corners[0])
@@ -502,12 +509,16 @@ class EvaluatedSession(ArtifactSession):
 
 
 def _session(path: Path, _threads: int) -> Session:
-    return AppleSession(path) if sys.platform == "darwin" else EvaluatedSession(path)
+    return AppleSession(path) if APPLE else EvaluatedSession(path)
 
 
 def _settings(options: CoremlOptions) -> dict[str, Any]:
     precision = "int8 weights" if options.int8 else "fp16" if options.half else "fp32"
     return {"layout": "detections" if options.nms else "named", "precision": precision}
+
+
+def _remarks() -> tuple[str, ...]:
+    return () if APPLE else (NOTE,)
 
 
 TARGET = Target(
@@ -517,9 +528,14 @@ TARGET = Target(
     options=CoremlOptions,
     emit=_emit,
     session=_session,
-    requirements=(Requirement("coremltools", "coremltools", "9.0"),),
-    runtime=(Requirement("coremltools", "coremltools", "9.0"), Requirement("pillow", "PIL", "10.0")),
+    requirements=(Requirement("coremltools", "coremltools", "9.0", preload=_TOOLS),),
+    runtime=(
+        Requirement("coremltools", "coremltools", "9.0", preload=_TOOLS if APPLE else ""),
+        # Images in Core ML's Python interface are Pillow's.
+        Requirement("pillow", "PIL", "10.0", preload=None if APPLE else ""),
+    ),
     extra="coreml",
     scripts=(("coreml.py.j2", "predict.py"), ("coreml.md.j2", "README.md")),
     settings=_settings,
+    remarks=_remarks,
 )

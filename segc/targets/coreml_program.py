@@ -103,7 +103,7 @@ class Program:
             self.user_metadata = dict(model.description.metadata.userDefined)
             function = model.mlProgram.functions["main"]
             if function.opset not in function.block_specializations or len(function.inputs) != 1:
-                raise ValueError("it has no program of one input")  # noqa: TRY301 - all damage is told in one place
+                raise ValueError("it has no program of one input")
             block = function.block_specializations[function.opset]
             source = _typed(function.inputs[0])
             self.input_shape = source.shape
@@ -119,7 +119,7 @@ class Program:
             raise ValueError(f"{len(block.operations)} operations")
         known = {self._source}
         last_reader: dict[str, int] = {}
-        operations = []
+        operations: list[tuple[str, dict[str, str | list[str]], list[_Result]]] = []
         for operation in block.operations:
             if operation.type in {"const", "constexpr_affine_dequantize"}:
                 (output,) = operation.outputs
@@ -219,7 +219,7 @@ def _read(package: Path, file: Path, most: int | None = None) -> bytes:
 
 
 def _protocol() -> Any:
-    """coremltools' messages, without the package around them, whose import takes seconds."""
+    """The messages of coremltools without the package around them, whose import takes seconds."""
     if "coremltools" in sys.modules:
         return import_module("coremltools.proto.Model_pb2")
     spec = find_spec("coremltools")
@@ -306,7 +306,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 def _names(name: str, argument: Any) -> str | list[str]:
     """Names of the values that an input reads; a list for the one input that takes several."""
-    found = [binding.name for binding in argument.arguments]
+    found: list[str] = [binding.name for binding in argument.arguments]
     if name == "values":
         return found
     (only,) = found
