@@ -162,7 +162,7 @@ class Matching:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The result of a verification."""
+    """The result of a verification: over how many images, errors by output as far as there was something to compare."""
 
     images: int
     outputs: Mapping[str, OutputError]
@@ -187,13 +187,14 @@ class Parity:
 
     def summary(self) -> str:
         """The result in a line."""
-        boxes, scores = (self.outputs[name].largest for name in ("boxes", "scores"))
+        shown = [name for name in ("boxes", "scores") if name in self.outputs] or list(self.outputs)
+        errors = [f"{name} {self.outputs[name].largest:.1e}{' px' if name == 'boxes' else ''}" for name in shown]
         found = self.detections
         compared = f"{found.matched}/{max(found.reference, found.artifact)} detections"
         if not max(found.reference, found.artifact):
             compared = "no detections to compare"
         at = "" if found.conf == CONFIDENCE else f" at conf {found.conf:g}"
-        return f"boxes {boxes:.1e} px, scores {scores:.1e}, {compared}{at}, {self.images} images"
+        return f"{', '.join(errors)}, {compared}{at}, {self.images} images"
 
     def faults(self) -> list[str]:
         """What did not pass, a phrase each."""
@@ -231,7 +232,8 @@ def compare(
     else:
         reference = _suppressed(names, reference, suppression)
         matching, reference, artifact = _match_suppressed(names, reference, artifact, tolerance, suppression)
-    errors = {output: _output_error(output, batches, reference, artifact, tolerance) for output in OUTPUTS}
+    compared = [output for output in OUTPUTS if any(reference[f"{name}.{output}"].size for name in names)]
+    errors = {output: _output_error(output, batches, reference, artifact, tolerance) for output in compared}
     return Parity(images, errors, matching)
 
 
