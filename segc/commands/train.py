@@ -43,21 +43,15 @@ def command(
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
     threads_that_wait()
-    from segc.build import build, compile_project
     from segc.reports.run import report_run
     from segc.spec.load import load_project
-    from segc.training.distributed import launched_world
-    from segc.training.loop import train
-    from segc.training.report import report_on
+    from segc.training.project import train_project
 
     loaded = load_project(project, overrides)
     folder = build_folder(loaded, build_dir)
-    # Of several processes the first one alone writes.
-    compiled = (build if launched_world().leads else compile_project)(loaded, folder)
     screen = console()
     try:
-        with report_on(screen, loaded.project.hyperparameters.loggers) as report:
-            outcome = train(loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report)
+        outcome = train_project(loaded, folder, screen, name=name, resume=resume, allow_changed=allow_changed)
     except KeyboardInterrupt:
         screen.print("interrupted; `segc train --resume` goes on", highlight=False)
         raise

@@ -11,6 +11,7 @@ forgives outlines that are a pixel or two off, so mask AP at high IoU comes out 
 implementation of this network family reports such figures when it validates; they are here to compare with it.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from segc.data.scene import Parts, index_map, object_masks
 from segc.diagnostics import fail
 from segc.evaluation.metrics import MAX_DETECTIONS, Evaluation, Metrics, MetricSet, Objects
 from segc.evaluation.rle import Rle, compress, encode_mask, encode_polygons
-from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, letterbox_geometry, to_input
+from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
 from segc.inference.masks import Mask, frame_masks, image_masks
 from segc.inference.postprocess import Detections, detections
 from segc.inference.results import Prediction
@@ -225,8 +226,10 @@ def smallest_frame(original: tuple[int, int], size: tuple[int, int], stride: int
         size: (height, width) of the full frame.
         stride: what the sides are multiples of.
     """
-    height, width = letterbox_geometry(original, size).resized
-    return -(-height // stride) * stride, -(-width // stride) * stride
+    ratio = min(size[0] / original[0], size[1] / original[1])
+    # The exact sides, before they are rounded to pixels: a frame that is short of them by a fraction would shrink both.
+    height, width = (max(1, math.ceil(side * ratio / stride - 1e-9)) * stride for side in original)
+    return height, width
 
 
 def _matchable(classes: NDArray[np.int64], instances: Sequence[Instance]) -> NDArray[np.bool_]:

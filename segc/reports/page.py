@@ -33,7 +33,7 @@ _MOST_CLASSES = 24
 
 _EXAMPLES = 8
 _EXAMPLE_SIDE = 440
-_TILE_SIDE = 320
+_TILE_SIDE = 300
 _TILES = 8
 _PARTS = (("box", "Boxes"), ("seg", "Masks"))
 
@@ -109,7 +109,7 @@ def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> s
         lstrip_blocks=True,
     )
     metrics = evaluated.metrics
-    settings = {"epochs": [], "training": [], "batches": [], **sections}
+    settings = {"epochs": "", "training": [], "batches": [], **sections}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         project=loaded.project,
@@ -221,7 +221,12 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         if not there:
             return None
         up = scale or Axis.around("", *(ys for _, ys in there), zero=True)
-        lines = [Line(label, epochs, ys) for label, ys in there]
+        # Epochs without a validation have no value: the line goes on to the next one that has.
+        points = [[(x, y) for x, y in zip(epochs, ys, strict=True) if not math.isnan(y)] for _, ys in there]
+        lines = [
+            Line(label if len(there) > 1 else "", [x for x, _ in pairs], [y for _, y in pairs], f"s{index}", label)
+            for index, ((label, _), pairs) in enumerate(zip(there, points, strict=True))
+        ]
         return Figure(plots.line_chart(lines, along, up, title=caption), caption)
 
     losses = [(name.removeprefix("train_"), name) for name in columns if name.startswith("train_")]
@@ -238,17 +243,18 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return [figure for figure in charts if figure is not None]
 
 
-def _epoch_facts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Facts of a training for the head of the page."""
+def _epoch_facts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How long a training was, in a few words."""
     if not rows:
-        return []
-    facts = [("epochs", str(rows[-1]["epoch"])), ("time", _duration(float(rows[-1]["seconds"])))]
+        return ""
+    last = rows[-1]
+    text = f"{last['epoch']} epochs in {_duration(float(last['seconds']))}"
     means = [
         (box + mask, row["epoch"])
         for row, box, mask in zip(rows, _column(rows, "box_map"), _column(rows, "mask_map"), strict=True)
         if not math.isnan(box + mask)
     ]
-    return [*facts, ("best epoch", str(max(means, key=lambda one: one[0])[1]))] if means else facts
+    return f"{text}, the best one {max(means, key=lambda one: one[0])[1]}" if means else text
 
 
 def _duration(seconds: float) -> str:
@@ -310,11 +316,14 @@ def _batch_figures(samples: Sequence[Sample], hyper: "Hyperparameters", names: S
     """Batches as the network saw them: the first one, and the first one of the last epoch."""
     from segc.data.loader import TrainingLoader
 
-    loader = TrainingLoader(samples, hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))}))
+    chosen = hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))})
+    loader = TrainingLoader(samples, chosen, skip=True)
     figures = []
     for epoch in sorted({0, hyper.epochs - 1}):
-        batch = next(iter(loader.epoch(epoch)))
-        picture = pictures.mosaic(_tiles_of(batch, names), columns=4)
+        tiles = _tiles_of(next(iter(loader.epoch(epoch))), names)
+        if not tiles:  # none of the images can be read
+            continue
+        picture = pictures.mosaic(tiles, columns=4)
         figures.append(Figure(_picture(picture, f"Training images of epoch {epoch + 1}"), f"Epoch {epoch + 1}"))
     return figures
 
@@ -331,7 +340,7 @@ def _tiles_of(batch: "Batch", names: Sequence[str]) -> list[pictures.Image]:
         # Either one map an image, of 1 + the place among its objects, or one mask an object.
         own = [masks[index] == 1 + i for i in range(len(rows))] if masks.dtype == np.int32 else masks[rows] != 0
         ratio = image.shape[0] // masks.shape[1]
-        shown = pictures.shrink(np.ascontiguousarray(image), _TILE_SIDE)
+        shown = pictures.fit(np.ascontiguousarray(image), _TILE_SIDE)
         scale = shown.shape[0] / image.shape[0]
         drawn = [
             pictures.Drawn(
@@ -373,7 +382,7 @@ def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
             iou=hyper.iou,
             max_det=hyper.max_det,
         )
-        small = pictures.shrink(image, _EXAMPLE_SIDE)
+        small = pictures.fit(image, _EXAMPLE_SIDE)
         size = (small.shape[0], small.shape[1])
         label = pictures.draw(small, pictures.truth(sample, size, evaluated.metrics.names))
         found = pictures.draw(small, pictures.predicted(prediction, size))

@@ -65,12 +65,13 @@ def _write(canvas: Image, one: Drawn) -> None:
     cv2.putText(canvas, one.label, (x + 2, y - below + 1), font, scale, ink, 1, cv2.LINE_AA)
 
 
-def shrink(image: Image, longest: int) -> Image:
-    """An image whose longer side is at most ``longest`` pixels."""
+def fit(image: Image, longest: int) -> Image:
+    """An image whose longer side is ``longest`` pixels, but for small ones, which are at most doubled."""
     height, width = image.shape[:2]
-    ratio = min(1.0, longest / max(height, width))
+    ratio = min(2.0, longest / max(height, width))
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
 def truth(sample: Sample, size: tuple[int, int], names: Sequence[str]) -> list[Drawn]:

@@ -34,22 +34,20 @@ class TensorBoardLogger(SilentReport):
 
     def __init__(self) -> None:
         self._writer: Any = None
-        self._run = Run()
         self._step = 0
 
     def begin(self, run: Run) -> None:
         """See :class:`segc.training.report.Report`."""
         from tensorboardX import SummaryWriter
 
-        self._run = run
-        # What a killed run wrote after its last checkpoint is done again.
-        self._writer = SummaryWriter(str(run.folder), purge_step=run.epoch + 1 if run.epoch else None, flush_secs=10)
+        # A file of its own each time that a run goes on. What is done again comes out the same, so nothing is purged.
+        self._writer = SummaryWriter(str(run.folder), flush_secs=10, filename_suffix=f".from{run.epoch}")
         self._writer.add_text("project", "\n".join(f"    {key}: {value}" for key, value in run.settings.items()), 0)
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`segc.training.report.Report`."""
         del epochs
-        self._step = (epoch - 1) * total
+        self._step = (epoch - 1) * total + done
 
     def step(self, values: Mapping[str, float]) -> None:
         """See :class:`segc.training.report.Report`."""
@@ -195,10 +193,10 @@ class Recorded:
         """See :class:`segc.training.report.Report`."""
         self._shown.say(text)
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.steps(epoch, epochs, total)
-        self._tell("steps", epoch, epochs, total)
+        self._shown.steps(epoch, epochs, total, done)
+        self._tell("steps", epoch, epochs, total, done)
 
     def step(self, values: Mapping[str, float]) -> None:
         """See :class:`segc.training.report.Report`."""

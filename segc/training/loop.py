@@ -252,7 +252,8 @@ class Training:
     def run(self) -> Outcome | None:
         """Train to the last epoch, saving on the way. Gives nothing in a process that does not lead."""
         project, epoch = self.loaded.project, self.progress.epoch
-        self.report.begin(Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch))
+        run = Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch, device=str(self.device))
+        self.report.begin(run)
         self.report.say(self._circumstances())
         self._saved_at = self._counted_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs and not self.progress.stopped:
@@ -271,7 +272,7 @@ class Training:
     def _epoch(self) -> None:
         """One pass over the training images, a validation where it is due, and what is kept of them."""
         number = self.progress.epoch + 1
-        self.report.steps(number, self.plan.epochs, self.plan.steps_per_epoch)
+        self.report.steps(number, self.plan.epochs, self.plan.steps_per_epoch, self.progress.at.step)
         self._pass(self.progress.epoch)
         if notice := self.loader.new_notice():
             self.report.say(notice)

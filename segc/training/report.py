@@ -1,6 +1,5 @@
 """What a person sees of a training: a live display in a terminal, one line an epoch elsewhere."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from segc.spec.project import Project, resolved
+from segc.training.device import peak_memory
 from segc.training.loss import TERMS
 
 
@@ -25,6 +26,7 @@ class Run:
         settings: everything that the spec says, by dotted key.
         images_per_step: images of a full step, of all processes together.
         epoch: epochs that are done already.
+        device: where it happens.
     """
 
     folder: Path = Path()
@@ -32,11 +34,12 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     images_per_step: int = 0
     epoch: int = 0
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, project: Project, folder: Path, *, images_per_step: int, epoch: int) -> "Run":
+    def of(cls, project: Project, folder: Path, *, images_per_step: int, epoch: int, device: str) -> "Run":
         """A training of a project."""
-        return cls(folder, project.name, dict(_flat("", resolved(project))), images_per_step, epoch)
+        return cls(folder, project.name, dict(_flat("", resolved(project))), images_per_step, epoch, device)
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -56,8 +59,8 @@ class Report(Protocol):
     def say(self, text: str) -> None:
         """A line that stays."""
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
-        """An epoch of ``total`` steps begins; epochs count from 1."""
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
+        """An epoch of ``total`` steps begins, or goes on after ``done`` of them; epochs count from 1."""
 
     def step(self, values: Mapping[str, float]) -> None:
         """A step is done; ``values`` are means over the epoch so far, and the learning rate."""
@@ -81,7 +84,7 @@ class SilentReport:
     def say(self, text: str) -> None:
         """See :class:`Report`."""
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`Report`."""
 
     def step(self, values: Mapping[str, float]) -> None:
@@ -133,11 +136,11 @@ class LiveReport(PlainReport):
         """See :class:`Report`."""
         self._run = run
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`Report`."""
         self._epoch, self._epochs = epoch, epochs
         self._label, self._last = f"epoch {epoch}/{epochs}", time.monotonic()
-        self._progress.reset(self._task, total=total, description=self._label, values="")
+        self._progress.reset(self._task, total=total, completed=done, description=self._label, values="")
         left = epochs - self._run.epoch
         self._progress.update(self._whole, total=left, completed=epoch - 1 - self._run.epoch, visible=True)
 
@@ -152,7 +155,7 @@ class LiveReport(PlainReport):
         if self._speed:
             shown.append(f"{self._speed:.1f} img/s")
         self._progress.update(self._task, advance=1, values="  ".join(shown))
-        self._progress.update(self._whole, values=memory())
+        self._progress.update(self._whole, values=f"{peak_memory(torch.device(self._run.device)) / 2**30:.1f} GiB")
 
     def validated(self, done: int, total: int) -> None:
         """See :class:`Report`."""
@@ -162,20 +165,6 @@ class LiveReport(PlainReport):
         """See :class:`Report`."""
         super().epoch(row)
         self._progress.update(self._whole, completed=self._epoch - self._run.epoch)
-
-
-def memory() -> str:
-    """What the training takes at most so far: memory of the GPU, else of the process."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of GPU memory"
-    if sys.platform == "win32":
-        return ""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**30:.1f} GiB"
 
 
 @contextmanager

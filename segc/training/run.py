@@ -30,7 +30,7 @@ CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.csv"
 FIRST_NAME = "train"
 
-_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib"})
+_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib", "loggers"})
 """Hyperparameters that may change between parts of a training: they belong to the machine, or to prediction."""
 
 _PLACES = frozenset({"path", "data"})

@@ -284,7 +284,7 @@ def test_the_smallest_frame_changes_no_scale(original: tuple[int, int], size: tu
     frame = smallest_frame(original, size)
     assert all(side % 32 == 0 and 32 <= side <= most for side, most in zip(frame, size, strict=True))
     resized = letterbox_geometry(original, size).resized
-    assert all(need <= side < need + 32 for need, side in zip(resized, frame, strict=True))
+    assert all(need <= side <= need + 32 for need, side in zip(resized, frame, strict=True))
     assert letterbox_geometry(original, frame).resized == resized
 
 
