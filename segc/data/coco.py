@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -24,6 +23,10 @@ MOST_BYTES = 2**31
 
 MOST_PIXELS = 2**28
 """Most pixels of an image that annotations can be for: masks are decoded at its size."""
+
+
+_FARTHEST = 1e300
+"""No coordinate is as large; beyond are infinity and whole numbers that no float can hold."""
 
 
 class _Fault(Exception):  # noqa: N818 - it never leaves this module
@@ -259,18 +262,24 @@ def _shape(entry: Any, image: _Image) -> tuple[tuple[NDArray[np.float32], ...], 
         parts = [_polygon(part, image, f"/segmentation/{place}") for place, part in enumerate(drawn)]
         return tuple(parts), False
     box = _numbers(_get(entry, "bbox", list, "a list"), "/bbox")
-    if len(box) != 4 or min(box[2:]) < 0:
-        raise _Fault("D003", f"{_shown(box)} is no box [x, y, width, height]", at="/bbox")
-    x, y, width, height = box
+    if len(box) != 4 or box[2:].min() < 0:
+        raise _Fault("D003", f"{_shown(entry['bbox'])} is no box [x, y, width, height]", at="/bbox")
+    x, y, width, height = box.tolist()
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     return (_fractions(np.array(corners).reshape(-1, 2), image, "/bbox"),), True
 
 
-def _numbers(values: Sequence[Any], at: str) -> list[float]:
-    for place, value in enumerate(values):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e9 or not isfinite(value):
-            raise _Fault("D003", f"{_shown(value)} is no coordinate", at=f"{at}/{place}")
-    return [float(value) for value in values]
+def _numbers(values: Sequence[Any], at: str) -> NDArray[np.float64]:
+    """Coordinates, of which there are millions in a file: only where one is wrong they are looked at one by one."""
+    if set(map(type, values)) <= {int, float}:
+        try:
+            numbers = np.array(values, np.float64)
+        except OverflowError:
+            numbers = np.array([np.inf])
+        if np.isfinite(numbers).all():
+            return numbers
+    place = next(i for i, one in enumerate(values) if type(one) not in {int, float} or not abs(one) < _FARTHEST)
+    raise _Fault("D003", f"{_shown(values[place])} is no coordinate", at=f"{at}/{place}")
 
 
 def _polygon(part: Any, image: _Image, at: str) -> NDArray[np.float32]:
@@ -279,7 +288,7 @@ def _polygon(part: Any, image: _Image, at: str) -> NDArray[np.float32]:
     if len(part) < 6 or len(part) % 2:
         advice = "a polygon has 2 numbers a point and at least 3 points"
         raise _Fault("D003", f"{len(part)} numbers are no polygon", advice, at)
-    return _fractions(np.array(_numbers(part, at)).reshape(-1, 2), image, at)
+    return _fractions(_numbers(part, at).reshape(-1, 2), image, at)
 
 
 def _fractions(points: NDArray[np.float64], image: _Image, at: str) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ origin is the middle of what is looked at; a view takes the plane to the frame.
 """
 
 from collections.abc import Iterable, Sequence
-from math import cos, radians, sin, tan
+from dataclasses import dataclass
+from math import ceil, cos, radians, sin, tan
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -31,7 +32,9 @@ _LEAST_DEPTH = 0.2
 """Perspective may bring the plane's points in the frame this near to the eye, 1 being the middle of the picture: with
 0 the horizon would lie in the frame."""
 
+_AHEAD = np.array([0, 0, 1e-6])
 _FRACTION_BITS = 8
+_BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 def shift(x: float, y: float) -> Matrix:
@@ -109,31 +112,41 @@ def paint(canvas: NDArray[np.uint8], image: NDArray[np.uint8], matrix: Matrix) -
     """
     if _is_whole_shift(matrix):
         _copy(canvas, image, int(matrix[0, 2]), int(matrix[1, 2]))
+    elif matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
+        _paint_any(canvas, image, matrix)
+    else:
+        _paint_upright(canvas, image, matrix)
+
+
+def _paint_upright(canvas: NDArray[np.uint8], image: NDArray[np.uint8], matrix: Matrix) -> None:
+    """Draw an image that is only stretched and shifted: what it covers is a rectangle of the canvas."""
+    (wide, _, x), (_, high, y) = matrix[:2].tolist()
+    x0, x1 = max(ceil(x - 0.5), 0), min(ceil(x + wide * image.shape[1] - 0.5), canvas.shape[1])
+    y0, y1 = max(ceil(y - 0.5), 0), min(ceil(y + high * image.shape[0] - 0.5), canvas.shape[0])
+    if x0 >= x1 or y0 >= y1:
         return
+    back = np.array([[1 / wide, 0, (x0 + 0.5 - x) / wide - 0.5], [0, 1 / high, (y0 + 0.5 - y) / high - 0.5]])
+    cv2.warpAffine(
+        image, back, (x1 - x0, y1 - y0), dst=canvas[y0:y1, x0:x1], flags=_BACKWARDS, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def _paint_any(canvas: NDArray[np.uint8], image: NDArray[np.uint8], matrix: Matrix) -> None:
     outline = project(clip(_rectangle(*image.shape[:2]), frame_lines(matrix, canvas.shape[:2])), matrix)
     if len(outline) < 3:
         return
-    straight = not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
     (x0, y0), (x1, y1) = np.ceil(outline.min(axis=0) - 0.5), np.ceil(outline.max(axis=0) - 0.5)
     area = canvas[int(y0) : int(y1), int(x0) : int(x1)]
     if not area.size:
         return
     back = shift(-0.5, -0.5) @ np.linalg.inv(matrix) @ shift(x0 + 0.5, y0 + 0.5)
-    drawn = area if straight else np.empty_like(area)
-    # As fast as OpenCV's function for affine maps.
-    cv2.warpPerspective(
-        image,
-        back,
-        (area.shape[1], area.shape[0]),
-        dst=drawn,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+    drawn = cv2.warpPerspective(
+        image, back, (area.shape[1], area.shape[0]), flags=_BACKWARDS, borderMode=cv2.BORDER_REPLICATE
     )
-    if not straight:
-        inside = np.zeros(area.shape[:2], np.uint8)
-        corners = np.round((outline - (x0 + 0.5, y0 + 0.5)) * 2**_FRACTION_BITS).astype(np.int32)
-        cv2.fillConvexPoly(inside, corners, 1, shift=_FRACTION_BITS)
-        cv2.copyTo(drawn, inside, area)
+    inside = np.zeros(area.shape[:2], np.uint8)
+    corners = np.round((outline - (x0 + 0.5, y0 + 0.5)) * 2**_FRACTION_BITS).astype(np.int32)
+    cv2.fillConvexPoly(inside, corners, 1, shift=_FRACTION_BITS)
+    cv2.copyTo(drawn, inside, area)
 
 
 def _is_whole_shift(matrix: Matrix) -> bool:
@@ -159,7 +172,7 @@ def frame_lines(matrix: Matrix, size: tuple[int, int]) -> NDArray[np.float64]:
     """
     height, width = size
     x, y, depth = matrix
-    return np.stack([x, width * depth - x, y, height * depth - y, depth - (0, 0, 1e-6)])
+    return np.array([x, width * depth - x, y, height * depth - y, depth - _AHEAD])
 
 
 def clip(points: NDArray[Any], lines: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -175,12 +188,16 @@ def clip(points: NDArray[Any], lines: Iterable[NDArray[np.float64]]) -> NDArray[
             continue
         if not inside.any():
             return np.zeros((0, 2))
-        after = np.roll(inside, -1)
-        crosses = inside != after
-        step = np.zeros(len(points))
-        np.divide(distance, distance - np.roll(distance, -1), out=step, where=crosses)
-        crossings = points + step[:, None] * (np.roll(points, -1, axis=0) - points)
-        points = np.stack([points, crossings], axis=1)[np.stack([inside, crosses], axis=1)]
+        after = np.arange(1, len(points) + 1)
+        after[-1] = 0
+        crossing = np.flatnonzero(inside != inside[after])
+        beyond = after[crossing]
+        step = distance[crossing] / (distance[crossing] - distance[beyond])
+        both, kept = np.empty((len(points), 2, 2)), np.zeros((len(points), 2), bool)
+        both[:, 0], kept[:, 0] = points, inside
+        both[crossing, 1] = points[crossing] + step[:, None] * (points[beyond] - points[crossing])
+        kept[crossing, 1] = True
+        points = both[kept]
     return points
 
 
@@ -188,18 +205,50 @@ def project(points: NDArray[Any], matrix: Matrix) -> NDArray[np.float64]:
     """Points [K, 2] where a matrix takes them."""
     moved = points @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] or matrix[2, 1]:
-        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
+        with np.errstate(all="ignore"):  # points beside or behind the eye come to lie nowhere
+            moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
     return np.asarray(moved, np.float64)
 
 
 def area(points: NDArray[Any]) -> float:
     """Area of a polygon [K, 2]."""
+    if not len(points):
+        return 0.0
     x, y = points[:, 0], points[:, 1]
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shapes:
+    """The polygons of several objects, all points in one array.
+
+    Attributes:
+        points: [P, 2], the points of all polygons.
+        starts: [Q], where the points of each polygon begin.
+        parts: the polygons of each object, as views of ``points``.
+        areas: the area of each object, parts added up.
+    """
+
+    points: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    parts: tuple[Parts, ...]
+    areas: tuple[float, ...]
+
+
+def shapes(objects: Sequence[Parts]) -> Shapes:
+    """The polygons of objects in one array."""
+    parts = [part for one in objects for part in one]
+    if not parts:
+        return Shapes(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), (), ())
+    points = np.concatenate(parts, dtype=np.float32)
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    views = iter(np.split(points, starts[1:]))
+    grouped = tuple(tuple(next(views) for _ in one) for one in objects)
+    return Shapes(points, starts, grouped, tuple(sum(area(part) for part in one) for one in grouped))
 
 
 def project_objects(
-    objects: Sequence[Parts], matrix: Matrix, size: tuple[int, int], *, prune: bool
+    objects: Shapes, matrix: Matrix, size: tuple[int, int], *, prune: bool
 ) -> tuple[list[int], list[Parts]]:
     """The objects that a matrix leaves in a frame, with the polygons of what is visible of them.
 
@@ -213,28 +262,29 @@ def project_objects(
     Returns:
         The places of those objects among all, and their polygons.
     """
-    if not objects:
+    if not objects.parts:
         return [], []
-    parts = [part for one in objects for part in one]
     lines = frame_lines(matrix, size)
-    points = np.concatenate(parts, dtype=np.float64)
-    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    points, starts = objects.points, objects.starts
     distances = points @ lines[:, :2].T + lines[:, 2]
     # Beyond one of the lines with all points, or beyond none with any; most polygons are either.
     gone = np.any(np.maximum.reduceat(distances, starts) < 0, axis=1).tolist()
-    whole = np.all(np.minimum.reduceat(distances, starts) >= 0, axis=1).tolist()
-    with np.errstate(all="ignore"):  # points behind the eye, which are clipped below
-        moved = np.split(project(points, matrix).astype(np.float32), starts[1:])
+    nearest = np.minimum.reduceat(distances, starts)
+    whole = np.all(nearest >= 0, axis=1).tolist()
+    moved = project(points, matrix).astype(np.float32)
+    bounds = [*starts.tolist(), len(points)]
     kept, visible = [], []
     number = 0
-    for index, one in enumerate(objects):
+    for index, one in enumerate(objects.parts):
         places = range(number, number := number + len(one))
         if all(whole[place] for place in places):
-            pieces, share = [moved[place] for place in places], 1.0
+            pieces, share = [moved[bounds[place] : bounds[place + 1]] for place in places], 1.0
+        elif all(gone[place] for place in places):
+            continue
         else:
-            clipped = [parts[p] if whole[p] else clip(parts[p], lines) for p in places if not gone[p]]
+            clipped = [clip(part, lines[nearest[p] < 0]) for part, p in zip(one, places, strict=True) if not gone[p]]
             left = [piece for piece in clipped if len(piece) > 2]
-            total = sum(area(piece) for piece in one)
+            total = objects.areas[index]
             share = sum(area(piece) for piece in left) / total if total else 1.0
             pieces = [project(piece, matrix).astype(np.float32) for piece in left]
         if pieces and not (prune and (share < LEAST_VISIBLE or least_side(pieces) < LEAST_SIDE)):
@@ -245,4 +295,5 @@ def project_objects(
 
 def least_side(pieces: Sequence[NDArray[Any]]) -> float:
     """The shorter side of the box round polygons."""
-    return float(np.ptp(np.concatenate(pieces), axis=0).min())
+    points = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return float((points.max(axis=0) - points.min(axis=0)).min())

@@ -18,12 +18,14 @@ from segc.data.cache import START_METHOD, Cache, DiskCache, MemoryCache, NoCache
 from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
     Matrix,
+    Shapes,
     blank,
     centred,
     mosaic_places,
     paint,
     project_objects,
     random_view,
+    shapes,
     shift,
     stretch,
 )
@@ -101,10 +103,10 @@ class TrainingItem:
     faults: Faults = ()
 
 
-def _trained(sample: Sample) -> tuple[tuple[int, ...], tuple[Parts, ...]]:
+def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
     """Classes and polygons of the objects that are trained on."""
     chosen = [one for one in sample.instances if not one.is_crowd]
-    return tuple(one.class_id for one in chosen), tuple(one.polygons for one in chosen)
+    return tuple(one.class_id for one in chosen), shapes([one.polygons for one in chosen])
 
 
 def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
@@ -253,10 +255,11 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         Raises:
             SegcError: D002 where it cannot be read, D008 where it is not of the size that its labels are for.
         """
+        sample = self.samples[index]
         kept = self.cache.get(index)
-        if kept is not None:
+        if kept is not None and sample.size in {None, kept[1]}:
             return kept
-        image = read_sample(self.samples[index])
+        image = read_sample(sample)
         original = (image.shape[0], image.shape[1])
         height, width = letterbox_geometry(original, self.hyper.size).resized
         if (height, width) != original:

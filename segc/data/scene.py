@@ -44,17 +44,20 @@ def object_masks(objects: Sequence[Parts], height: int, width: int, ratio: int) 
     Returns:
         [n, height / ratio, width / ratio], 0 or 1.
     """
-    masks = np.zeros((len(objects), height // ratio, width // ratio), np.uint8)
+    rows, columns = height // ratio, width // ratio
+    masks = np.zeros((len(objects), rows, columns), np.uint8)
+    far = np.array([width, height], np.float32)
     for mask, parts in zip(masks, objects, strict=True):
-        points = np.concatenate(parts)
+        # What was cut off at the far sides of the frame ends in its last pixels, not beyond them.
+        pixels = [(np.floor(part) - (part == far)).astype(np.int32) for part in parts]
+        corners = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         # Only whole cells around the object are drawn.
-        x0, y0 = np.clip(np.floor(points.min(axis=0) / ratio), 0, (mask.shape[1] - 1, mask.shape[0] - 1)).astype(int)
-        x1, y1 = np.clip(np.floor(points.max(axis=0) / ratio) + 1, (x0 + 1, y0 + 1), mask.shape[::-1]).astype(int)
+        x0, y0 = min(max(left // ratio, 0), columns - 1), min(max(top // ratio, 0), rows - 1)
+        x1, y1 = min(max(right // ratio, x0) + 1, columns), min(max(bottom // ratio, y0) + 1, rows)
         drawn = np.zeros(((y1 - y0) * ratio, (x1 - x0) * ratio), np.uint8)
-        for part in parts:
-            # What was cut off at the far sides of the frame ends in its last pixels, not beyond them.
-            pixels = np.floor(part) - (part == (width, height))
-            cv2.fillPoly(drawn, [(pixels - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
+        for part in pixels:
+            cv2.fillPoly(drawn, [part], 255, offset=(-x0 * ratio, -y0 * ratio))
         cover = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
         most = int(cover.max())
         if most:

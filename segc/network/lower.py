@@ -42,8 +42,8 @@ class SegmentationNetwork(nn.Module):
                 shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
                 _attach(self, _owner(node), build(node, shapes))
         # Set past nn.Module, which would list the shared parameters a second time under other names.
-        object.__setattr__(self, "inference_graph", _graph_module(graph, self))
-        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self))
+        object.__setattr__(self, "inference_graph", _graph_module(graph, self, overwrite=True))
+        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self, overwrite=False))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] (RGB in 0..1) to the outputs of the graph: boxes, scores, coefficients, prototypes."""
@@ -99,7 +99,15 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(leaf, module)
 
 
-def _graph_module(graph: Graph, owner: SegmentationNetwork) -> fx.GraphModule:
+def _graph_module(graph: Graph, owner: SegmentationNetwork, *, overwrite: bool) -> fx.GraphModule:
+    """A graph as a module.
+
+    Args:
+        graph: what it computes.
+        owner: has the parameters.
+        overwrite: let activations take the place of their inputs. Where gradients are wanted that costs time instead of
+            saving it: autograd keeps a copy of what is overwritten.
+    """
     program = fx.Graph()
     values: dict[str, Any] = {name: program.placeholder(name) for name in graph.inputs}
     for node in graph.nodes:
@@ -110,7 +118,7 @@ def _graph_module(graph: Graph, owner: SegmentationNetwork) -> fx.GraphModule:
         else:
             attributes = dict(node.attributes)
             if node.op == "silu":
-                attributes["inplace"] = _is_only_reader(graph, node)
+                attributes["inplace"] = overwrite and _is_only_reader(graph, node)
             function, arguments, keywords = FUNCTIONS[node.op](inputs, attributes)
             result = program.create_node("call_function", function, arguments, keywords, name=label)
         if len(node.outputs) == 1:

@@ -19,6 +19,7 @@ from segc.data.geometry import (
     project,
     project_objects,
     random_view,
+    shapes,
     shift,
     stretch,
 )
@@ -62,7 +63,7 @@ def test_polygons_lie_where_their_pixels_do(augment, seed):
     matrix = random_view(augment, SIZE, generator) @ centred(image.shape[:2], SIZE)
     canvas = np.zeros((*SIZE, 3), np.uint8)
     paint(canvas, image, matrix)
-    _, visible = project_objects(objects, matrix, SIZE, prune=False)
+    _, visible = project_objects(shapes(objects), matrix, SIZE, prune=False)
     pixels, drawn = canvas[..., 0] > 127, covered(visible, *SIZE) > 127
     kernel = np.ones((3, 3))
     rim = cv2.dilate(drawn.view(np.uint8), kernel) != cv2.erode(drawn.view(np.uint8), kernel)
@@ -178,18 +179,18 @@ def square(x: float, y: float, side: float):
 
 def test_objects_outside_and_those_that_became_too_small_are_left_out():
     objects = [square(10, 10, 20), square(-30, 10, 20), square(-19.5, 10, 20), square(40, 40, 1.5), square(70, 40, 20)]
-    kept, visible = project_objects(objects, np.eye(3), (64, 80), prune=True)
+    kept, visible = project_objects(shapes(objects), np.eye(3), (64, 80), prune=True)
     assert kept == [0, 4]
     assert visible[1][0][:, 0].max() == 80
-    kept, _ = project_objects(objects, np.eye(3), (64, 80), prune=False)
+    kept, _ = project_objects(shapes(objects), np.eye(3), (64, 80), prune=False)
     assert kept == [0, 2, 3, 4]
     assert LEAST_SIDE == 2
 
 
 def test_a_share_that_is_left_counts_all_parts_of_an_object():
     far, near = square(200, 0, 30)[0], square(60, 10, 6)[0]
-    assert project_objects([(near, far)], np.eye(3), (64, 80), prune=True)[0] == []
-    assert project_objects([(near, square(200, 0, 12)[0])], np.eye(3), (64, 80), prune=True)[0] == [0]
+    assert project_objects(shapes([(near, far)]), np.eye(3), (64, 80), prune=True)[0] == []
+    assert project_objects(shapes([(near, square(200, 0, 12)[0])]), np.eye(3), (64, 80), prune=True)[0] == [0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,6 +76,7 @@ EXPECTED = {
     "target_refuses": [("X210", 15, 42)],
     "no_folder": [("X212", 7, 9)],
     "mask_size": [("X213", 14, 15)],
+    "frozen_scope": [("X216", 14, 21), ("X216", 14, 31)],
     "several": [("S103", 13, 11), ("S104", 14, 10), ("S102", 15, 3)],
 }
 """Name of a file in ``broken/`` to (code, line, column) of everything that is wrong with it."""

@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from segc.architectures import build_graph
+from segc.build import build
 from segc.diagnostics import SegcError
 from segc.network.initialise import initial_weights
+from segc.spec.load import load_project
 from segc.training import loop
 from segc.training.checkpoint import load_checkpoint
 from segc.training.engine import Engine, NotFiniteError
@@ -330,6 +332,31 @@ def test_an_image_that_breaks_during_the_training_is_named(compiled, project, ti
         train(*compiled())
     assert code(error) == "D002"
     assert error.value.diagnostics[0].file == data / "images" / "train" / "3.png"
+
+
+def test_an_unreadable_image_is_named_and_counted_if_so_wished(project, tiny_data):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    (data / "images" / "train" / "3.png").write_bytes(b"")
+    report = StopAt(0)
+    loaded = load_project(project, ["dataset.corrupt=skip", "hyperparameters.epochs=2"])
+    outcome = train(loaded, build(loaded, project.parent / "build"), report=report)
+    assert [row["unreadable"] for row in rows(outcome.folder)] == ["1", "1"]
+    assert sum("3.png" in text for text in report.said) == 1
+
+
+def test_changed_labels_are_a_changed_project(compiled, project, tiny_data):
+    train(*compiled(epochs=1))
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    label = data / "labels" / "train" / "3.txt"
+    label.write_text(label.read_text() + "0 .5 .5 .2 .2\n")
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=1), resume=True)
+    assert code(error) == "R002"
+    assert "labels of dataset.train" in error.value.diagnostics[0].message
 
 
 def test_a_training_starts_from_the_weights_that_the_project_names(compiled, project):
