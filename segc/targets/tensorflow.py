@@ -11,7 +11,7 @@ Written against the documentation at https://www.tensorflow.org/api_docs/python/
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from segc.graph.anchors import anchor_grid
 from segc.targets.base import lowering_of, unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -112,12 +112,13 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
     )
 
 
-def concrete_function(graph: Graph, weights: Mapping[str, Any]) -> Any:
-    """A graph of fixed size as a tf.ConcreteFunction from ``images`` to a dictionary of the outputs.
+def concrete_function(graph: Graph, weights: Mapping[str, Array], limited: Collection[str] = ()) -> Any:
+    """A graph of fixed size, its weights as constants, as a tf.ConcreteFunction from the input to the named outputs.
 
     Args:
         graph: inference form, batch norms folded.
-        weights: as for :func:`lower`.
+        weights: a value for every parameter of the graph.
+        limited: as for :func:`lower`.
 
     Raises:
         SegcError: T008 where TensorFlow does not have an operator.
@@ -127,7 +128,9 @@ def concrete_function(graph: Graph, weights: Mapping[str, Any]) -> Any:
     specification = tf.TensorSpec(_shape_last(graph.tensors[name].shape), tf.float32, name=name)
     # Not autographed: what runs in it is already what it says.
     function = tf.function(
-        lambda images: lower(graph, weights, {name: images}), input_signature=[specification], autograph=False
+        lambda images: lower(graph, weights, {name: images}, limited=limited),
+        input_signature=[specification],
+        autograph=False,
     )
     return function.get_concrete_function()
 
@@ -144,7 +147,12 @@ def filters(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def lower(
-    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any], held: Mapping[str, Any] | None = None
+    graph: Graph,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Any],
+    *,
+    held: Mapping[str, Any] | None = None,
+    limited: Collection[str] = (),
 ) -> dict[str, Any]:
     """Add a graph's operators to the TensorFlow graph that is being built.
 
@@ -153,6 +161,7 @@ def lower(
         weights: a value for every parameter of the graph, as in PyTorch.
         inputs: tf.Tensors by name, [N, H, W, C].
         held: tf.Variables in the place of what :func:`filters` gives; constants if absent.
+        limited: tensors whose values are limited to 0..1, so that eight bits are not spent on what is beyond.
 
     Returns:
         Outputs by name, channels last where there are four axes; the tensors bear these names too.
@@ -164,6 +173,8 @@ def lower(
     writer.values.update({name: Value(tensor, spatial=True) for name, tensor in inputs.items()})
     for node in graph.nodes:
         writer.lower(node)
+        for name in set(limited).intersection(node.outputs):
+            writer.limit(name)
     return {name: writer.output(name) for name in graph.outputs}
 
 
@@ -185,6 +196,11 @@ class _Writer:
         with self.tf.name_scope(node.name):
             made = lowering(self, node, [self.values[name] for name in node.inputs])
         self.values.update(zip(node.outputs, made, strict=True))
+
+    def limit(self, name: str) -> None:
+        """Limit a tensor's values to 0..1."""
+        value = self.values[name]
+        self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), np.float32(1)))
 
     def output(self, name: str) -> Any:
         """The tensor of an output, under its own name."""
