@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, weights_session
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, threads_that_wait, warn
 from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def command(
     """
     if artifact is not None and weights is not None:
         raise click.UsageError("--weights and --artifact exclude each other", context)
-    sources = _find(items)
+    from segc.sources import find
+
+    sources = find(items)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _output_folder(loaded, build_dir) if output is None else output
@@ -97,15 +99,6 @@ def command(
     )
     session = _open(loaded, build_dir, weights, artifact)
     return _run(session, sources, outputs, filters, folder / "predictions.json" if save_json else None)
-
-
-def _find(items: Sequence[str]) -> "list[Source]":
-    from segc.inference.sources import SourceError, find_sources
-
-    try:
-        return find_sources(items)
-    except SourceError as error:
-        raise fail("I001", str(error), help="give image files, folders, quoted patterns or http(s) addresses") from None
 
 
 def _load(project: Path, overrides: tuple[str, ...]) -> "LoadedProject":
@@ -151,7 +144,10 @@ def _open(
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    return weights_session(loaded, build_folder(loaded, build_dir), weights)
+    threads_that_wait()
+    from segc.sessions import weights_session
+
+    return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)
 
 
 def _run(
@@ -190,12 +186,9 @@ def _one(session: "Session", source: "Source", files: Outputs, filters: Filters)
     from segc.inference.output import encode_picture
     from segc.inference.predict import predict_image
     from segc.inference.results import label_text
-    from segc.inference.sources import ImageError
+    from segc.sources import read
 
-    try:
-        image = source.read()
-    except ImageError as error:
-        raise SegcError(Diagnostic("I002", str(error))) from None
+    image = read(source)
     start = time.perf_counter()
     prediction = predict_image(
         image,

@@ -286,12 +286,21 @@ def _run_cases(session: Any, request: dict[str, Any]) -> float:
 TASKS = {"emit": _emit, "run": _run, "reference": _reference, "measure": _measure}
 
 
+def keep_silent() -> None:
+    """Keep packages from telling their makers that they are used: openvino does so on being imported.
+
+    It goes without the package that does the telling, and would otherwise also leave files in the home folder.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 def main() -> None:
     """The worker's side: import, wait for a task, do it, answer."""
     from importlib import import_module
 
     from segc.files import write_atomic
 
+    keep_silent()
     for module in sys.argv[1:]:
         import_module(module)
     line = sys.stdin.buffer.readline()

@@ -40,7 +40,7 @@ class Trained(NamedTuple):
         from segc.graph.passes import fold_batch_norm
 
         options = OnnxOptions(format="onnx", **settings)
-        own = {key: getattr(options, key) for key in ("layout", "batch", "dynamic")}
+        own = targets()["onnx"].settings(options)
         graph, weights = fold_batch_norm(self.graph(size, options.batch), self.weights)
         path.write_bytes(lower(graph, weights, options, self.metadata(size, **own)))
         return path
