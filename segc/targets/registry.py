@@ -12,7 +12,11 @@ from segc.diagnostics import fail
 if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
 
-MODULES = ("segc.targets.onnx",)
+MODULES = (
+    "segc.targets.onnx",
+    "segc.targets.tflite",
+    "segc.targets.edgetpu",
+)
 """Modules with a ``TARGET``, in the order of tables and documentation."""
 
 

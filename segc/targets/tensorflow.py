@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segc.graph.anchors import anchor_grid
-from segc.targets.base import lowering_of, unsupported
+from segc.targets.base import Requirement, lowering_of, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence["Value"]], Sequence["Value"]]
+
+REQUIREMENT = Requirement("tensorflow", "tensorflow", "2.18")
+"""TensorFlow, whichever package brings it; ``tensorflow-cpu`` is the same without what only GPUs need."""
 
 LAST = (0, 2, 3, 1)
 """Permutation of [N, C, H, W] to [N, H, W, C]."""
