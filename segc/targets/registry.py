@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MODULES = (
     "segc.targets.onnx",
+    "segc.targets.saved_model",
+    "segc.targets.graphdef",
     "segc.targets.tflite",
     "segc.targets.edgetpu",
 )
