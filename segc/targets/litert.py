@@ -171,7 +171,7 @@ class LiteRtSession(ArtifactSession):
         except (ValueError, RuntimeError) as error:
             text = f"LiteRT cannot load it: {str(error).splitlines()[0][:200]}"
             raise fail("T006", text, file=path, help="emit it again, or copy it again") from None
-        ((self._input, self._details),) = self._run.get_input_details().items()
+        [(self._input, self._details)] = self._run.get_input_details().items()
         self._outputs = self._run.get_output_details()
 
     def raw(self, images: NDArray[np.float32]) -> dict[str, Array]:
@@ -187,7 +187,8 @@ def quantised(values: Array, details: Mapping[str, Any]) -> Array:
         return values.astype(kind)
     scale, zero = details["quantization"]
     limits = np.iinfo(kind)
-    return np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(kind)
+    result: Array = np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(kind)
+    return result
 
 
 def dequantised(values: Array, details: Mapping[str, Any]) -> Array:
@@ -195,4 +196,5 @@ def dequantised(values: Array, details: Mapping[str, Any]) -> Array:
     if np.issubdtype(values.dtype, np.floating):
         return values.astype(np.float32)
     scale, zero = details["quantization"]
-    return (values.astype(np.float32) - zero) * np.float32(scale)
+    result: Array = (values.astype(np.float32) - zero) * np.float32(scale)
+    return result

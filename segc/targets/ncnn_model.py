@@ -201,7 +201,9 @@ def parse_param(text: str) -> tuple[Layer, ...]:
     return layers
 
 
-_SETTING = re.compile(r"(\d{1,3})=(-?\d{1,9})|(\d{1,3})=(-?\d\.\d{1,12}e[+-]\d\d)|-233(\d\d)=(\d{1,4})((?:,-?\d{1,9})+)")
+_SETTING = re.compile(
+    r"(\d{1,3})=(-?\d{1,9})|(\d{1,3})=(-?\d\.\d{1,12}e[+-]\d\d)|-233(\d\d)=(\d{1,4})((?:,-?\d{1,9})+)"
+)
 
 
 def _parse_layer(line: str, number: int) -> Layer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.base import EmitRequest, Emitted, Refusal, Requirement, Session, Target, TargetOptions
+from segc.targets.base import EmitRequest, Emitted, Refusal, Session, Target, TargetOptions
 from segc.targets.litert import RUNTIME, LiteRtSession, convert, read_model, with_metadata
 from segc.targets.tensorflow import REQUIREMENT
 
@@ -40,8 +40,7 @@ def _emit(request: EmitRequest) -> Emitted:
     model = convert(request.graph, request.weights, _precision(request.options), request.calibration)
     name = f"{request.stem}{TARGET.suffix}"
     (request.folder / name).write_bytes(with_metadata(model, request.metadata))
-    notes = ("the weights are stored in half precision; LiteRT computes in fp32 on a CPU",) if request.options.half else ()
-    return Emitted(name, notes)
+    return Emitted(name)
 
 
 def _session(path: Path, threads: int) -> Session:
