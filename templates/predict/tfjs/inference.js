@@ -410,8 +410,8 @@ const RIGHT_BORDER = -2;
 /**
  * Outer outlines of a mask, largest first, each a flat list x, y, x, y, … of pixel indices in the image.
  *
- * Borders are followed as Suzuki and Abe have it (CVGIP 30, 1985, algorithm 2), those of parts inside of holes left out;
- * only the ends of straight stretches are kept.
+ * Borders are followed as Suzuki and Abe have it (CVGIP 30, 1985, algorithm 2), those of parts inside of holes left
+ * out; only the ends of straight stretches are kept.
  */
 function outlines(mask) {
   if (!mask.bitmap.length) return [];
@@ -439,8 +439,8 @@ function outlines(mask) {
 }
 
 /**
- * The pixels along a part's outer border, counter-clockwise on the screen, from its first one in reading order. They are
- * marked: as the right one where what lies to their right is outside.
+ * The pixels along a part's outer border, counter-clockwise on the screen, from its first one in reading order. They
+ * are marked: as the right one where what lies to their right is outside.
  */
 function followBorder(pixels, start, neighbours) {
   let direction = neighbours.findIndex((step) => pixels[start + step] !== 0);
