@@ -6,6 +6,8 @@ The stages are processor time of one process with one thread; workers add the ha
 """
 
 import argparse
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from segc.data import loader as loader_module
 from segc.data.dataset import read_split
 from segc.data.geometry import blank, mosaic_places, paint, random_view, shift
 from segc.data.loader import TrainingLoader
+from segc.spec.hyperparameters import Augment
 from segc.spec.load import load_project
 
 STAGES = {
@@ -101,7 +104,6 @@ def mosaics(size: int, rounds: int = 200) -> None:
     generator = np.random.default_rng(0)
     frame = (size, size)
     images = [generator.integers(0, 255, (size * 3 // 4, size, 3), np.uint8) for _ in range(4)]
-    from segc.spec.hyperparameters import Augment
 
     def at_once(seed: int) -> None:
         draws = np.random.default_rng(seed)
@@ -140,6 +142,7 @@ def main() -> None:
     settings = {"imgsz": chosen.imgsz, "batch": chosen.batch, "workers": chosen.workers}
     loaded = load_project(chosen.project, [f"hyperparameters.{key}={value}" for key, value in settings.items()])
     hyper, samples = loaded.project.hyperparameters, read_split(loaded, "train")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{len(samples)} images at {chosen.imgsz} px, batch {chosen.batch}, mosaic {hyper.augment.mosaic:g}")
     stages(samples, hyper, chosen.epochs)
     delivery(samples, hyper, chosen.epochs)

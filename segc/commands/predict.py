@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -91,13 +91,8 @@ def command(
     if loaded is not None:
         chosen = loaded.project.hyperparameters
         defaults = (chosen.conf, chosen.iou, chosen.max_det)
-    filters = Filters(
-        defaults[0] if conf is None else conf,
-        defaults[1] if iou is None else iou,
-        defaults[2] if max_det is None else max_det,
-        retina,
-    )
     session = _open(loaded, build_dir, weights, artifact)
+    filters = _filters(session, (conf, iou, max_det), defaults, retina=retina)
     return _run(session, sources, outputs, filters, folder / "predictions.json" if save_json else None)
 
 
@@ -148,6 +143,30 @@ def _open(
     from segc.sessions import weights_session
 
     return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)
+
+
+def _filters(
+    session: "Session",
+    given: tuple[float | None, float | None, int | None],
+    defaults: tuple[float, float, int],
+    *,
+    retina: bool,
+) -> Filters:
+    """What the command line says; where it says nothing, what a model that suppresses by itself has, else defaults.
+
+    Raises:
+        click.UsageError: where the command line asks for what such a model has left out.
+    """
+    from segc.inference.postprocess import beyond_suppression
+
+    names = ("conf", "iou", "max_det")
+    chosen: dict[str, Any] = {
+        name: session.metadata.get(name, default) if value is None else value
+        for name, value, default in zip(names, given, defaults, strict=True)
+    }
+    if problem := beyond_suppression(session.metadata, **chosen):
+        raise click.UsageError(problem)
+    return Filters(**chosen, retina=retina)
 
 
 def _run(

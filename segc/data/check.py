@@ -94,6 +94,4 @@ def _faults(sample: Sample) -> tuple[Diagnostic, ...]:
         read_sample(sample)
     except SegcError as error:
         return error.diagnostics
-    except OSError as error:
-        return (Diagnostic("F002", error.strerror or str(error), file=sample.image),)
     return ()

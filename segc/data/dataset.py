@@ -244,10 +244,12 @@ def read_sample(sample: Sample) -> NDArray[np.uint8]:
     """The image of a sample, as :func:`read_image` gives it.
 
     Raises:
-        SegcError: as :func:`read_image`, and D008 where it is not of the size that its labels are for.
-        OSError: where the file cannot be read.
+        SegcError: D002 where it cannot be read, D008 where it is not of the size that its labels are for.
     """
-    image = read_image(sample.image)
+    try:
+        image = read_image(sample.image)
+    except OSError as error:
+        raise fail("D002", error.strerror or str(error), file=sample.image) from None
     if sample.size is not None and image.shape[:2] != sample.size:
         raise fail(
             "D008",

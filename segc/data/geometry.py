@@ -32,6 +32,7 @@ _LEAST_DEPTH = 0.2
 """Perspective may bring the plane's points in the frame this near to the eye, 1 being the middle of the picture: with
 0 the horizon would lie in the frame."""
 
+_AHEAD = np.array([0, 0, 1e-6])
 _FRACTION_BITS = 8
 _BACKWARDS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
@@ -171,7 +172,7 @@ def frame_lines(matrix: Matrix, size: tuple[int, int]) -> NDArray[np.float64]:
     """
     height, width = size
     x, y, depth = matrix
-    return np.stack([x, width * depth - x, y, height * depth - y, depth - (0, 0, 1e-6)])
+    return np.array([x, width * depth - x, y, height * depth - y, depth - _AHEAD])
 
 
 def clip(points: NDArray[Any], lines: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -204,7 +205,8 @@ def project(points: NDArray[Any], matrix: Matrix) -> NDArray[np.float64]:
     """Points [K, 2] where a matrix takes them."""
     moved = points @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] or matrix[2, 1]:
-        moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
+        with np.errstate(all="ignore"):  # points beside or behind the eye come to lie nowhere
+            moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
     return np.asarray(moved, np.float64)
 
 
@@ -269,8 +271,7 @@ def project_objects(
     gone = np.any(np.maximum.reduceat(distances, starts) < 0, axis=1).tolist()
     nearest = np.minimum.reduceat(distances, starts)
     whole = np.all(nearest >= 0, axis=1).tolist()
-    with np.errstate(all="ignore"):  # points behind the eye, which are clipped below
-        moved = project(points, matrix).astype(np.float32)
+    moved = project(points, matrix).astype(np.float32)
     bounds = [*starts.tolist(), len(points)]
     kept, visible = [], []
     number = 0

@@ -255,10 +255,11 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         Raises:
             SegcError: D002 where it cannot be read, D008 where it is not of the size that its labels are for.
         """
+        sample = self.samples[index]
         kept = self.cache.get(index)
-        if kept is not None:
+        if kept is not None and sample.size in {None, kept[1]}:
             return kept
-        image = read_sample(self.samples[index])
+        image = read_sample(sample)
         original = (image.shape[0], image.shape[1])
         height, width = letterbox_geometry(original, self.hyper.size).resized
         if (height, width) != original:

@@ -46,7 +46,9 @@ class Evaluated:
         """How the metrics were taken, in a line."""
         frames = f"frames within {self.size[0]}x{self.size[1]}" if self.rect else f"{self.size[0]}x{self.size[1]}"
         grid = "" if self.mask_grid == "photograph" else f", masks on the grid of the {self.mask_grid}"
-        return f"{self.split}, {frames}, {self.precision}, {self.session.runtime}{grid}"
+        # A model that suppresses by itself is measured without what it leaves out.
+        left_out = f", scores above {conf:g} only" if (conf := self.session.metadata.get("conf")) is not None else ""
+        return f"{self.split}, {frames}, {self.precision}, {self.session.runtime}{grid}{left_out}"
 
     def to_json(self) -> dict[str, Any]:
         """Values for JSON."""
@@ -111,7 +113,7 @@ def evaluate_project(
     metrics = evaluate_session(
         session,
         samples,
-        project.dataset.names,
+        project.dataset.class_names,
         size=size,
         rect=rect,
         iou=chosen.iou,

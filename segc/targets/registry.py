@@ -16,6 +16,12 @@ MODULES = (
     "segc.targets.torchscript",
     "segc.targets.onnx",
     "segc.targets.openvino",
+    "segc.targets.coreml",
+    "segc.targets.saved_model",
+    "segc.targets.graphdef",
+    "segc.targets.tflite",
+    "segc.targets.edgetpu",
+    "segc.targets.tfjs",
     "segc.targets.paddle",
     "segc.targets.ncnn",
 )

@@ -193,10 +193,20 @@ def test_without_any_readable_image_it_is_an_error(samples):
     assert [d.code for d in error.value.diagnostics] == ["D002"]
 
 
-def test_an_image_of_another_size_than_its_labels_is_an_error(samples):
+def test_an_image_of_another_size_than_its_labels_is_an_error(samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = replace(samples[0], size=(1, 1))
+    for given in ([other], [samples[0], other]):  # also one whose picture is kept on disk
+        with pytest.raises(SegcError) as error:
+            epochs(TrainingLoader(given, hyper(cache="disk", batch=1)), 0)
+        assert [d.code for d in error.value.diagnostics] == ["D008"]
+
+
+def test_an_image_that_is_gone_is_named(samples):
+    samples[0].image.unlink()
     with pytest.raises(SegcError) as error:
-        epochs(TrainingLoader([replace(samples[0], size=(1, 1))], hyper()), 0)
-    assert [d.code for d in error.value.diagnostics] == ["D008"]
+        epochs(TrainingLoader(samples, hyper()), 0)
+    assert [(d.code, d.file) for d in error.value.diagnostics] == [("D002", samples[0].image)]
 
 
 def test_one_setting_does_not_move_the_draws_of_another(samples):
