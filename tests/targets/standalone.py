@@ -6,16 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from segc.cli import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 ABSENT = ("segc", "torch", "onnx", "onnx_graphsurgeon", "pydantic", "jinja2", "click", "ruamel")
 """What no predict script may need; PyTorch but for TorchScript."""
+
+
+def segc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own: runtimes do not bear each other in one."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "segc", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 class Standalone:
@@ -41,7 +48,7 @@ class Standalone:
         done = self(*photographs, "-o", output / "theirs", "--threads", 1, "--save-txt")
         assert done.returncode == 0, done.stderr
         arguments = ["--artifact", str(model), "-o", str(output / "ours"), "--save-json", "--save-txt"]
-        assert run(["predict", *map(str, photographs), *arguments]) == 0
+        assert segc("predict", *photographs, *arguments).returncode == 0
         records = json.loads((output / "theirs" / "predictions.json").read_bytes())
         assert sum(len(record["detections"]) for record in records) >= 5
         theirs, ours = (
