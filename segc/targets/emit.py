@@ -243,7 +243,8 @@ class _Order:
         self.target = targets()[options.format]
         self.size = options.size(project.hyperparameters.size)
         own = {**METADATA_DEFAULTS, **self.target.settings(options)}
-        self.metadata = {**model_metadata(project), "imgsz": list(self.size), **own}
+        self.suppression = job.thresholds if own["layout"] == "detections" else None
+        self.metadata = {**model_metadata(project), "imgsz": list(self.size), **own, **(self.suppression or {})}
         self.graph = build_graph(project.architecture, project.dataset.nc, self.size, self.metadata["batch"])
         self.calibrated = self.metadata["precision"] in CALIBRATED
         self.calibration = choose(list_images(job.loaded, "train"), CALIBRATION_IMAGES) if self.calibrated else []
@@ -349,6 +350,7 @@ class _Order:
             load_arrays(self.work / "artifact.safetensors"),
             self.metadata["precision"],
             len(self.job.images),
+            self.suppression,
         )
 
     def _accuracy(self, crew: Crew, reference: Reference, model: Path) -> dict[str, Any]:
@@ -361,7 +363,7 @@ class _Order:
 
 
 def _modules(requirements: Iterable[Requirement]) -> list[str]:
-    return [requirement.module for requirement in requirements]
+    return [name for r in requirements if (name := r.module if r.preload is None else r.preload)]
 
 
 def _emission(target: Target, status: str, folder: Path, description: Mapping[str, Any]) -> Emission:

@@ -464,6 +464,8 @@ class OnnxSession(ArtifactSession):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that keep their processors busy while they wait take them from the reading of the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -12,7 +12,15 @@ from segc.diagnostics import fail
 if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
 
-MODULES = ("segc.targets.torchscript", "segc.targets.onnx", "segc.targets.openvino")
+MODULES = (
+    "segc.targets.torchscript",
+    "segc.targets.onnx",
+    "segc.targets.openvino",
+    "segc.targets.coreml",
+    "segc.targets.tfjs",
+    "segc.targets.paddle",
+    "segc.targets.ncnn",
+)
 """Modules with a ``TARGET``, in the order of tables and documentation."""
 
 

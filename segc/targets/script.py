@@ -61,6 +61,7 @@ def render_scripts(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["c_string"] = c_string
     parts, imports = _inference_parts()
     packages = [*PACKAGES, *map(str, target.runtime)]
     values = {
@@ -75,6 +76,15 @@ def render_scripts(
         "parts": parts,
     }
     return {name: environment.get_template(template).render(values) for template, name in target.scripts}
+
+
+def c_string(text: str) -> str:
+    """A text as a literal of C++, in ASCII: every byte of its UTF-8 that could mean something else is written in octal.
+
+    Octal, since it ends after three digits: a hexadecimal escape would swallow the letters behind it.
+    """
+    plain = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\?')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def _inference_parts() -> tuple[list[Part], _Imports]:

@@ -91,6 +91,7 @@ class _Artifact:
 
     def __init__(self, names: list[str]) -> None:
         self.metadata: dict[str, Any] = {"names": names, "imgsz": [32, 96], "batch": 2, "dynamic": False}
+        self.runtime = "a test"
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -54,6 +54,8 @@ class Trained(NamedTuple):
         entry = targets()[target]
         chosen = entry.options.model_validate({"format": target, **options})
         metadata = self.metadata(size, segc_version="0", **entry.settings(chosen))
+        if metadata["layout"] == "detections":
+            metadata |= DEFAULTS
         work = folder.parent / f"{folder.name}.work"
         work.mkdir(parents=True)
         folder.mkdir(exist_ok=True)

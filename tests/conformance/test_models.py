@@ -1,0 +1,170 @@
+"""Every target, option and scale: what is legal is emitted and verified, what is not is refused in words."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import pytest
+
+from segc.diagnostics import SegcError
+from segc.spec.load import load_project
+from segc.targets.emit import emit_project
+from segc.targets.registry import refusals, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from segc.targets.base import TargetOptions
+
+Settings = dict[str, Any]
+
+REFUSED: dict[str, list[tuple[Settings, str]]] = {
+    "onnx": [({"dynamic": True, "batch": 3}, "a dynamic model takes every batch size")],
+}
+"""By target: settings that cannot go together, and a part of what is said of them."""
+
+EXTREMES: dict[str, list[Settings]] = {
+    "onnx": [{"opset": 11}, {"opset": 22}, {"batch": 3}, {"batch": 3, "layout": "fused"}],
+}
+"""Settings that are numbers, at their ends."""
+
+SIZE = "[96, 160]"
+"""Neither square nor a size that anything was trained at."""
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """All values of a setting that has few; empty for one that has many."""
+    if annotation is bool:
+        return (False, True)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def combinations(target: str) -> Iterator[Settings]:
+    """Every combination of the settings that have few values."""
+    fields = targets()[target].options.model_fields
+    few = {name: choices(field.annotation) for name, field in fields.items() if name != "format"}
+    few = {name: values for name, values in few.items() if values}
+    for values in product(*few.values()):
+        yield dict(zip(few, values, strict=True))
+
+
+def options(target: str, settings: Settings) -> TargetOptions:
+    return targets()[target].options.model_validate({"format": target, **settings})
+
+
+def expected_refusal(target: str, settings: Settings) -> str | None:
+    """What is said of a combination: of the first illegal settings that it contains."""
+    return next((text for part, text in REFUSED.get(target, []) if part.items() <= settings.items()), None)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_a_combination_is_refused_where_the_table_says_so_and_nowhere_else(target: str) -> None:
+    for settings in [*combinations(target), *EXTREMES.get(target, []), *(part for part, _ in REFUSED.get(target, []))]:
+        wanted = expected_refusal(target, settings)
+        messages = [message for _, message in refusals(options(target, settings), (96, 160))]
+        assert bool(messages) == (wanted is not None), settings
+        if wanted is not None:
+            assert any(wanted in message for message in messages), settings
+
+
+def rounds() -> list[list[tuple[str, Settings]]]:
+    """All legal combinations, in rounds that have each target once at most."""
+    by_target = {
+        target: [
+            settings
+            for settings in [*combinations(target), *EXTREMES.get(target, [])]
+            if expected_refusal(target, settings) is None
+        ]
+        for target in targets()
+    }
+    longest = max(map(len, by_target.values()))
+    return [
+        [(target, found[number]) for target, found in by_target.items() if number < len(found)]
+        for number in range(longest)
+    ]
+
+
+PROJECT = """\
+version: 1
+name: photos
+architecture: {{family: yolov8-seg, scale: {scale}, weights: '{weights}'}}
+dataset: {{data: '{coco}/data.yaml', train: images/train, val: images/val, path: '{coco}'}}
+hyperparameters: {{imgsz: {size}}}
+targets: [{targets}]
+"""
+
+
+def flow(settings: Settings) -> str:
+    """Settings in YAML."""
+    return "{" + ", ".join(f"{name}: {str(value).lower()}" for name, value in settings.items()) + "}"
+
+
+def emit(folder: Path, wanted: list[tuple[str, Settings]], **values: object) -> list[str]:
+    """What went wrong with each of the targets, emitted together."""
+    path = folder / "project.yaml"
+    entries = ", ".join(flow({"format": target, **settings}) for target, settings in wanted)
+    path.write_text(PROJECT.format(targets=entries, **values))
+    done = emit_project(load_project(path), folder / "build")
+    return [f"{e.target}: {d.message}" for e in done for d in e.diagnostics]
+
+
+def present(wanted: list[tuple[str, Settings]]) -> list[tuple[str, Settings]]:
+    """Those of the targets that this machine can emit and run."""
+    return [(name, s) for name, s in wanted if not (targets()[name].environment() or targets()[name].run_environment())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(rounds())))
+def test_every_legal_combination_is_emitted_and_verified(number: int, coco: Path, peer: Path, tmp_path: Path) -> None:
+    wanted = present(rounds()[number])
+    values = {"scale": "n", "weights": peer / "overfit32_last.pt", "coco": coco, "size": SIZE}
+    assert emit(tmp_path, wanted, **values) == []
+
+
+def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
+    """Seeded weights whose batch norms know the network's own activations on photographs.
+
+    Without that, random values grow or vanish from layer to layer, and no comparison of them says anything.
+    """
+    import torch
+
+    from segc.architectures.yolov8_seg import SCALES, build
+    from segc.network.initialise import initial_weights
+    from segc.network.lower import load_weights, lower, to_numpy
+    from segc.targets.verify import cases
+    from segc.weights.resolve import network_metadata
+    from segc.weights.store import save_weights
+
+    graph = build(SCALES[scale], 80, (96, 160))
+    network = lower(graph)
+    load_weights(network, initial_weights(graph.parameters, 0))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:8], (96, 160), dynamic=False)
+    with torch.no_grad():
+        network.train()(torch.from_numpy(case.images))
+    save_weights(path, to_numpy(network), network_metadata(graph, scale, None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["s", "m", "l", "x"])
+def test_every_scale_is_emitted_and_verified(scale: str, coco: Path, tmp_path: Path) -> None:
+    conditioned_weights(scale, tmp_path / "w.safetensors", coco)
+    wanted = present([(target, {}) for target in targets()])
+    values = {"scale": scale, "weights": tmp_path / "w.safetensors", "coco": coco, "size": SIZE}
+    assert emit(tmp_path, wanted, **values) == []
+
+
+@pytest.mark.parametrize("target", targets())
+def test_options_that_a_target_does_not_have_cannot_be_given(target: str) -> None:
+    with pytest.raises(ValueError, match="extra_forbidden"):
+        options(target, {"telepathy": True})
+
+
+def test_a_refusal_is_told_with_its_place(coco: Path, peer: Path, tmp_path: Path) -> None:
+    values = {"scale": "n", "weights": peer / "overfit32_last.pt", "coco": coco, "size": SIZE}
+    with pytest.raises(SegcError, match="X210: onnx: a dynamic model takes every batch size"):
+        emit(tmp_path, [("onnx", {"dynamic": True, "batch": 2})], **values)
