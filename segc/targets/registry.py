@@ -16,6 +16,7 @@ MODULES = (
     "segc.targets.torchscript",
     "segc.targets.onnx",
     "segc.targets.openvino",
+    "segc.targets.tensorrt",
     "segc.targets.coreml",
     "segc.targets.tfjs",
     "segc.targets.paddle",
