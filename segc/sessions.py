@@ -107,7 +107,7 @@ def artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":
     from segc.weights.resolve import name_differences
 
     session = open_artifact(artifact)
-    there, here = session.metadata["names"], loaded.project.dataset.names
+    there, here = session.metadata["names"], loaded.project.dataset.class_names
     if tuple(there) != here:
         raise fail(
             "E002",

@@ -153,6 +153,6 @@ def table(metrics: "Metrics") -> str:
             f"{'class':{width}}  images  instances{columns}{columns}",
             line("all", metrics.images, metrics.instances, figures(None)),
             *(line(metrics.names[i], metrics.class_images[i], metrics.class_instances[i], figures(i)) for i in shown),
-            f"best confidence: {', '.join(points)}",
+            *([f"best confidence: {', '.join(points)}"] if points else []),
         ]
     )

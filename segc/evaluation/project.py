@@ -113,7 +113,7 @@ def evaluate_project(
     metrics = evaluate_session(
         session,
         samples,
-        project.dataset.names,
+        project.dataset.class_names,
         size=size,
         rect=rect,
         iou=chosen.iou,

@@ -11,16 +11,18 @@ Written against the documentation at https://www.tensorflow.org/api_docs/python/
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segc.diagnostics import fail
 from segc.graph.anchors import anchor_grid
-from segc.targets.base import lowering_of, unsupported
+from segc.targets.base import Requirement, lowering_of, unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence["Value"]], Sequence["Value"]]
+
+REQUIREMENT = Requirement("tensorflow", "tensorflow", "2.18")
+"""TensorFlow, whichever package brings it; ``tensorflow-cpu`` is the same without what only GPUs need."""
+
+LARGEST_MESSAGE = (1 << 31) - 1
+"""Most bytes of a protocol buffer."""
 
 LAST = (0, 2, 3, 1)
 """Permutation of [N, C, H, W] to [N, H, W, C]."""
@@ -81,11 +89,13 @@ class Frozen:
         definition: a tf.compat.v1.GraphDef of plain nodes; no functions, no variables.
         inputs: name in segc's graph to name of the tensor: ``{"images": "images:0"}``.
         outputs: likewise, in the order of the graph's outputs.
+        shapes: of inputs and outputs, by name in segc's graph.
     """
 
     definition: Any
     inputs: dict[str, str]
     outputs: dict[str, str]
+    shapes: dict[str, list[int]]
 
 
 def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
@@ -109,15 +119,17 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
         built.as_graph_def(),
         {name: tensor.name for name, tensor in images.items()},
         {name: tensor.name for name, tensor in outputs.items()},
+        {name: tensor.shape.as_list() for name, tensor in {**images, **outputs}.items()},
     )
 
 
-def concrete_function(graph: Graph, weights: Mapping[str, Any]) -> Any:
-    """A graph of fixed size as a tf.ConcreteFunction from ``images`` to a dictionary of the outputs.
+def concrete_function(graph: Graph, weights: Mapping[str, Array], limited: Collection[str] = ()) -> Any:
+    """A graph of fixed size, its weights as constants, as a tf.ConcreteFunction from the input to the named outputs.
 
     Args:
         graph: inference form, batch norms folded.
-        weights: as for :func:`lower`.
+        weights: a value for every parameter of the graph.
+        limited: as for :func:`lower`.
 
     Raises:
         SegcError: T008 where TensorFlow does not have an operator.
@@ -127,7 +139,9 @@ def concrete_function(graph: Graph, weights: Mapping[str, Any]) -> Any:
     specification = tf.TensorSpec(_shape_last(graph.tensors[name].shape), tf.float32, name=name)
     # Not autographed: what runs in it is already what it says.
     function = tf.function(
-        lambda images: lower(graph, weights, {name: images}), input_signature=[specification], autograph=False
+        lambda images: lower(graph, weights, {name: images}, limited=limited),
+        input_signature=[specification],
+        autograph=False,
     )
     return function.get_concrete_function()
 
@@ -144,7 +158,12 @@ def filters(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def lower(
-    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any], held: Mapping[str, Any] | None = None
+    graph: Graph,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Any],
+    *,
+    held: Mapping[str, Any] | None = None,
+    limited: Collection[str] = (),
 ) -> dict[str, Any]:
     """Add a graph's operators to the TensorFlow graph that is being built.
 
@@ -153,6 +172,7 @@ def lower(
         weights: a value for every parameter of the graph, as in PyTorch.
         inputs: tf.Tensors by name, [N, H, W, C].
         held: tf.Variables in the place of what :func:`filters` gives; constants if absent.
+        limited: tensors whose values are limited to 0..1, so that eight bits are not spent on what is beyond.
 
     Returns:
         Outputs by name, channels last where there are four axes; the tensors bear these names too.
@@ -164,6 +184,8 @@ def lower(
     writer.values.update({name: Value(tensor, spatial=True) for name, tensor in inputs.items()})
     for node in graph.nodes:
         writer.lower(node)
+        for name in set(limited).intersection(node.outputs):
+            writer.limit(name)
     return {name: writer.output(name) for name in graph.outputs}
 
 
@@ -185,6 +207,11 @@ class _Writer:
         with self.tf.name_scope(node.name):
             made = lowering(self, node, [self.values[name] for name in node.inputs])
         self.values.update(zip(node.outputs, made, strict=True))
+
+    def limit(self, name: str) -> None:
+        """Limit a tensor's values to 0..1."""
+        value = self.values[name]
+        self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), np.float32(1)))
 
     def output(self, name: str) -> Any:
         """The tensor of an output, under its own name."""
@@ -216,12 +243,12 @@ class _Writer:
         return self.tf.transpose(tensor, permutation)
 
 
-def _axis(axis: int, *, spatial: bool) -> int:
+def axis_of(axis: int, *, spatial: bool) -> int:
     """Where an axis of the graph's tensor is in TensorFlow's."""
     return LAST.index(axis % 4) if spatial else axis
 
 
-def _margins(lengths: Sequence[int], kernel: Sequence[int], node: Node) -> str | list[list[int]]:
+def margins_of(lengths: Sequence[int], kernel: Sequence[int], node: Node) -> str | list[list[int]]:
     """``SAME`` or ``VALID`` where that is the padding of a window; else what is to be added around, for tf.pad."""
     padding, stride = node.attributes["padding"], node.attributes["stride"]
     if not any(padding):
@@ -237,7 +264,7 @@ def _convolution(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Va
     tf, dilation, groups = w.tf, list(node.attributes["dilation"]), int(node.attributes["groups"])
     x, weight = w.last(inputs[0]), w.held[node.parameters["weight"]]
     kernel = [(size - 1) * spread + 1 for size, spread in zip(weight.shape[:2], dilation, strict=True)]
-    margins = _margins(w.shape(node.inputs[0])[2:], kernel, node)
+    margins = margins_of(w.shape(node.inputs[0])[2:], kernel, node)
     if not isinstance(margins, str):
         x, margins = tf.pad(x, margins), "VALID"
     # TensorFlow has no kernel for groups on the CPU.
@@ -312,7 +339,7 @@ def _max_pool(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value
     if any(2 * around > size for around, size in zip(padding, kernel, strict=True)):
         raise unsupported("tensorflow", node, "the padding is wider than half of the window")
     x = w.last(inputs[0])
-    margins = _margins(w.shape(node.inputs[0])[2:], kernel, node)
+    margins = margins_of(w.shape(node.inputs[0])[2:], kernel, node)
     if not isinstance(margins, str):
         # A mirrored pixel is in the window already, so that it changes no maximum; and no infinity spoils int8.
         x, margins = w.tf.pad(x, margins, mode="SYMMETRIC"), "VALID"
@@ -326,12 +353,12 @@ def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence
 
 def _concat(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
     tensors, spatial = w.alike(inputs)
-    return [Value(w.tf.concat(tensors, _axis(node.attributes["axis"], spatial=spatial)), spatial)]
+    return [Value(w.tf.concat(tensors, axis_of(node.attributes["axis"], spatial=spatial)), spatial)]
 
 
 def _split(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
     (x,) = inputs
-    sizes, axis = list(node.attributes["sizes"]), _axis(node.attributes["axis"], spatial=x.spatial)
+    sizes, axis = list(node.attributes["sizes"]), axis_of(node.attributes["axis"], spatial=x.spatial)
     # Equal pieces are an operator of their own, which more runtimes have.
     pieces = w.tf.split(x.tensor, len(sizes) if len(set(sizes)) == 1 else sizes, axis)
     return [Value(piece, x.spatial) for piece in pieces]
@@ -347,7 +374,7 @@ def _arithmetic(name: str) -> Lowering:
 
 def _softmax(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
     (x,) = inputs
-    return [Value(w.tf.nn.softmax(x.tensor, _axis(node.attributes["axis"], spatial=x.spatial)), x.spatial)]
+    return [Value(w.tf.nn.softmax(x.tensor, axis_of(node.attributes["axis"], spatial=x.spatial)), x.spatial)]
 
 
 def _reshape(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
@@ -362,7 +389,7 @@ def _reduce_sum(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Val
     (x,) = inputs
     axes, keep = node.attributes["axes"], bool(node.attributes["keepdims"])
     if keep:
-        along = [_axis(axis, spatial=x.spatial) for axis in axes]
+        along = [axis_of(axis, spatial=x.spatial) for axis in axes]
         return [Value(w.tf.reduce_sum(x.tensor, along, keepdims=True), x.spatial)]
     return [Value(w.tf.reduce_sum(w.plain(x), list(axes)))]
 
@@ -402,3 +429,37 @@ LOWERINGS: dict[str, Lowering] = {
     "constant": _constant,
 }
 """Operator of the graph to the function that adds its TensorFlow operators."""
+
+OPERATIONS = frozenset(
+    {"AddV2", "BiasAdd", "ConcatV2", "Const", "Conv2D", "Conv2DBackpropInput", "Identity", "MaxPool", "Minimum",
+     "MirrorPad", "Mul", "Pack", "Pad", "Placeholder", "Range", "Relu", "Reshape", "ResizeNearestNeighbor",
+     "Sigmoid", "Slice", "Softmax", "Split", "SplitV", "Sub", "Sum", "Transpose"}
+)  # fmt: skip
+"""TensorFlow's operations that :func:`lower` adds."""
+
+
+def read_message(message: Any, path: Path) -> None:
+    """Fill a protocol buffer's message from a file.
+
+    Raises:
+        SegcError: T006 where it holds none of this kind.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST_MESSAGE:
+        raise fail("T006", "not a model of TensorFlow", file=path)
+    try:
+        message.ParseFromString(path.read_bytes())
+    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError, whose module differs between its versions
+        raise fail("T006", f"not a model of TensorFlow, or damaged: {error}", file=path) from None
+
+
+def check_operations(definition: Any, path: Path) -> None:
+    """Look at a foreign GraphDef before it is run: TensorFlow has operations that read and write files.
+
+    Raises:
+        SegcError: T006 where it has another operation than those of :func:`lower`, or no input.
+    """
+    kinds = {node.op for node in definition.node}
+    if foreign := sorted(kinds - OPERATIONS):
+        raise fail("T006", f"not a model of segc: it has the operation {foreign[0]}", file=path)
+    if definition.library.function or "Placeholder" not in kinds:
+        raise fail("T006", "not a model of segc: it is no plain graph with an input", file=path)

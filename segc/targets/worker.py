@@ -233,7 +233,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     from segc.spec.project import Project
 
     loaded = LoadedProject(Project.model_validate_json(request["project"]), Path(request["path"]))
-    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.names
+    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
     metrics = evaluate_session(
         _session(request),
         read_split(loaded, "val"),

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -95,9 +96,9 @@ def launch_name(environment: Mapping[str, str] = os.environ) -> str:
     return f"{socket.gethostname()}:{os.getppid()}" if name in _UNNAMED else name
 
 
-def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``torchrun`` started the processes again, after one had died."""
-    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts(environment: Mapping[str, str] = os.environ) -> int:
+    """How often ``torchrun`` started the processes again, after one had died."""
+    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -108,7 +109,11 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    store, rank, size = next(rendezvous("env://"))
+    # The agent of torchrun keeps one store for all its attempts: addresses of processes that died are not to be found.
+    store = dist.PrefixStore(f"attempt {restarts()}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield
     finally:

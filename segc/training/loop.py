@@ -21,7 +21,7 @@ from segc.network.lower import load_weights, to_numpy
 from segc.plan import Plan, make_plan
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint
 from segc.training.device import choose_device, peak_memory
-from segc.training.distributed import World, is_restart, joined, launch_name, launched_world
+from segc.training.distributed import World, joined, launch_name, launched_world, restarts
 from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.memory import resolve_hyperparameters
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
-SAVING_SHARE = 0.05
+SAVING_SHARE = 0.02
 """Most of the time that saving checkpoints may take, but for the first and the last one."""
 
 
@@ -126,7 +126,7 @@ def train(
 
 def _find_run(build_dir: Path, name: str | None, *, resume: bool) -> Path | None:
     """The folder of the run to go on with; None to start one."""
-    if is_restart() and (begun := run_of_launch(build_dir, launch_name())):
+    if restarts() and (begun := run_of_launch(build_dir, launch_name())):
         return begun
     return run_to_resume(build_dir, name) if resume else None
 

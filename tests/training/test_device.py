@@ -1,5 +1,8 @@
 """Precision, the batch that memory allows, and devices that are not there."""
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from segc.spec.hyperparameters import Hyperparameters
 from segc.training.device import peak_memory
 from segc.training.distributed import World
 from segc.training.engine import Engine
+from segc.training.loop import train
 from segc.training.memory import choose_batch, resolve_hyperparameters, trial_batch, trial_step
 from segc.training.precision import choose_precision
 
@@ -127,3 +131,28 @@ def test_the_memory_of_the_process_is_in_bytes():
 def test_hyperparameters_give_a_number_of_images_before_a_gpu_is_asked():
     assert Hyperparameters(batch="auto").batch_size == 16
     assert Hyperparameters(batch=7).batch_size == 7
+
+
+def test_a_compiled_network_trains_like_the_one_it_was_compiled_from(compiled, monkeypatch):
+    # The backend that runs what was captured as it is: the one that generates C++ takes minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    states = []
+    for compile_ in (False, True):
+        loaded, build = compiled(compile=str(compile_).lower())
+        hyper = resolve_hyperparameters(loaded, build.graph, CPU, World(), None)
+        torch.manual_seed(0)
+        engine = Engine(build.graph, hyper, build.plan, CPU, "fp32", World())
+        engine.train_mode()
+        for images in (3, 2):
+            engine.descend(trial_batch(images, hyper, 2), update=True)
+            engine.update()
+        states.append(engine.average.network.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_without_a_compiler_nothing_is_compiled(compiled, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    loaded, build = compiled(compile="true")
+    with pytest.raises(SegcError) as error:
+        train(loaded, build)
+    assert error.value.diagnostics[0].code == "R009"

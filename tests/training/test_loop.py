@@ -42,7 +42,7 @@ class StopAt(SilentReport):
     def say(self, text):
         self.said.append(text)
 
-    def steps(self, epoch, epochs, total):  # noqa: ARG002
+    def steps(self, epoch, epochs, total, done=0):  # noqa: ARG002
         self.now = epoch
 
     def step(self, values):  # noqa: ARG002
