@@ -26,19 +26,24 @@ def segc(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 class Standalone:
-    """A folder with ``predict.py`` and its model."""
+    """A folder with ``predict.py`` and its model.
+
+    Attributes:
+        path: folders with modules that the script finds beside the installed ones.
+    """
 
     def __init__(self, folder: Path, absent: Sequence[str] = ABSENT) -> None:
         self.folder = folder
+        self.path: Sequence[Path] = ()
         self._blocked = folder.parent / f"{folder.name}.blocked"
-        self._blocked.mkdir()
+        self._blocked.mkdir(exist_ok=True)
         for module in absent:
             (self._blocked / f"{module}.py").write_text(f"raise ImportError('{module} is not to be had here')")
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run the script; the working directory is its own."""
         command = [sys.executable, "-P", str(self.folder / "predict.py"), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(self._blocked)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [self._blocked, *self.path]))}
         return subprocess.run(
             command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
         )
