@@ -13,6 +13,7 @@ imported inside the functions. What is asked of it is checked in one fixed order
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,7 +24,7 @@ from segc.diagnostics import SegcError, fail
 from segc.spec.base import ImageSize, SpecModel, sides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -73,11 +74,12 @@ class Requirement:
     preload: str | None = None
 
     def version(self) -> str | None:
-        """The installed version; None where it is not installed under this name."""
+        """The installed version, of whichever package has the module; None where that cannot be told."""
         try:
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:
-            return None
+            others = _packages_by_module().get(self.module, ())
+            return metadata.version(others[0]) if others else None
 
     def problem(self) -> str | None:
         """What is wrong with the installed package, found without importing it; None where nothing is."""
@@ -90,6 +92,11 @@ class Requirement:
 
     def __str__(self) -> str:
         return f"{self.package}>={self.minimum}"
+
+
+@cache
+def _packages_by_module() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
 
 
 def _release(version: str) -> tuple[int, ...]:

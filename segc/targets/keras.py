@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segc.targets.base import lowering_of, unsupported
+from segc.targets.session import metadata_text
 from segc.targets.tensorflow import FILTER, FIRST, LAST, Value, axis_of, import_tensorflow, margins_of
 
 if TYPE_CHECKING:
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
     Lowering = Callable[["_Writer", Node, Sequence[Value]], Sequence[Value]]
 
 
-def keras_model(graph: Graph, weights: Mapping[str, Array], name: str) -> bytes:
+def keras_model(graph: Graph, weights: Mapping[str, Array], name: str, metadata: Mapping[str, Any]) -> bytes:
     """The contents of a ``.keras`` file: ``images`` [N, H, W, 3] to a dictionary of the outputs.
 
     Args:
         graph: inference form, batch norms folded; the size is its own, the batch is free.
         weights: a value for every parameter of the graph.
         name: of the model.
+        metadata: what the model says about itself, in the archive's member ``segc.json``, which Keras leaves alone.
 
     Returns:
         The same bytes for the same arguments and package versions.
@@ -61,19 +64,28 @@ def keras_model(graph: Graph, weights: Mapping[str, Array], name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
-        return _timeless(path.read_bytes())
-
-
-def _timeless(content: bytes) -> bytes:
-    """A ``.keras`` file, which is a zip archive, without the time of its making."""
+        with zipfile.ZipFile(path) as archive:
+            members = {entry: archive.read(entry) for entry in archive.namelist()}
+    members["config.json"] = _numbered(members["config.json"])
+    members["metadata.json"] = json.dumps({**json.loads(members["metadata.json"]), "date_saved": _NEVER}).encode()
+    members["segc.json"] = metadata_text(metadata).encode()
     result = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(result, "w") as target:
-        for name in sorted(source.namelist()):
-            member = source.read(name)
-            if name == "metadata.json":
-                member = json.dumps({**json.loads(member), "date_saved": "1980-01-01@00:00:00"}).encode()
-            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
+    with zipfile.ZipFile(result, "w") as archive:
+        for entry, content in sorted(members.items()):
+            archive.writestr(zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0)), content)
     return result.getvalue()
+
+
+_NEVER = "1980-01-01@00:00:00"
+"""In the place of the time at which a model was saved."""
+
+
+def _numbered(config: bytes) -> bytes:
+    """A model's configuration with its shared objects numbered as they come, where Keras has their place in memory."""
+    numbers: dict[bytes, bytes] = {}
+    return re.sub(
+        rb'(?<="shared_object_id": )\d+', lambda m: numbers.setdefault(m[0], str(len(numbers)).encode()), config
+    )
 
 
 class _Writer:

@@ -14,8 +14,6 @@ import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segc.diagnostics import fail
 from segc.targets.base import Requirement
 from segc.targets.session import LONGEST_METADATA, SIDECAR, ArtifactSession, metadata_text, parse_metadata
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from segc.graph.ir import Graph
@@ -79,6 +78,8 @@ def convert(graph: Graph, weights: Mapping[str, Array], precision: str, calibrat
 
 def _samples(images: Array) -> Iterator[list[Array]]:
     """Images one by one, channels last."""
+    import numpy as np
+
     for index, image in enumerate(images):
         sample = np.ascontiguousarray(image.transpose(1, 2, 0)[None], np.float32)
         if not index:
@@ -182,6 +183,8 @@ class LiteRtSession(ArtifactSession):
 
 def quantised(values: Array, details: Mapping[str, Any]) -> Array:
     """Real numbers as a tensor with LiteRT's ``details`` has them: themselves, or the nearest of its integers."""
+    import numpy as np
+
     kind = details["dtype"]
     if np.issubdtype(kind, np.floating):
         return values.astype(kind)
@@ -193,6 +196,8 @@ def quantised(values: Array, details: Mapping[str, Any]) -> Array:
 
 def dequantised(values: Array, details: Mapping[str, Any]) -> Array:
     """What a tensor's values stand for, in fp32."""
+    import numpy as np
+
     if np.issubdtype(values.dtype, np.floating):
         return values.astype(np.float32)
     scale, zero = details["quantization"]

@@ -5,7 +5,6 @@ ncnn has no batch axis: a tensor [1, C, H, W] of the graph is a blob (C, H, W), 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -308,16 +307,24 @@ def read_model(path: Path) -> tuple[Model, dict[str, Any]]:
     metadata = parse_metadata(sidecar.read_bytes(), path)
     try:
         model = Model(parse_param(param.read_text(encoding="utf-8")), weights.read_bytes())
-        shapes = check(model)
-        blobs = metadata[BLOBS]
-        (image,), outputs = blobs["inputs"], blobs["outputs"]
-        known = set(shapes) - {name for layer in model.layers for name in layer.inputs}
-        if not {image, *outputs} <= set(shapes) or not set(outputs) <= known:
-            raise ValueError(f"the blobs that {SIDECAR} names are not there")
-    except (KeyError, TypeError, ValueError) as error:
-        text = "damaged: " + (str(error)[:200] if isinstance(error, ValueError) else f"{SIDECAR} names no blobs")
+        _check_blobs(metadata, model)
+    except ValueError as error:
+        text = f"damaged: {str(error)[:200]}"
         raise fail("T006", text, file=path, help="emit it again, or copy it again") from None
     return model, metadata
+
+
+def _check_blobs(metadata: Mapping[str, Any], model: Model) -> None:
+    """Check a model, and that it has the blobs that its metadata name; ValueError where it does not."""
+    shapes = check(model)
+    try:
+        (image,), outputs = (metadata[BLOBS][key] for key in ("inputs", "outputs"))
+        named = {image, *outputs}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{SIDECAR} names no blobs") from None
+    read = {name for layer in model.layers for name in layer.inputs}
+    if not named <= set(shapes) or read & set(outputs):
+        raise ValueError(f"the blobs that {SIDECAR} names are not there")
 
 
 class NcnnSession(ArtifactSession):

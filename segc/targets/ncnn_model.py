@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from segc.graph.ir import Shape
@@ -75,7 +74,7 @@ class Layer:
         """
         value = self.settings.get(number, default)
         if not isinstance(value, int):
-            raise ValueError(f"layer {self.name}: setting {number} is no whole number")
+            raise ValueError(f"layer {self.name}: setting {number} is no whole number")  # noqa: TRY004 - text from a file
         return value
 
     def integers(self, number: int) -> tuple[int, ...]:
@@ -86,7 +85,7 @@ class Layer:
         """
         value = self.settings.get(number)
         if not isinstance(value, tuple):
-            raise ValueError(f"layer {self.name}: setting {number} is no list")
+            raise ValueError(f"layer {self.name}: setting {number} is no list")  # noqa: TRY004 - text from a file
         return value
 
     def pair(self, vertical: int, horizontal: int, default: int, least: int) -> tuple[int, int]:
@@ -149,7 +148,7 @@ def plain(values: NDArray[Any]) -> bytes:
 
 
 def permutation_code(axes: Sequence[int]) -> int:
-    """ncnn's number of an order of axes: its place among all orders of so many."""
+    """The number that ncnn gives an order of axes: its place among all orders of so many."""
     return list(permutations(range(len(axes)))).index(tuple(axes))
 
 
@@ -255,37 +254,51 @@ def check(model: Model) -> dict[str, Shape]:
     names: set[str] = set()
     at = 0
     for layer in model.layers:
-        if layer.kind not in KINDS:
-            raise ValueError(f"layer {layer.name}: {layer.kind} is not among the layers that segc writes")
         if layer.name in names:
             raise ValueError(f"layer {layer.name} is there twice")
-        for name in layer.inputs:
-            if name not in shapes or name in read:
-                why = "another layer reads" if name in read else "no layer before it makes"
-                raise ValueError(f"layer {layer.name} reads {name}, which {why}")
-            read.add(name)
-        kind = KINDS[layer.kind]
-        if unknown := set(layer.settings) - kind.settings:
-            raise ValueError(f"layer {layer.name}: segc writes no {layer.kind} with settings {sorted(unknown)}")
-        inputs = [shapes[name] for name in layer.inputs]
+        names.add(layer.name)
+        kind = _kind(layer)
+        _read(layer, shapes, read)
         try:
-            made, blocks = kind.shapes(layer, inputs), kind.blocks(layer)
+            made, blocks = kind.shapes(layer, [shapes[name] for name in layer.inputs]), kind.blocks(layer)
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise ValueError(f"layer {layer.name}: {error}") from None
-        if len(made) != len(layer.outputs):
-            raise ValueError(f"layer {layer.name} makes {len(made)} blobs, not {len(layer.outputs)}")
-        for name, shape in zip(layer.outputs, made, strict=True):
-            if name in shapes:
-                raise ValueError(f"blob {name} is made twice")
-            if not 1 <= len(shape) <= 4 or min(shape) < 1 or prod(shape) > LARGEST_BLOB:
-                raise ValueError(f"blob {name} has the impossible shape {shape}")
-            shapes[name] = shape
-        names.add(layer.name)
+        _make(layer, made, shapes)
         for block in blocks:
             at = _after(block, model.weights, at, layer.name)
     if at != len(model.weights):
         raise ValueError(f"{BIN} has {len(model.weights)} bytes, and the layers need {at}")
     return shapes
+
+
+def _kind(layer: Layer) -> Kind:
+    kind = KINDS.get(layer.kind)
+    if kind is None:
+        raise ValueError(f"layer {layer.name}: {layer.kind} is not among the layers that segc writes")
+    if unknown := set(layer.settings) - kind.settings:
+        raise ValueError(f"layer {layer.name}: segc writes no {layer.kind} with settings {sorted(unknown)}")
+    return kind
+
+
+def _read(layer: Layer, shapes: Mapping[str, Shape], read: set[str]) -> None:
+    """Note which blobs a layer reads."""
+    for name in layer.inputs:
+        if name not in shapes or name in read:
+            why = "another layer reads" if name in read else "no layer before it makes"
+            raise ValueError(f"layer {layer.name} reads {name}, which {why}")
+        read.add(name)
+
+
+def _make(layer: Layer, made: Sequence[Shape], shapes: dict[str, Shape]) -> None:
+    """Note which blobs a layer makes."""
+    if len(made) != len(layer.outputs):
+        raise ValueError(f"layer {layer.name} makes {len(made)} blobs, not {len(layer.outputs)}")
+    for name, shape in zip(layer.outputs, made, strict=True):
+        if name in shapes:
+            raise ValueError(f"blob {name} is made twice")
+        if not 1 <= len(shape) <= 4 or min(shape) < 1 or prod(shape) > LARGEST_BLOB:
+            raise ValueError(f"blob {name} has the impossible shape {shape}")
+        shapes[name] = shape
 
 
 def _after(block: Block, weights: bytes, at: int, name: str) -> int:
@@ -433,6 +446,8 @@ def _slice(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
 
 def _softmax(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
     _axis(layer, 0, inputs)
+    if layer.integer(1) != 1:
+        raise ValueError("its axis is counted in another way")
     return _graph_rule("softmax", inputs, {})
 
 
@@ -467,7 +482,8 @@ def _permute(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
 
 def _reduction(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
     axes = layer.integers(3)
-    if layer.integer(0) != 0 or layer.integer(1, 1) != 0 or not set(axes) <= set(range(len(inputs[0]))):
+    mode = tuple(layer.integer(number) for number in (0, 1, 5))
+    if mode != (0, 0, 1) or not set(axes) <= set(range(len(inputs[0]))):
         raise ValueError("not a sum over axes that there are")
     attributes = {"axes": tuple(axis + 1 for axis in axes), "keepdims": layer.integer(4)}
     return _graph_rule("reduce_sum", inputs, attributes)

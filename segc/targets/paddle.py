@@ -37,7 +37,7 @@ FILES = "files"
 """Key beside segc's own metadata: digests of program and parameters. Paddle's reader trusts what it reads."""
 
 OUTPUTS = "outputs"
-"""Key beside segc's own metadata: names of the outputs in their order, since the file calls them fetch_name_0 and on."""
+"""Key beside segc's own metadata: names of the outputs in order; the program calls them fetch_name_0 and on."""
 
 
 class PaddleOptions(TargetOptions):
@@ -64,7 +64,8 @@ def _emit(request: EmitRequest) -> Emitted:
     folder = request.folder / f"{request.stem}{TARGET.suffix}"
     folder.mkdir()
     save_program(graph, weights, folder / STEM)
-    own = {OUTPUTS: list(graph.outputs), FILES: {name: digest_file(folder / name) for name in (PROGRAM, PARAMETERS)}}
+    digests = {name: digest_file(folder / name) for name in (PROGRAM, PARAMETERS)}
+    own = {OUTPUTS: list(graph.outputs), FILES: digests}
     (folder / SIDECAR).write_text(metadata_text({**request.metadata, **own}), encoding="utf-8")
     return Emitted(folder.name)
 

@@ -16,6 +16,7 @@ MODULES = (
     "segc.targets.torchscript",
     "segc.targets.onnx",
     "segc.targets.openvino",
+    "segc.targets.tensorrt",
     "segc.targets.coreml",
     "segc.targets.saved_model",
     "segc.targets.graphdef",

@@ -49,11 +49,14 @@ def _emit(request: EmitRequest) -> Emitted:
     (folder / EXTRA).mkdir(parents=True)
     (folder / MESSAGE).write_bytes(saved_model(freeze(graph, weights)))
     (folder / EXTRA / SIDECAR).write_text(canonical_json(request.metadata), encoding="utf-8")
+    notes: list[str] = []
     if request.options.keras:
         from segc.targets.keras import keras_model
 
-        (request.folder / f"{request.stem}.keras").write_bytes(keras_model(graph, weights, request.stem))
-    return Emitted(folder.name)
+        notes.append(f"{request.stem}.keras: not run here; what was verified is the SavedModel, made of the same graph")
+        content = keras_model(graph, weights, request.stem, request.metadata)
+        (request.folder / f"{request.stem}.keras").write_bytes(content)
+    return Emitted(folder.name, tuple(notes))
 
 
 def saved_model(frozen: Frozen) -> bytes:

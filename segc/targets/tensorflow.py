@@ -14,8 +14,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segc.diagnostics import fail
 from segc.graph.anchors import anchor_grid
 from segc.targets.base import Requirement, lowering_of, unsupported
@@ -211,7 +209,7 @@ class _Writer:
     def limit(self, name: str) -> None:
         """Limit a tensor's values to 0..1."""
         value = self.values[name]
-        self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), np.float32(1)))
+        self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), 1.0))
 
     def output(self, name: str) -> Any:
         """The tensor of an output, under its own name."""
@@ -238,9 +236,9 @@ class _Writer:
 
     def _moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
         # What is known already is moved here, so that nothing is left to do when the model runs.
-        if isinstance(tensor, np.ndarray):
-            return tensor.transpose(permutation)
-        return self.tf.transpose(tensor, permutation)
+        if self.tf.is_tensor(tensor):
+            return self.tf.transpose(tensor, permutation)
+        return tensor.transpose(permutation)
 
 
 def axis_of(axis: int, *, spatial: bool) -> int:
@@ -316,11 +314,10 @@ def _with_bias(w: _Writer, node: Node, groups: Sequence[Any]) -> Value:
 
 def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
     scale, shift, mean, variance = (
-        w.weights[node.parameters[role]].astype(np.float64)
-        for role in ("weight", "bias", "running_mean", "running_var")
+        w.weights[node.parameters[role]].astype("float64") for role in ("weight", "bias", "running_mean", "running_var")
     )
-    gain = scale / np.sqrt(variance + node.attributes["epsilon"])
-    y = w.last(inputs[0]) * gain.astype(np.float32) + (shift - mean * gain).astype(np.float32)
+    gain = scale / (variance + node.attributes["epsilon"]) ** 0.5
+    y = w.last(inputs[0]) * gain.astype("float32") + (shift - mean * gain).astype("float32")
     return [Value(y, spatial=True)]
 
 

@@ -23,8 +23,9 @@ from pydantic import Field
 
 from segc.diagnostics import fail
 from segc.files import resource
-from segc.targets.base import EmitRequest, Emitted, Requirement, Session, Target, TargetOptions, unsupported
+from segc.targets.base import EmitRequest, Emitted, Session, Target, TargetOptions, unsupported
 from segc.targets.session import METADATA_KEY, ArtifactSession, metadata_text, parse_metadata
+from segc.targets.tensorflow import LAST, REQUIREMENT, freeze
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +63,6 @@ class TfjsOptions(TargetOptions):
 
 def _emit(request: EmitRequest) -> Emitted:
     from segc.graph.passes import fold_batch_norm
-    from segc.targets.tensorflow import freeze
 
     graph, weights = fold_batch_norm(request.graph, request.weights)
     for node in graph.nodes:
@@ -80,7 +80,8 @@ def _emit(request: EmitRequest) -> Emitted:
             shutil.copytree(source, request.folder / name)
         else:
             shutil.copyfile(source, request.folder / name)
-    return Emitted(model.name)
+    notes = ("the filters are stored in fp16; the page computes in fp32",) if request.options.half else ()
+    return Emitted(model.name, notes)
 
 
 def graph_model(
@@ -155,8 +156,6 @@ def _node(node: Any) -> dict[str, Any]:
 
 def _tensor(name: str, shape: Sequence[int]) -> dict[str, Any]:
     """An input or output in the signature."""
-    from segc.targets.tensorflow import LAST
-
     lengths = [shape[axis] for axis in LAST] if len(shape) == 4 else shape
     return {"name": name, "dtype": "DT_FLOAT", "tensorShape": {"dim": [{"size": str(length)} for length in lengths]}}
 
@@ -304,7 +303,7 @@ TARGET = Target(
     options=TfjsOptions,
     emit=_emit,
     session=_session,
-    requirements=(Requirement("tensorflow", "tensorflow", "2.18"),),
+    requirements=(REQUIREMENT,),
     runtime=(),
     extra="tensorflow",
     scripts=(("tfjs/index.html.j2", "index.html"),),

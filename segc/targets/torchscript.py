@@ -93,7 +93,7 @@ def _for_phones(module: Any) -> Any:
 def _no_deprecations() -> Iterator[None]:
     """Without PyTorch's advice to use something else than TorchScript."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit|Lite Interpreter", DeprecationWarning)
         yield
 
 

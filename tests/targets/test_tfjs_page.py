@@ -87,6 +87,7 @@ def by_the_page(page: Page, photo: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def downloaded(page: Page, path: Path) -> dict[str, Any]:
+    page.wait("!byId('download').disabled")
     page.run("byId('download').click()")
     end = time.monotonic() + 60
     while not path.exists():

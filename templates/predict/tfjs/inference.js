@@ -351,11 +351,13 @@ function firstAtLeast(values, value) {
 function trimmed(mask) {
   let [left, right, top, bottom] = [mask.width, 0, mask.height, 0];
   for (let y = 0; y < mask.height; y++) {
-    for (let x = 0; x < mask.width; x++) {
-      if (!mask.bitmap[y * mask.width + x]) continue;
-      [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
-      [top, bottom] = [Math.min(top, y), y + 1];
-    }
+    const row = mask.bitmap.subarray(y * mask.width, (y + 1) * mask.width);
+    const first = row.indexOf(1);
+    if (first < 0) continue;
+    left = Math.min(left, first);
+    right = Math.max(right, row.lastIndexOf(1) + 1);
+    top = Math.min(top, y);
+    bottom = y + 1;
   }
   if (left >= right) return emptyMask();
   const width = right - left;
@@ -368,7 +370,9 @@ function trimmed(mask) {
 
 /** Pixels in a mask. */
 function maskArea(mask) {
-  return mask.bitmap.reduce((sum, value) => sum + value, 0);
+  let sum = 0;
+  for (let i = 0; i < mask.bitmap.length; i++) sum += mask.bitmap[i];
+  return sum;
 }
 
 /** COCO's uncompressed run lengths on an image [height, width]: down the columns, background first. */
@@ -376,18 +380,19 @@ function runLengths(mask, height, width) {
   const runs = [];
   let [value, start] = [0, 0];
   const turn = (at, next) => {
-    if (next === value) return;
     runs.push(at - start);
     [value, start] = [next, at];
   };
   for (let x = 0; x < mask.width; x++) {
     const head = (mask.x + x) * height + mask.y;
-    for (let y = 0; y < mask.height; y++) turn(head + y, mask.bitmap[y * mask.width + x]);
+    for (let y = 0; y < mask.height; y++) {
+      const next = mask.bitmap[y * mask.width + x];
+      if (next !== value) turn(head + y, next);
+    }
     // Below the region there is background, unless the next column's first pixel follows at once.
-    if (mask.height < height) turn(head + mask.height, 0);
+    const end = head + mask.height;
+    if (value === 1 && (mask.height < height || x === mask.width - 1) && end < height * width) turn(end, 0);
   }
-  const end = mask.height ? (mask.x + mask.width - 1) * height + mask.y + mask.height : 0;
-  if (end < height * width) turn(end, 0);
   if (start < height * width) runs.push(height * width - start);
   return runs;
 }
@@ -396,69 +401,71 @@ function runLengths(mask, height, width) {
 
 // The eight neighbours of a pixel as steps (x, y), clockwise on the screen from the left one on.
 const STEPS = [[-1, 0], [-1, -1], [0, -1], [1, -1], [1, 0], [1, 1], [0, 1], [-1, 1]];
+const RIGHT = 4;
+
+// What border pixels are marked as, once they have been followed.
+const BORDER = 2;
+const RIGHT_BORDER = -2;
 
 /**
  * Outer outlines of a mask, largest first, each a flat list x, y, x, y, … of pixel indices in the image.
  *
- * Borders are followed as Suzuki and Abe have it (CVGIP 30, 1985), those of parts inside of holes left out; only the
- * ends of straight stretches are kept.
+ * Borders are followed as Suzuki and Abe have it (CVGIP 30, 1985, algorithm 2), those of parts inside of holes left
+ * out; only the ends of straight stretches are kept.
  */
 function outlines(mask) {
   if (!mask.bitmap.length) return [];
   // With a border of background of one pixel around.
-  const [width, height] = [mask.width + 2, mask.height + 2];
-  const pixels = new Uint8Array(width * height);
+  const width = mask.width + 2;
+  const pixels = new Int8Array(width * (mask.height + 2));
   for (let y = 0; y < mask.height; y++) {
     pixels.set(mask.bitmap.subarray(y * mask.width, (y + 1) * mask.width), (y + 1) * width + 1);
   }
-  const [FOREGROUND, OUTSIDE, DONE] = [1, 2, 3];
   const neighbours = STEPS.map(([x, y]) => y * width + x);
-  fill(pixels, 0, 0, OUTSIDE, neighbours.filter((_, i) => i % 2 === 0));
   const found = [];
-  for (let at = width; at < pixels.length; at++) {
-    if (pixels[at] !== FOREGROUND || pixels[at - 1] !== OUTSIDE) continue;
-    const points = followBorder(pixels, at, neighbours, (value) => value === FOREGROUND);
-    fill(pixels, at, FOREGROUND, DONE, neighbours);
-    found.push(corners(points.map((p) => [(p % width) - 1 + mask.x, Math.floor(p / width) - 1 + mask.y])));
+  for (let y = 1; y <= mask.height; y++) {
+    let inside = false;
+    for (let at = y * width + 1; at < (y + 1) * width; at++) {
+      if (pixels[at] === 1 && pixels[at - 1] === 0 && !inside) found.push(followBorder(pixels, at, neighbours));
+      if (pixels[at] === BORDER) inside = true;
+      else if (pixels[at] === RIGHT_BORDER) inside = false;
+    }
   }
-  const keyed = found.map((points) => ({ points, area: polygonArea(points) }));
+  const place = (at) => [(at % width) - 1 + mask.x, Math.floor(at / width) - 1 + mask.y];
+  const polygons = found.map((border) => corners(border.map(place)));
+  const keyed = polygons.map((points) => ({ points, area: polygonArea(points) }));
   keyed.sort((a, b) => b.area - a.area || a.points[0][1] - b.points[0][1] || a.points[0][0] - b.points[0][0]);
   return keyed.map((entry) => entry.points.flat());
 }
 
-/** Give all pixels of one value that are connected to `start` another one. */
-function fill(pixels, start, value, replacement, neighbours) {
-  pixels[start] = replacement;
-  const open = [start];
-  while (open.length) {
-    const at = open.pop();
-    for (const step of neighbours) {
-      const next = at + step;
-      if (next < 0 || next >= pixels.length || pixels[next] !== value) continue;
-      pixels[next] = replacement;
-      open.push(next);
-    }
+/**
+ * The pixels along a part's outer border, counter-clockwise on the screen, from its first one in reading order. They
+ * are marked: as the right one where what lies to their right is outside.
+ */
+function followBorder(pixels, start, neighbours) {
+  let direction = neighbours.findIndex((step) => pixels[start + step] !== 0);
+  if (direction < 0) {
+    pixels[start] = RIGHT_BORDER;
+    return [start];
   }
-}
-
-/** The pixels along a part's outer border, counter-clockwise on the screen, from its first one in reading order. */
-function followBorder(pixels, start, neighbours, inside) {
-  let direction = neighbours.findIndex((step) => inside(pixels[start + step]));
-  if (direction < 0) return [start];
   const last = start + neighbours[direction];
-  const points = [];
+  const border = [];
   let at = start;
-  do {
-    points.push(at);
+  while (true) {
+    border.push(at);
     // Counter-clockwise from the neighbour that we came from.
     let turn = direction;
-    do turn = (turn + 7) % 8;
-    while (!inside(pixels[at + neighbours[turn]]));
+    let outsideRight = false;
+    do {
+      turn = (turn + 7) % 8;
+      if (turn === RIGHT && pixels[at + 1] === 0) outsideRight = true;
+    } while (pixels[at + neighbours[turn]] === 0);
+    if (outsideRight) pixels[at] = RIGHT_BORDER;
+    else if (pixels[at] === 1) pixels[at] = BORDER;
     const next = at + neighbours[turn];
-    if (next === start && at === last) break;
+    if (next === start && at === last) return border;
     [at, direction] = [next, (turn + 4) % 8];
-  } while (true);
-  return points;
+  }
 }
 
 /** A closed outline of neighbouring pixels without those in the middle of straight stretches. */

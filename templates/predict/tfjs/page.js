@@ -183,12 +183,18 @@ function mark(detection) {
 }
 
 async function download() {
-  const text = await ask("result", { thresholds: thresholds() });
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = `${view.photo.name.replace(/\.[^.]*$/, "") || "image"}.json`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const { photo } = view;
+  byId("download").disabled = true; // On a large photograph the exact masks take a while.
+  try {
+    const text = await ask("result", { thresholds: thresholds() });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = `${photo.name.replace(/\.[^.]*$/, "") || "image"}.json`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } finally {
+    byId("download").disabled = view.photo === null;
+  }
 }
 
 // ---- drawing

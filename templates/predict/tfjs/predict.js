@@ -100,7 +100,8 @@ function runModel(model, input, shape) {
 /**
  * An image file, decoded and turned as its EXIF orientation says.
  *
- * Its colours are taken as the file has them, as training does, not converted from its colour profile.
+ * Its colours are taken as the file has them, as training does, not converted from its colour profile. Where it is
+ * transparent the browser gives black, though, and training what is stored there.
  */
 async function decode(file) {
   try {
@@ -110,7 +111,7 @@ async function decode(file) {
   }
 }
 
-/** The rows of a bitmap, for `letterbox`. Some are copied at a time: canvases as large as photographs may be refused. */
+/** The rows of a bitmap, for `letterbox`. Few are copied at a time: canvases as large as photographs may be refused. */
 function rowReader(bitmap) {
   const { width, height } = bitmap;
   const most = clamp(Math.floor(STRIP_PIXELS / width), 2, height);
@@ -212,8 +213,8 @@ async function openModel({ folder }) {
 
 const TASKS = { model: openModel, photo: openPhoto, detections: findDetections, result: resultText };
 
-// A message { id, task, … } is answered by { id, value } or { id, error }; between them may come { progress }. Tasks are
-// done one after the other.
+// A message { id, task, … } is answered by { id, value } or { id, error }; between them may come { progress }. Tasks
+// are done one after the other.
 let queue = Promise.resolve();
 
 self.onmessage = ({ data }) => {

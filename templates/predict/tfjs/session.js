@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 "use strict";
 
-// Runs a model in Node.js for segc: `node session.js MODEL_FOLDER`, images on standard input, outputs on standard output.
+// Runs a model in Node.js for segc: `node session.js MODEL_FOLDER`, images on standard input, results on its output.
 //
 // A message is four bytes, the length (little-endian) of the JSON that follows, and then the float32 values that the
 // JSON announces. First it says { ready: true } or { error }. Then { shape } and an image are answered by
 // { outputs: [{ name, shape }] } and the values of all outputs, or by { error }. It ends when its input does.
 //
-// predict.js, the page's own worker, does the work: it finds here what it would find in a browser's web worker, which is
-// also what keeps Node.js's own ways of loading files out of TensorFlow.js.
+// predict.js, the page's own worker, does the work: it finds here what it would find in a browser's web worker, which
+// is also what keeps Node.js's own ways of loading files out of TensorFlow.js.
 
 const fs = require("node:fs");
 const path = require("node:path");
