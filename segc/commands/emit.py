@@ -45,14 +45,6 @@ if TYPE_CHECKING:
     metavar="N",
     help="Targets at a time; as many as there are processors if not given.",
 )
-@click.option("--force", is_flag=True, help="Emit again what is up to date.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Targets at a time; as many as there are processors if not given.",
-)
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 86400),
