@@ -132,6 +132,9 @@ Where the layout is ``detections``, ``conf``, ``iou`` and ``max_det`` say by wha
 CALIBRATED = frozenset({"int8"})
 """Precisions that need images to calibrate on."""
 
+MEASURED = frozenset({"int8", "int8 weights"})
+"""Precisions whose mAP is recorded beside that of the float network."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmitRequest:

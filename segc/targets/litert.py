@@ -50,7 +50,13 @@ def convert(graph: Graph, weights: Mapping[str, Array], precision: str, calibrat
 
     Returns:
         The same bytes for the same arguments and package versions.
+
+    Raises:
+        SegcError: T008 where TensorFlow does not have an operator.
+        ValueError: where there are no images to calibrate on.
     """
+    if precision == "int8" and calibration is None:
+        raise ValueError("int8 needs images to calibrate on")
     from segc.graph.passes import fixed_anchors, fold_batch_norm
     from segc.graph.quantisation import levels_apart, normalized_boxes
     from segc.targets.tensorflow import concrete_function, import_tensorflow
@@ -65,9 +71,7 @@ def convert(graph: Graph, weights: Mapping[str, Array], precision: str, calibrat
     if precision == "fp16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif precision == "int8":
-        if calibration is None:
-            raise ValueError("int8 needs images to calibrate on")
+    elif precision == "int8" and calibration is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: _samples(calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

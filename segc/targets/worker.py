@@ -242,10 +242,11 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         iou=chosen.iou,
         max_det=chosen.max_det,
     )
-    told = {"box": metrics.box, "mask": metrics.seg}
+    told = {"box": metrics.box.to_json(), "mask": metrics.seg.to_json()}
+    # Without a labelled object there is no average precision: None.
     return {
         "images": metrics.images,
-        **{name: {"map50_95": round(m.map, 4), "map50": round(m.map50, 4)} for name, m in told.items()},
+        **{name: {"map50_95": values["map"], "map50": values["map50"]} for name, values in told.items()},
     }
 
 
