@@ -3,7 +3,7 @@
 The files depend on the project and its dataset listing alone: the same input gives the same bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from segc.files import canonical_json, digest, write_atomic
 from segc.graph.cost import Cost, LayerCost, cost, layer_costs
 from segc.graph.ir import Graph
 from segc.graph.passes import fused_form
-from segc.plan import Plan, make_plan
+from segc.plan import Launch, Plan, launch_commands, make_plan
+from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import LoadedProject
 from segc.spec.project import Project, spec_digest
 
@@ -47,12 +48,13 @@ def compile_project(loaded: LoadedProject, folder: Path) -> Build:
     graph = project_graph(project)
     images = _training_images(loaded)
     plan = None if images is None else make_plan(project.hyperparameters, project.dataset.nc, images)
+    launch = launch_commands(loaded.path.name, project.name)
     graph_text = graph.to_json()
     files = {
         "project.lock.json": canonical_json(_lock(project, graph_text)),
         "graph.json": graph_text,
-        "plan.json": canonical_json(_plan_text(project, plan)),
-        "summary.txt": summary(project, graph, plan),
+        "plan.json": canonical_json(_plan_text(project, plan, launch)),
+        "summary.txt": summary(project, graph, plan, launch),
     }
     return Build(graph, plan, folder, files)
 
@@ -81,7 +83,7 @@ def model_metadata(project: Project) -> dict[str, Any]:
     return {
         "task": "segment",
         "family": project.architecture.family,
-        "names": list(project.dataset.names),
+        "names": list(project.dataset.class_names),
         "imgsz": list(project.hyperparameters.size),
         "strides": list(graph.metadata["strides"]),
         "spec_digest": spec_digest(project),
@@ -89,16 +91,21 @@ def model_metadata(project: Project) -> dict[str, Any]:
     }
 
 
-def summary(project: Project, graph: Graph, plan: Plan | None) -> str:
-    """The layer table, the totals and the plan, for people."""
+def summary(project: Project, graph: Graph, plan: Plan | None, launch: Launch) -> str:
+    """The layer table, the totals, the plan, and how to train on several GPUs, for people."""
     unfused, fused = cost(graph), cost(fused_form(graph))
     scale = project.architecture.scale
     size = "x".join(str(length) for length in project.hyperparameters.size)
     named = scale if isinstance(scale, str) else f"{scale.depth:g}/{scale.width:g}/{scale.max_channels}"
     heading = f"{project.name}: {project.architecture.family} {named}, {project.dataset.nc} classes, {size} (h x w)"
-    return "\n".join(
-        [heading, "", *_layer_table(list(layer_costs(graph))), "", *_totals(unfused, fused), "", *_plan_lines(plan), ""]
-    )
+    parts = [
+        [heading],
+        _layer_table(list(layer_costs(graph))),
+        _totals(unfused, fused),
+        _plan_lines(project.hyperparameters, plan),
+        _launch_lines(launch),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _lock(project: Project, graph_text: str) -> dict[str, Any]:
@@ -111,8 +118,9 @@ def _lock(project: Project, graph_text: str) -> dict[str, Any]:
     }
 
 
-def _plan_text(project: Project, plan: Plan | None) -> dict[str, Any]:
+def _plan_text(project: Project, plan: Plan | None, launch: Launch) -> dict[str, Any]:
     return {
+        "launch": asdict(launch),
         "spec_digest": spec_digest(project),
         "training": None if plan is None else plan.to_json(),
         "hyperparameters": project.hyperparameters.model_dump(mode="json"),
@@ -157,15 +165,24 @@ def _totals(unfused: Cost, fused: Cost) -> list[str]:
     ]
 
 
-def _plan_lines(plan: Plan | None) -> list[str]:
+def _plan_lines(hyper: Hyperparameters, plan: Plan | None) -> list[str]:
     if plan is None:
         return ["training     not planned: the dataset is not on this machine"]
+    batch = f"auto, on a GPU as its memory allows, elsewhere {plan.batch}" if hyper.batch == "auto" else str(plan.batch)
     return [
-        f"training     {plan.images} images, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch}",
+        f"training     {plan.images} images, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {batch}",
         (
             f"optimizer    {plan.optimizer}, learning rate {plan.learning_rate:g} to "
             f"{plan.learning_rate * plan.final_factor:g} ({plan.schedule}), momentum {plan.momentum:g}, "
             f"weight decay {plan.weight_decay:g}, an update every {plan.accumulate} steps"
         ),
         f"warm-up      {plan.warmup_steps} steps",
+    ]
+
+
+def _launch_lines(launch: Launch) -> list[str]:
+    return [
+        "several GPUs share a batch; in the folder of the project:",
+        f"  one machine        {launch.one_machine}",
+        f"  several machines   {launch.several_machines}",
     ]

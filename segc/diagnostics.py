@@ -46,6 +46,9 @@ CODES: dict[str, str] = {
     "X211": "number of classes contradicted",
     "X212": "dataset folder not there",
     "X213": "mask size the network cannot have",
+    "X214": "annotation files do not fit the format",
+    "X215": "class not known",
+    "X216": "nothing to freeze, or nothing left to train",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",
@@ -66,6 +69,7 @@ CODES: dict[str, str] = {
     "D005": "class out of range",
     "D006": "no labels found",
     "D007": "listed image not found",
+    "D008": "image of another size than its labels say",
     # R is for training runs
     "R001": "nothing to resume",
     "R002": "the project changed since the run began",
@@ -75,6 +79,9 @@ CODES: dict[str, str] = {
     "R006": "training diverged",
     "R007": "device not available",
     "R008": "batch too small to train on",
+    "R009": "network cannot be compiled here",
+    "R010": "not one image fits into the memory",
+    "R011": "processes of a training do not fit together",
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",

@@ -5,6 +5,7 @@
 
 from dataclasses import asdict, dataclass
 from math import ceil, cos, pi
+from shlex import quote
 from typing import Any, Literal
 
 from segc.spec.hyperparameters import Hyperparameters
@@ -27,7 +28,7 @@ class Plan:
     Attributes:
         images: training images in an epoch.
         epochs: passes over them.
-        batch: images a forward pass.
+        batch: images a forward pass, of all processes together.
         steps_per_epoch: forward passes an epoch; the last one may be smaller.
         accumulate: forward passes whose gradients make one update, once warm-up is over.
         optimizer: the optimizer's name; never ``auto``.
@@ -73,6 +74,36 @@ class Plan:
         return {**asdict(self), "steps": self.steps, "learning_rates": rates}
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The commands that train a project on several GPUs, to be given in the folder of its ``project.yaml``.
+
+    Attributes:
+        one_machine: on all GPUs of the machine.
+        several_machines: likewise on each of ``$MACHINES`` machines that see the same files, of which one answers at
+            the address ``$HOST``; the same line on every one.
+    """
+
+    one_machine: str
+    several_machines: str
+
+
+RESTARTS = 3
+"""How often the printed commands start the processes again after one of them has died."""
+
+
+def launch_commands(project_file: str, name: str) -> Launch:
+    """How ``torchrun`` starts a training.
+
+    Args:
+        project_file: name of the ``project.yaml``.
+        name: the project's name, by which the machines of a training find each other.
+    """
+    train = f"--nproc-per-node=gpu --max-restarts={RESTARTS} -m segc train {quote(project_file)}"
+    together = f"--nnodes=$MACHINES --rdzv-backend=c10d --rdzv-endpoint=$HOST:29400 --rdzv-id={name}"
+    return Launch(f"torchrun --standalone {train}", f"torchrun {together} {train}")
+
+
 def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
     """Work out a training.
 
@@ -82,20 +113,20 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         images: training images, at least 1.
     """
     h = hyperparameters
-    steps_per_epoch = ceil(images / h.batch)
-    accumulate = max(round(h.nominal_batch / h.batch), 1)
+    steps_per_epoch = ceil(images / h.batch_size)
+    accumulate = max(round(h.nominal_batch / h.batch_size), 1)
     steps = steps_per_epoch * h.epochs
     optimizer, rate, momentum = _optimizer(h, nc, steps)
     return Plan(
         images=images,
         epochs=h.epochs,
-        batch=h.batch,
+        batch=h.batch_size,
         steps_per_epoch=steps_per_epoch,
         accumulate=accumulate,
         optimizer=optimizer,
         learning_rate=rate,
         momentum=momentum,
-        weight_decay=h.weight_decay * h.batch * accumulate / h.nominal_batch,
+        weight_decay=h.weight_decay * h.batch_size * accumulate / h.nominal_batch,
         warmup_steps=_warmup_steps(h.warmup_epochs * steps_per_epoch, steps),
         warmup_momentum=h.warmup_momentum,
         warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,

@@ -89,17 +89,6 @@ def test_a_dataset_without_images_is_an_error(project: Path, capsys: pytest.Capt
     assert not (project.parent / "build").exists()
 
 
-def test_building_imports_neither_torch_nor_onnx(project: Path) -> None:
-    program = (
-        "import sys\n"
-        "from segc.cli import run\n"
-        f"assert run(['build', {str(project)!r}]) == 0\n"
-        "found = {'torch', 'onnx', 'onnxruntime', 'cv2'} & set(sys.modules)\n"
-        "assert not found, found\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-
-
 @pytest.mark.parametrize(
     ("settings", "images", "expected"),
     [

@@ -69,7 +69,7 @@ def test_a_target_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
 def test_no_framework_is_imported() -> None:
     code = (
         "import sys; from segc.cli import run; run(['doctor'])\n"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'cv2', 'tensorflow', 'openvino', 'coremltools', 'paddle',"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'cv2', 'tensorflow', 'openvino', 'coremltools', 'paddle',"
         " 'ncnn', 'nncf', 'ai_edge_litert', 'tensorrt'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -34,6 +34,7 @@ def test_the_wheel_carries_schemas_and_templates_and_no_tests(wheel: Path) -> No
     names = zipfile.ZipFile(wheel).namelist()
     assert "segc/_resources/schemas/project.schema.json" in names
     assert "segc/_resources/templates/predict/base.py.j2" in names
+    assert "segc/_resources/templates/report/report.html.j2" in names
     assert "segc/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "examples/", "segc/_resources/tests"))]
 

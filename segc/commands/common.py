@@ -1,15 +1,21 @@
 """Arguments and options that commands share."""
 
+import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
 
+    from segc.diagnostics import Diagnostic
+    from segc.evaluation.coco import Progress
     from segc.spec.load import LoadedProject
-    from segc.targets.base import Session
 
 project_argument = click.argument(
     "project", type=click.Path(path_type=Path), default=Path("project.yaml"), metavar="[PROJECT]"
@@ -49,23 +55,30 @@ def console() -> "Console":
     return Console(stderr=True)
 
 
-def weights_session(loaded: "LoadedProject", build_dir: Path, weights: Path | None) -> "Session":
-    """The trained weights in PyTorch on the project's device, with any number of images a run.
+def warn(diagnostics: "Sequence[Diagnostic]") -> None:
+    """Show diagnostics that do not stop a command."""
+    from segc.diagnostics import render_text, wants_colour
 
-    Raises:
-        SegcError: as ``segc.weights.resolve.trained_weights``; R007 where there is no such device.
+    click.echo(render_text(diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
+
+
+@contextmanager
+def image_bar(what: str) -> "Iterator[Progress]":
+    """A bar that counts images in a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    screen = console()
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def threads_that_wait() -> None:
+    """Have the threads of torch sleep while they wait for work, which is decided when it is imported.
+
+    By default they keep their processors busy while they wait. That saves microseconds, but as soon as something else
+    needs a processor, such as the workers that make the batches, the network takes several times as long.
     """
-    from segc.build import model_metadata, project_graph
-    from segc.diagnostics import render_text
-    from segc.weights.resolve import trained_weights
-
-    graph = project_graph(loaded.project)
-    trained = trained_weights(loaded, build_dir, graph, weights)
-    if trained.warnings:
-        click.echo(render_text(trained.warnings), err=True, nl=False)
-    from segc.network.session import TorchSession
-    from segc.training.device import choose_device
-
-    device = str(choose_device(loaded.project.hyperparameters.device))
-    metadata = {**model_metadata(loaded.project), "dynamic": True}
-    return TorchSession(graph, trained.tensors, metadata, device, fused=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

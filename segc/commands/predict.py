@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, weights_session
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, threads_that_wait, warn
 from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def command(
     """
     if artifact is not None and weights is not None:
         raise click.UsageError("--weights and --artifact exclude each other", context)
-    sources = _find(items)
+    from segc.sources import find
+
+    sources = find(items)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _output_folder(loaded, build_dir) if output is None else output
@@ -89,23 +91,9 @@ def command(
     if loaded is not None:
         chosen = loaded.project.hyperparameters
         defaults = (chosen.conf, chosen.iou, chosen.max_det)
-    filters = Filters(
-        defaults[0] if conf is None else conf,
-        defaults[1] if iou is None else iou,
-        defaults[2] if max_det is None else max_det,
-        retina,
-    )
     session = _open(loaded, build_dir, weights, artifact)
+    filters = _filters(session, (conf, iou, max_det), defaults, retina=retina)
     return _run(session, sources, outputs, filters, folder / "predictions.json" if save_json else None)
-
-
-def _find(items: Sequence[str]) -> "list[Source]":
-    from segc.inference.sources import SourceError, find_sources
-
-    try:
-        return find_sources(items)
-    except SourceError as error:
-        raise fail("I001", str(error), help="give image files, folders, quoted patterns or http(s) addresses") from None
 
 
 def _load(project: Path, overrides: tuple[str, ...]) -> "LoadedProject":
@@ -151,7 +139,34 @@ def _open(
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    return weights_session(loaded, build_folder(loaded, build_dir), weights)
+    threads_that_wait()
+    from segc.sessions import weights_session
+
+    return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)
+
+
+def _filters(
+    session: "Session",
+    given: tuple[float | None, float | None, int | None],
+    defaults: tuple[float, float, int],
+    *,
+    retina: bool,
+) -> Filters:
+    """What the command line says; where it says nothing, what a model that suppresses by itself has, else defaults.
+
+    Raises:
+        click.UsageError: where the command line asks for what such a model has left out.
+    """
+    from segc.inference.postprocess import beyond_suppression
+
+    names = ("conf", "iou", "max_det")
+    chosen: dict[str, Any] = {
+        name: session.metadata.get(name, default) if value is None else value
+        for name, value, default in zip(names, given, defaults, strict=True)
+    }
+    if problem := beyond_suppression(session.metadata, **chosen):
+        raise click.UsageError(problem)
+    return Filters(**chosen, retina=retina)
 
 
 def _run(
@@ -190,12 +205,9 @@ def _one(session: "Session", source: "Source", files: Outputs, filters: Filters)
     from segc.inference.output import encode_picture
     from segc.inference.predict import predict_image
     from segc.inference.results import label_text
-    from segc.inference.sources import ImageError
+    from segc.sources import read
 
-    try:
-        image = source.read()
-    except ImageError as error:
-        raise SegcError(Diagnostic("I002", str(error))) from None
+    image = read(source)
     start = time.perf_counter()
     prediction = predict_image(
         image,

@@ -1,6 +1,5 @@
 """``segc val``: box and mask metrics of weights or of an emitted artifact."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,19 +8,18 @@ import click
 from segc.commands.common import (
     build_dir_option,
     build_folder,
-    console,
+    image_bar,
     project_argument,
     set_option,
-    weights_session,
+    threads_that_wait,
+    warn,
 )
-from segc.diagnostics import fail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-    from segc.evaluation.coco import MaskGrid, Metrics, Progress
-    from segc.spec.load import LoadedProject
-    from segc.targets.base import Session
+    from segc.evaluation.coco import MaskGrid, Metrics
+    from segc.sessions import Runtime
 
 
 @click.command("val")
@@ -49,6 +47,26 @@ if TYPE_CHECKING:
     "implementations report it.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the metrics too.")
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the table with all figures too."
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write an HTML page with curves, confusion matrix and pictures too.",
+)
+@click.option(
+    "--rect/--no-rect", default=None, help="Frames of the images' own shapes, with little padding; the project's rect."
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "torch", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What runs weights; auto: onnxruntime where there is no GPU and it is installed, else PyTorch.",
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -61,112 +79,80 @@ def command(
     batch: int,
     mask_grid: "MaskGrid",
     json_path: Path | None,
+    csv_path: Path | None,
+    report_path: Path | None,
+    rect: bool | None,
+    runtime: "Runtime",
 ) -> None:
     """Measure average precision of boxes and masks by the COCO protocol.
 
-    Runs the trained weights in PyTorch, or an emitted artifact in its own runtime (--artifact). The project's iou and
-    max_det apply; all detections with a score above 0.001 count.
+    Runs the trained weights, or an emitted artifact in its own runtime (--artifact). The project's iou and max_det
+    apply; all detections with a score above 0.001 count. Precision (P) and recall (R) are those at the confidence
+    where F1 is highest, at IoU 0.50; crowd regions are left out.
     """
     if artifact is not None and weights is not None:
         raise click.UsageError("--weights and --artifact exclude each other", context)
-    from segc.data.dataset import read_split
+    if artifact is not None and runtime != "auto":
+        raise click.UsageError("--runtime is for weights: an artifact has its own", context)
+    threads_that_wait()
+    from segc.evaluation.project import evaluate_project
+    from segc.files import canonical_json, write_atomic
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
-    samples = read_split(loaded, split)
-    if not any(sample.instances for sample in samples):
-        raise fail("E001", f"no image of dataset.{split} has a labelled object", file=loaded.path)
-    session = (
-        weights_session(loaded, build_folder(loaded, build_dir), weights)
-        if artifact is None
-        else _artifact_session(loaded, artifact)
-    )
-
-    from segc.evaluation.coco import evaluate_session
-
-    chosen = loaded.project.hyperparameters
-    size = _size(session, loaded)
-    with _progress(len(samples)) as advance:
-        metrics = evaluate_session(
-            session,
-            samples,
-            loaded.project.dataset.names,
-            size=size,
-            iou=chosen.iou,
-            max_det=chosen.max_det,
+    with image_bar("validation") as advance:
+        evaluated = evaluate_project(
+            loaded,
+            build_folder(loaded, build_dir),
+            weights=weights,
+            artifact=artifact,
+            split=split,
             batch=batch,
+            rect=rect,
             mask_grid=mask_grid,
+            runtime=runtime,
             progress=advance,
+            warn=warn,
         )
     if json_path is not None:
-        from segc.files import canonical_json, write_atomic
+        write_atomic(json_path, canonical_json({"project": loaded.project.name, **evaluated.to_json()}))
+    if csv_path is not None:
+        write_atomic(csv_path, evaluated.metrics.to_csv())
+    if report_path is not None:
+        from segc.reports.page import evaluation_page
 
-        told = {"project": loaded.project.name, "split": split, "size": list(size), "mask_grid": mask_grid}
-        write_atomic(json_path, canonical_json({**told, **metrics.to_json()}))
-    click.echo(table(metrics))
-
-
-def _artifact_session(loaded: "LoadedProject", artifact: Path) -> "Session":
-    """An artifact in its own runtime, if it has the project's classes."""
-    from segc.targets.artifact import open_artifact
-    from segc.weights.resolve import name_differences
-
-    session = open_artifact(artifact)
-    there, here = session.metadata["names"], loaded.project.dataset.names
-    if tuple(there) != here:
-        raise fail(
-            "E002",
-            f"the artifact and the project have different classes: {name_differences(there, here)}",
-            file=artifact,
-            help="evaluate it with the project that it was emitted from",
-        )
-    return session
-
-
-def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:
-    """Input (height, width): the project's where the model takes any, else the model's own."""
-    if session.metadata.get("dynamic"):
-        return loaded.project.hyperparameters.size
-    height, width = session.metadata["imgsz"]
-    return int(height), int(width)
-
-
-@contextmanager
-def _progress(total: int) -> "Iterator[Progress]":
-    """A bar in a terminal, nothing elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    screen = console()
-    columns = (TextColumn("validation"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        write_atomic(report_path, evaluation_page(loaded, evaluated))
+    click.echo(evaluated.circumstances())
+    click.echo(table(evaluated.metrics))
 
 
 def table(metrics: "Metrics") -> str:
     """Metrics as text: a row for all classes together, then one for each class that the images show."""
-    box, seg = metrics.box, metrics.seg
     shown = [i for i, count in enumerate(metrics.class_instances) if count]
     width = max(5, *(len(metrics.names[i]) for i in shown))
 
-    def line(name: str, images: int, instances: int, *precisions: float | None) -> str:
-        cells = [f"{value:8.3f}" for value in precisions if value is not None]
-        return f"{name:{width}}  {images:6}  {instances:9}  {'  '.join(cells)}"
+    def line(name: str, images: int, instances: int, figures: "Iterable[float | None]") -> str:
+        cells = "".join(f"{'' if value is None else format(value, '.3f'):>9}" for value in figures)
+        return f"{name:{width}}  {images:6}  {instances:9}{cells}"
 
+    def figures(class_id: int | None) -> "Iterable[float | None]":
+        for _, part in metrics.parts:
+            best = part.curves.best if class_id is None else part.curves.best_of(class_id)
+            averages = (part.map, part.map50) if class_id is None else (part.maps[class_id], part.maps50[class_id])
+            yield from (*((best.precision, best.recall) if best else (None, None)), *averages)
+
+    columns = "".join(f"{name:>9}" for name in ("P", "R", "mAP50-95", "mAP50"))
+    points = [
+        f"{what} {part.curves.best.confidence:.3f} (F1 {part.curves.best.f1:.3f})"
+        for what, part in (("box", metrics.box), ("mask", metrics.seg))
+        if part.curves.best
+    ]
     return "\n".join(
         [
-            f"{'':{width}}  {'':6}  {'':9}       box                mask",
-            f"{'class':{width}}  images  instances  mAP50-95     mAP50  mAP50-95     mAP50",
-            line("all", metrics.images, metrics.instances, box.map, box.map50, seg.map, seg.map50),
-            *(
-                line(
-                    metrics.names[i],
-                    metrics.class_images[i],
-                    metrics.class_instances[i],
-                    *(column[i] for column in (box.maps, box.maps50, seg.maps, seg.maps50)),
-                )
-                for i in shown
-            ),
+            f"{'':{width + 19}}  {'box':<34}  {'mask':<34}".rstrip(),
+            f"{'class':{width}}  images  instances{columns}{columns}",
+            line("all", metrics.images, metrics.instances, figures(None)),
+            *(line(metrics.names[i], metrics.class_images[i], metrics.class_instances[i], figures(i)) for i in shown),
+            *([f"best confidence: {', '.join(points)}"] if points else []),
         ]
     )

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="Form of the output.",
 )
+@click.option("--data", "with_data", is_flag=True, help="Read every image and label of the datasets, too.")
 @click.pass_context
-def command(context: click.Context, projects: tuple[Path, ...], overrides: tuple[str, ...], form: str) -> None:
+def command(
+    context: click.Context, projects: tuple[Path, ...], overrides: tuple[str, ...], form: str, with_data: bool
+) -> None:
     """Check PROJECT files, by default project.yaml: exit 0 where all are valid, 1 where one is not.
 
     Everything that is wrong is shown at once, with its place. --set applies to every file.
 
     With --format json one object is printed: {"version": 1, "files": [...], "diagnostics": [...]}. A file has `file`
     and `valid`, and where it is valid `name`, `family`, `scale`, `nc`, `imgsz` [height, width], `parameters`, `flops`
-    (a multiply-add counts as two) and `spec_digest`. A diagnostic has `code`, `title`, `severity` (error or warning),
+    (a multiply-add counts as two) and `spec_digest`; with --data also `data`, for `train` and `val` the numbers of
+    `images`, `objects`, `crowds` and images without objects, `empty`, and `faults`, their number by code.
+
+    A diagnostic has `code`, `title`, `severity` (error or warning),
     `message`, `file`, `line` and `column` from 1, `length` in characters, `argument` (the --set it is about, in place
     of a file), `snippet` (the line) and `help`; what is not known is null.
     """
@@ -42,9 +48,16 @@ def command(context: click.Context, projects: tuple[Path, ...], overrides: tuple
     # An override that is wrong is wrong for every file: it is shown once.
     diagnostics = tuple(dict.fromkeys(d for _, _, found in checked for d in found))
     summaries = [(path, None if loaded is None else _summary(loaded)) for path, loaded, _ in checked]
+    sound = all(summary is not None for _, summary in summaries)
+    if with_data:
+        for (_, loaded, _), (_, summary) in zip(checked, summaries, strict=True):
+            if loaded is not None and summary is not None:
+                summary["data"], faults = _data_summary(loaded)
+                diagnostics += faults
+                sound = sound and not faults
     show = _show_json if form == "json" else _show_text
     show(summaries, diagnostics)
-    if any(summary is None for _, summary in summaries):
+    if not sound:
         context.exit(1)
 
 
@@ -66,6 +79,22 @@ def _summary(loaded: "LoadedProject") -> dict[str, Any]:
         "flops": total.flops,
         "spec_digest": spec_digest(project),
     }
+
+
+def _data_summary(loaded: "LoadedProject") -> tuple[dict[str, Any], tuple["Diagnostic", ...]]:
+    """What is in the splits of a dataset, and what is wrong with it."""
+    from segc.commands.common import image_bar
+    from segc.data.check import check_split
+
+    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    found: dict[str, Any] = {}
+    faults: tuple[Diagnostic, ...] = ()
+    for split in splits:
+        with image_bar(f"checking {split}") as progress:
+            checked = check_split(loaded, split, progress)
+        found[split] = checked.to_json()
+        faults += checked.diagnostics
+    return found, faults
 
 
 def _show_json(summaries: list[tuple[Path, dict[str, Any] | None]], diagnostics: tuple["Diagnostic", ...]) -> None:
@@ -91,6 +120,19 @@ def _show_text(summaries: list[tuple[Path, dict[str, Any] | None]], diagnostics:
                 f"{path}: valid: {summary['name']}, {summary['family']} {scale}, nc {summary['nc']}, "
                 f"{summary['parameters']:,} parameters, {summary['flops'] / 1e9:.1f} GFLOPs at {height} x {width}"
             )
+            for split, data in summary.get("data", {}).items():
+                click.echo(f"  {split}: {_contents(data)}")
     errors = sum(diagnostic.severity == "error" for diagnostic in diagnostics)
     if errors:
         click.echo(f"{errors} {'error' if errors == 1 else 'errors'}")
+
+
+def _contents(data: dict[str, Any]) -> str:
+    """What is in a split, in words."""
+    from segc.diagnostics import CODES
+
+    text = f"{data['images']} images, {data['empty']} of them without objects, {data['objects']} objects"
+    if data["crowds"]:
+        text += f" and {data['crowds']} crowd regions"
+    faults = ", ".join(f"{count} x {code} {CODES[code]}" for code, count in data["faults"].items())
+    return f"{text}; faults: {faults}" if faults else text

@@ -1,7 +1,8 @@
 """A split of the dataset: which images belong to it, their labels, and how an image is read."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from segc.data.labels import Instance, read_labels
 from segc.diagnostics import Diagnostic, SegcError, fail
 
 if TYPE_CHECKING:
+    from segc.spec.dataset import Dataset
     from segc.spec.load import LoadedProject
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -32,25 +34,63 @@ class Sample:
         image: its file.
         label: its label file, or None for an image without one: background only.
         instances: the labelled objects, in the order of the file.
+        size: (height, width) that the image must have for its labels to fit; None where they fit any.
     """
 
     image: Path
     label: Path | None
     instances: tuple[Instance, ...]
+    size: tuple[int, int] | None = None
 
 
-def list_images(loaded: "LoadedProject", split: Literal["train", "val"]) -> tuple[Path, ...]:
-    """All images of a split, sorted by path, each once; neither images nor labels are opened.
+Split = Literal["train", "val"]
+
+
+def list_images(loaded: "LoadedProject", split: Split) -> tuple[Path, ...]:
+    """All images of a split, sorted by path, each once; neither images nor label files are opened.
 
     An entry of the split is a folder, searched with its subfolders; a ``.txt`` list with an image a line, relative to
-    the list or to the dataset's folder; or an image.
+    the list or to the dataset's folder; or an image. With COCO annotations it is a folder that the names in the
+    annotation file start from.
 
     Raises:
         SegcError: F001 for an entry that is not there, D001 where there are no images, D007 for a listed image that
-            is not there.
+            is not there; D003 for a malformed annotation file.
     """
-    entries = getattr(loaded.project.dataset, split)
-    entries = (entries,) if isinstance(entries, str) else entries
+    return _LISTINGS[loaded.project.dataset.format](loaded, split)
+
+
+def read_split(loaded: "LoadedProject", split: Split) -> tuple[Sample, ...]:
+    """All images of a split with their labels, sorted by path.
+
+    The YOLO labels of ``…/images/a/b.jpg`` are in ``…/labels/a/b.txt`` (the last ``images`` counts); those of an image
+    below no such folder stand beside it. An image without a label file is background. COCO annotations are read as
+    :func:`segc.data.coco.read_annotations` says. Objects that ``dataset.classes`` does not name are left out; with
+    ``dataset.single_cls`` all others are of class 0.
+
+    Raises:
+        SegcError: as :func:`list_images`, and D006 where there are no labels at all, and all faults of the labels.
+    """
+    dataset = loaded.project.dataset
+    return tuple(_chosen(sample, dataset) for sample in _READERS[dataset.format](loaded, split))
+
+
+def _chosen(sample: Sample, dataset: "Dataset") -> Sample:
+    """A sample with the objects that the dataset asks for."""
+    if dataset.classes is None and not dataset.single_cls:
+        return sample
+    chosen = dataset.chosen_classes
+    kept = (one for one in sample.instances if one.class_id in chosen)
+    return replace(sample, instances=tuple(replace(one, class_id=0) if dataset.single_cls else one for one in kept))
+
+
+def _entries(loaded: "LoadedProject", split: Split) -> tuple[str, ...]:
+    entries: str | tuple[str, ...] = getattr(loaded.project.dataset, split)
+    return (entries,) if isinstance(entries, str) else entries
+
+
+def _yolo_images(loaded: "LoadedProject", split: Split) -> tuple[Path, ...]:
+    entries = _entries(loaded, split)
     images = sorted({image for entry in entries for image in _images(loaded.dataset_root / entry, loaded)})
     if not images:
         raise fail(
@@ -62,17 +102,39 @@ def list_images(loaded: "LoadedProject", split: Literal["train", "val"]) -> tupl
     return tuple(images)
 
 
-def read_split(loaded: "LoadedProject", split: Literal["train", "val"]) -> tuple[Sample, ...]:
-    """All images of a split with their labels, sorted by path.
+def _yolo_samples(loaded: "LoadedProject", split: Split) -> tuple[Sample, ...]:
+    return read_samples(list_images(loaded, split), len(loaded.project.dataset.names))
 
-    The labels of ``…/images/a/b.jpg`` are in ``…/labels/a/b.txt`` (the last ``images`` counts); those of an image
-    below no such folder stand beside it. An image without a label file is background.
 
-    Raises:
-        SegcError: as :func:`list_images`, and D006 where not one image has a label file, and all faults of the label
-            files.
-    """
-    return read_samples(list_images(loaded, split), loaded.project.dataset.nc)
+def _coco_source(loaded: "LoadedProject", split: Split) -> tuple[Path, tuple[Path, ...]]:
+    """The annotation file of a split, and the folders of its images."""
+    folders = tuple(loaded.dataset_root / entry for entry in _entries(loaded, split))
+    for folder in folders:
+        if not folder.is_dir():
+            raise fail("F001", f"no such folder of images: {folder}", file=loaded.path, help="check dataset.path")
+    return loaded.dataset_root / getattr(loaded.project.dataset.annotations, split), folders
+
+
+def _coco_images(loaded: "LoadedProject", split: Split) -> tuple[Path, ...]:
+    from segc.data.coco import annotated_images
+
+    return annotated_images(*_coco_source(loaded, split))
+
+
+def _coco_samples(loaded: "LoadedProject", split: Split) -> tuple[Sample, ...]:
+    from segc.data.coco import read_annotations
+
+    return read_annotations(*_coco_source(loaded, split), loaded.project.dataset.names)
+
+
+_LISTINGS: dict[str, Callable[["LoadedProject", Split], tuple[Path, ...]]] = {
+    "yolo": _yolo_images,
+    "coco": _coco_images,
+}
+_READERS: dict[str, Callable[["LoadedProject", Split], tuple[Sample, ...]]] = {
+    "yolo": _yolo_samples,
+    "coco": _coco_samples,
+}
 
 
 def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
@@ -90,7 +152,7 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
         found.extend(faults)
         samples.append(Sample(image, label if present else None, instances))
     if found:
-        raise SegcError(_bounded(found))
+        raise LabelFaultsError(found)
     if images and all(sample.label is None for sample in samples):
         raise fail(
             "D006",
@@ -101,10 +163,22 @@ def read_samples(images: Sequence[Path], nc: int) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
+class LabelFaultsError(SegcError):
+    """Everything that is wrong with labels: the first faults, and the number of the others.
+
+    Attributes:
+        counts: number of faults by code, of all of them.
+    """
+
+    def __init__(self, found: Sequence[Diagnostic]) -> None:
+        self.counts = Counter(one.code for one in found)
+        super().__init__(_bounded(found))
+
+
 def _bounded(found: Sequence[Diagnostic]) -> Iterable[Diagnostic]:
     yield from found[:MOST_DIAGNOSTICS]
     if len(found) > MOST_DIAGNOSTICS:
-        yield Diagnostic("D003", f"{len(found) - MOST_DIAGNOSTICS} more rows of label files are wrong")
+        yield Diagnostic("D003", f"{len(found) - MOST_DIAGNOSTICS} more labels are wrong")
 
 
 def _images(entry: Path, loaded: "LoadedProject") -> list[Path]:
@@ -135,7 +209,7 @@ def _listed(entry: Path, root: Path) -> list[Path]:
         else:
             images.append(image)
     if found:
-        raise SegcError(_bounded(found))
+        raise LabelFaultsError(found)
     return images
 
 
@@ -164,6 +238,27 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return decode_image(path.read_bytes(), path.name)
     except ImageError as error:
         raise fail("D002", str(error), file=path, help="repair it, or take it and its label file out") from None
+
+
+def read_sample(sample: Sample) -> NDArray[np.uint8]:
+    """The image of a sample, as :func:`read_image` gives it.
+
+    Raises:
+        SegcError: D002 where it cannot be read, D008 where it is not of the size that its labels are for.
+    """
+    try:
+        image = read_image(sample.image)
+    except OSError as error:
+        raise fail("D002", error.strerror or str(error), file=sample.image) from None
+    if sample.size is not None and image.shape[:2] != sample.size:
+        raise fail(
+            "D008",
+            f"the image is {image.shape[0]} x {image.shape[1]} pixels (height x width), its labels are for "
+            f"{sample.size[0]} x {sample.size[1]}",
+            file=sample.image,
+            help=f"the labels are in {sample.label}",
+        )
+    return image
 
 
 def rasterise(polygons: Sequence[NDArray[np.float32]], height: int, width: int) -> NDArray[np.bool_]:

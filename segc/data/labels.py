@@ -25,11 +25,14 @@ class Instance:
         class_id: index into the class names.
         polygons: its parts, each [K, 2] float32, x and y in 0..1 of the image; K is at least 3.
         is_box: the label was a box, and the polygon is its four corners.
+        is_crowd: a region with many objects of the class that are not told apart. It is not trained on, and
+            predictions inside it count neither as right nor as wrong.
     """
 
     class_id: int
     polygons: tuple[NDArray[np.float32], ...]
     is_box: bool = False
+    is_crowd: bool = False
 
 
 class _Fault(Exception):  # noqa: N818 - it never leaves this module

@@ -1,12 +1,10 @@
 """Training batches: a pure function of seed, epoch and place in the epoch, whatever number of workers makes them."""
 
-import mmap
-import multiprocessing
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,22 +13,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segc.data.dataset import Sample, read_image
-from segc.data.scene import Scene, boxes_of, changes, index_map, object_masks
+from segc.data.augment import blend, mirror, paste_objects, recolour
+from segc.data.cache import START_METHOD, Cache, DiskCache, MemoryCache, NoCache, Picture
+from segc.data.dataset import Sample, read_sample
+from segc.data.geometry import (
+    Matrix,
+    Shapes,
+    blank,
+    centred,
+    mosaic_places,
+    paint,
+    project_objects,
+    random_view,
+    shapes,
+    shift,
+    stretch,
+)
+from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
 from segc.diagnostics import Diagnostic, SegcError
-from segc.inference.letterbox import Letterbox, letterbox, letterbox_geometry
+from segc.inference.letterbox import letterbox_geometry
+from segc.spec.base import LARGEST_STRIDE
 
 if TYPE_CHECKING:
     from segc.spec.hyperparameters import Hyperparameters
 
-CACHE_BYTES = 2**30
-"""Letterboxed images are kept in memory as long as those of the whole split fit into this."""
-
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""How workers start. Forked ones start at once and share the cache; elsewhere forking is not safe."""
-
-_SHUFFLING, _AUGMENTING = 1, 2
+_SHUFFLING, _AUGMENTING, _SIZING = 1, 2, 3
 """First word of a seed: streams of random numbers for different uses differ."""
+
+_ITSELF, _BLENDED, _DONOR = 0, 1, 2
+"""What an image is composed for: to be the training image, to be blended with it, to give it objects."""
+
+_MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPLR, _REPLACEMENT = range(10)
+"""What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
+
+
+Faults = tuple[Diagnostic, ...]
+"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
 
 
 @dataclass(slots=True)
@@ -44,6 +62,7 @@ class Batch:
         boxes: float32 [T, 4], x1, y1, x2, y2 in pixels of the images.
         masks: int32 [B, H / ratio, W / ratio] where each cell has 1 + the object's place among those of its image (0 is
             background), or uint8 [T, H / ratio, W / ratio], one mask of 0 and 1 an object.
+        faults: what is wrong with images whose places others took.
     """
 
     images: Tensor
@@ -51,103 +70,205 @@ class Batch:
     classes: Tensor
     boxes: Tensor
     masks: Tensor
+    faults: Faults = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Batch":
         """Called by the loader, for faster copies to a GPU."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name).pin_memory())
-        return self
+        return self._each(lambda tensor: tensor.pin_memory())
 
-
-class FrameCache:
-    """Letterboxed images of a split in memory, each read once.
-
-    Forked workers share it. It is anonymous memory, which, unlike /dev/shm in a container, has no limit of its own.
-    Where processes are spawned each has its own.
-
-    Args:
-        count: images of the split.
-        size: (height, width) of the frames.
-    """
-
-    def __init__(self, count: int, size: tuple[int, int]) -> None:
-        self._shape = (count, *size, 3)
-        self._lock = multiprocessing.get_context(START_METHOD).Lock()
-        self._allocate()
-
-    def _allocate(self) -> None:
-        pixels = int(np.prod(self._shape))
-        self._originals = np.frombuffer(mmap.mmap(-1, 8 * self._shape[0]), np.int32).reshape(-1, 2)
-        self._frames = np.frombuffer(mmap.mmap(-1, pixels), np.uint8).reshape(self._shape)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_shape": self._shape, "_lock": self._lock}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._allocate()
-
-    def get(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
-        """The frame [H, W, 3], not to be written to, and the photograph's (height, width); None if not there yet."""
-        with self._lock:
-            height, width = self._originals[index].tolist()
-        return (self._frames[index], (height, width)) if height else None
-
-    def put(self, index: int, frame: NDArray[np.uint8], original: tuple[int, int]) -> None:
-        """Keep a frame. Two processes that put the same one write the same bytes."""
-        self._frames[index] = frame
-        with self._lock:
-            self._originals[index] = original
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {
+            field.name: change(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingItem:
-    """One image of a batch: ``image`` [3, H, W], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`."""
+    """One image of a batch: ``image`` [3, H, W], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
+
+    ``faults`` say what is wrong with the image whose place it took.
+    """
 
     image: NDArray[np.uint8]
     classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
     masks: NDArray[Any]
+    faults: Faults = ()
 
 
-Faults = tuple[Diagnostic, ...]
-"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
+def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
+    """Classes and polygons of the objects that are trained on."""
+    chosen = [one for one in sample.instances if not one.is_crowd]
+    return tuple(one.class_id for one in chosen), shapes([one.polygons for one in chosen])
+
+
+def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
+    budget = round(hyper.cache_gib * 2**30)
+    if hyper.cache == "disk":
+        return DiskCache([sample.image for sample in samples], hyper.size, budget)
+    if hyper.cache in {"auto", "ram"}:
+        return MemoryCache(len(samples), hyper.size[0] * hyper.size[1] * 3, budget)
+    return NoCache()
+
+
+Key = tuple[int, int, tuple[int, int]]
+"""What an item depends on: epoch, index, and (height, width) to train at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """The random numbers of an image in an epoch, for one of its roles."""
+
+    seed: int
+    epoch: int
+    index: int
+    role: int = _ITSELF
+
+    def of(self, what: int) -> np.random.Generator:
+        return np.random.default_rng([_AUGMENTING, self.seed, self.epoch, self.index, self.role, what])
+
+    def meets(self, what: int, probability: float) -> bool:
+        return probability > 0 and float(self.of(what).random()) < probability
 
 
 class TrainingSet(Dataset[TrainingItem | Faults]):
-    """The training images by (epoch, index), augmented.
+    """The training images by (epoch, index, size), augmented.
 
     Args:
         samples: the images.
-        hyper: size, seed, augmentation and the form of the masks.
+        hyper: seed, size, augmentation, the form of the masks, and the cache.
+        skip: give the place of an image that cannot be read to another one, drawn at random; where it would be one of
+            several in a mosaic, leave it out.
     """
 
-    def __init__(self, samples: Sequence[Sample], hyper: "Hyperparameters") -> None:
+    def __init__(self, samples: Sequence[Sample], hyper: "Hyperparameters", *, skip: bool = False) -> None:
         self.samples = samples
         self.hyper = hyper
-        self._changes = changes(hyper.augment)
-        needed = len(samples) * hyper.size[0] * hyper.size[1] * 3
-        self._cache = FrameCache(len(samples), hyper.size) if needed <= CACHE_BYTES else None
+        self.skip = skip
+        self.cache = _make_cache(samples, hyper)
+        self._labels = [_trained(sample) for sample in samples]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> TrainingItem | Faults:
-        """The image at (epoch, index), or what is wrong with it."""
+    def __getitem__(self, key: Key) -> TrainingItem | Faults:
+        """The image at (epoch, index, size), or what is wrong with it."""
+        epoch, index, size = key
         try:
-            return self._item(*key)
+            chosen, faults = self._readable(epoch, index) if self.skip else (index, ())
+            return replace(self._item(epoch, chosen, size), faults=faults)
         except SegcError as error:
             return error.diagnostics
 
-    def _item(self, epoch: int, index: int) -> TrainingItem:
-        scene = self.scene(index)
-        generator = np.random.default_rng([_AUGMENTING, self.hyper.seed, epoch, index])
-        for change in self._changes:
-            scene = change(scene, generator)
+    def _readable(self, epoch: int, index: int) -> tuple[int, Faults]:
+        """An image that can be read: that of the index, else another one, with what is wrong with the first.
+
+        Raises:
+            SegcError: where none of many can be read.
+        """
+        try:
+            self._picture(index)
+        except SegcError as error:
+            others = _Draws(self.hyper.seed, epoch, index).of(_REPLACEMENT)
+            for other in others.integers(len(self.samples), size=_MOST_TRIES).tolist():
+                if self._partner(other) is not None:
+                    return other, error.diagnostics
+            raise
+        return index, ()
+
+    def _item(self, epoch: int, index: int, size: tuple[int, int]) -> TrainingItem:
+        augment = self.hyper.augment
+        draws = _Draws(self.hyper.seed, epoch, index)
+        scene = self._composed(draws, size)
+        if augment.copy_paste:
+            donor = self._donor(scene, draws, size)
+            scene = paste_objects(scene, donor, augment.copy_paste, draws.of(_PASTING))
+        if draws.meets(_MIXUP, augment.mixup):
+            generator = draws.of(_BLENDING)
+            other = self._another(generator, draws, _BLENDED)
+            scene = blend(scene, self._composed(other, size), generator)
+        sideways, upside_down = draws.meets(_FLIPLR, augment.fliplr), draws.meets(_FLIPUD, augment.flipud)
+        scene = mirror(scene, sideways=sideways, upside_down=upside_down)
+        return self._training_item(replace(scene, image=recolour(scene.image, augment, draws.of(_COLOUR))))
+
+    def _donor(self, scene: Scene, draws: _Draws, size: tuple[int, int]) -> Scene:
+        """The scene that objects are taken from to be pasted."""
+        if self.hyper.augment.copy_paste_mode == "flip":
+            return mirror(scene, sideways=True, upside_down=False)
+        return self._composed(self._another(draws.of(_DONATION), draws, _DONOR), size)
+
+    def _another(self, generator: np.random.Generator, draws: _Draws, role: int) -> _Draws:
+        return _Draws(draws.seed, draws.epoch, int(generator.integers(len(self.samples))), role)
+
+    def _composed(self, draws: _Draws, size: tuple[int, int]) -> Scene:
+        """An image, or a mosaic of it and three others, seen at random in a frame of (height, width)."""
+        base, augment = self.hyper.size, self.hyper.augment
+        view = random_view(augment, base, draws.of(_VIEW))
+        members = self._members(draws)
+        prune = len(members) > 1 or not np.array_equal(view, shift(base[1] / 2, base[0] / 2))
+        fit = stretch(size[1] / base[1], size[0] / base[0]) @ view
+        canvas = blank(size)
+        classes: list[int] = []
+        objects: list[Parts] = []
+        for index, image, place in members:
+            matrix = fit @ place
+            paint(canvas, image, matrix)
+            numbers, polygons = self._labels[index]
+            on_image = matrix @ stretch(image.shape[1], image.shape[0])
+            kept, visible = project_objects(polygons, on_image, size, prune=prune)
+            classes += [numbers[number] for number in kept]
+            objects += visible
+        return Scene(canvas, tuple(classes), tuple(objects))
+
+    def _members(self, draws: _Draws) -> list[tuple[int, NDArray[np.uint8], Matrix]]:
+        """The images that are joined: index, pixels, and place on the plane."""
+        augment, base = self.hyper.augment, self.hyper.size
+        generator = draws.of(_MOSAIC)
+        closed = draws.epoch >= self.hyper.epochs - augment.close_mosaic
+        joined = not closed and generator.random() < augment.mosaic
+        indices = [draws.index, *generator.integers(len(self.samples), size=3).tolist()] if joined else [draws.index]
+        pictures = [self._partner(index) for index in indices]
+        sizes = [picture[0].shape[:2] if picture else base for picture in pictures]
+        places = mosaic_places(sizes, base, generator) if joined else (centred(sizes[0], base),)
+        found = zip(indices, pictures, places, strict=True)
+        return [(index, picture[0], place) for index, picture, place in found if picture]
+
+    def _partner(self, index: int) -> Picture | None:
+        """An image that joins others; None for one that cannot be read and is to be left out."""
+        try:
+            return self._picture(index)
+        except SegcError:
+            if self.skip:
+                return None
+            raise
+
+    def _picture(self, index: int) -> Picture:
+        """An image as large as the network takes it.
+
+        Raises:
+            SegcError: D002 where it cannot be read, D008 where it is not of the size that its labels are for.
+        """
+        sample = self.samples[index]
+        kept = self.cache.get(index)
+        if kept is not None and sample.size in {None, kept[1]}:
+            return kept
+        image = read_sample(sample)
+        original = (image.shape[0], image.shape[1])
+        height, width = letterbox_geometry(original, self.hyper.size).resized
+        if (height, width) != original:
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), original
+        self.cache.put(index, picture)
+        return picture
+
+    def _training_item(self, scene: Scene) -> TrainingItem:
         height, width = scene.image.shape[:2]
         masks: NDArray[Any] = object_masks(scene.objects, height, width, self.hyper.mask_ratio)
         return TrainingItem(
@@ -157,46 +278,41 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
             masks=index_map(masks) if self.hyper.overlap_mask else masks,
         )
 
-    def scene(self, index: int) -> Scene:
-        """An image in the network's frame, as it is before augmentation.
-
-        Raises:
-            SegcError: D002 where it cannot be read.
-        """
-        frame, geometry = self._frame(index)
-        scale = np.array(geometry.resized[::-1], np.float32)
-        offset = np.array([geometry.left, geometry.top], np.float32)
-        instances = self.samples[index].instances
-        objects = tuple(tuple(polygon * scale + offset for polygon in one.polygons) for one in instances)
-        return Scene(frame, tuple(one.class_id for one in instances), objects)
-
-    def _frame(self, index: int) -> tuple[NDArray[np.uint8], Letterbox]:
-        """The letterboxed RGB image and where the photograph lies in it."""
-        if self._cache and (kept := self._cache.get(index)):
-            return kept[0], letterbox_geometry(kept[1], self.hyper.size)
-        frame, geometry = letterbox(read_image(self.samples[index].image), self.hyper.size)
-        frame = np.ascontiguousarray(frame[:, :, ::-1])
-        if self._cache:
-            self._cache.put(index, frame, geometry.original)
-        return frame, geometry
+    def empty(self) -> TrainingItem:
+        """An item without objects, in grey, for its shapes."""
+        return self._training_item(Scene(blank(self.hyper.size), (), ()))
 
 
-def collate(items: Sequence[TrainingItem | Faults]) -> Batch | Faults:
-    """One batch of several images, or all that is wrong with those that cannot be read."""
-    faults = [fault for item in items if isinstance(item, tuple) for fault in item]
+def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch | Faults:
+    """One batch of several images, or all that is wrong with those that cannot be read.
+
+    Args:
+        items: the images, which may be none.
+        like: an item without objects, for the shapes of a batch without images.
+    """
+    # A mosaic names an image that another one names, too.
+    faults = tuple(dict.fromkeys(fault for item in items if isinstance(item, tuple) for fault in item))
     if faults:
-        return tuple(faults)
+        return faults
     good = [item for item in items if isinstance(item, TrainingItem)]
     counts = [len(item.classes) for item in good]
-    overlapping = good[0].masks.dtype == np.int32
     masks = [item.masks for item in good]
+    overlapping = like.masks.ndim == 2
     return Batch(
-        images=torch.from_numpy(np.stack([item.image for item in good])),
+        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])),
         image_index=torch.from_numpy(np.repeat(np.arange(len(good)), counts)),
-        classes=torch.from_numpy(np.concatenate([item.classes for item in good])),
-        boxes=torch.from_numpy(np.concatenate([item.boxes for item in good])),
-        masks=torch.from_numpy(np.stack(masks) if overlapping else np.concatenate(masks)),
+        classes=torch.from_numpy(_joined(np.concatenate, [item.classes for item in good], like.classes)),
+        boxes=torch.from_numpy(_joined(np.concatenate, [item.boxes for item in good], like.boxes)),
+        masks=torch.from_numpy(
+            _joined(np.stack, masks, like.masks[None]) if overlapping else _joined(np.concatenate, masks, like.masks)
+        ),
+        faults=tuple(fault for item in good for fault in item.faults),
     )
+
+
+def _joined(join: Callable[..., NDArray[Any]], arrays: Sequence[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
+    """The arrays as one; of none, one without rows."""
+    return join(arrays) if arrays else like[:0]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -204,40 +320,79 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([_SHUFFLING, seed, epoch]).permutation(count)
 
 
-class _Order(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index); the last of an epoch may be smaller."""
+def share(count: int, rank: int, world: int) -> tuple[int, int]:
+    """First and last but one place of a process among ``count`` images of a batch. Sizes differ by one at most."""
+    return count * rank // world, count * (rank + 1) // world
 
-    def __init__(self, count: int, hyper: "Hyperparameters") -> None:
-        self.count, self.batch, self.seed = count, hyper.batch, hyper.seed
-        self.epoch = 0
+
+_MOST_TRIES = 100
+"""Images that are tried in the place of one that cannot be read, before it is an error after all."""
+
+
+def step_size(hyper: "Hyperparameters", epoch: int, step: int) -> tuple[int, int]:
+    """(height, width) that a step trains at: the input size, changed by as much as ``multi_scale`` allows."""
+    if not hyper.multi_scale:
+        return hyper.size
+    change = np.random.default_rng([_SIZING, hyper.seed, epoch, step]).uniform(-1, 1) * hyper.multi_scale
+    height, width = (max(round(side * (1 + change) / LARGEST_STRIDE), 1) * LARGEST_STRIDE for side in hyper.size)
+    return height, width
+
+
+class _Order(Sampler[list[Key]]):
+    """The keys of a process's shares of the batches; the last batch of an epoch may be smaller."""
+
+    def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
+        self.count, self.hyper = count, hyper
+        self.rank, self.world = rank, world
+        self.epoch = self.start_step = 0
 
     def __len__(self) -> int:
-        return (self.count + self.batch - 1) // self.batch
+        return (self.count + self.hyper.batch_size - 1) // self.hyper.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.count, self.seed, self.epoch).tolist()
-        for start in range(0, self.count, self.batch):
-            yield [(self.epoch, index) for index in order[start : start + self.batch]]
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = epoch_order(self.count, self.hyper.seed, self.epoch).tolist()
+        for step in range(self.start_step, len(self)):
+            indices = order[step * self.hyper.batch_size : (step + 1) * self.hyper.batch_size]
+            size = step_size(self.hyper, self.epoch, step)
+            yield [(self.epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
 
 
 class TrainingLoader:
     """The batches of any epoch, made by worker processes.
 
+    Where several processes train together each has its share of every batch: put one behind the other in the order of
+    ranks, the shares are the batch that a single process would have.
+
     Args:
         samples: the training images.
-        hyper: batch size, workers, and what :class:`TrainingSet` reads.
+        hyper: batch size (of all processes together), workers, and what :class:`TrainingSet` reads.
         pin_memory: put batches where a GPU copies them from faster.
+        rank: number of this process, from 0.
+        world: number of processes. Where a batch has fewer images than that, some shares of it are empty.
+        skip: give the places of images that cannot be read to others; ``Batch.faults`` names them.
     """
 
-    def __init__(self, samples: Sequence[Sample], hyper: "Hyperparameters", *, pin_memory: bool = False) -> None:
-        self.dataset = TrainingSet(samples, hyper)
-        self._order = _Order(len(samples), hyper)
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        hyper: "Hyperparameters",
+        *,
+        pin_memory: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        skip: bool = False,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world}")
+        self.dataset = TrainingSet(samples, hyper, skip=skip)
+        self._told = False
+        self._order = _Order(len(samples), hyper, rank, world)
         workers = min(hyper.workers, len(self._order))
         self._loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=self._order,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, like=self.dataset.empty()),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
@@ -248,13 +403,19 @@ class TrainingLoader:
         """Batches an epoch."""
         return len(self._order)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 0.
+    def new_notice(self) -> str | None:
+        """Why images are decoded every time although they should be kept, where that has not been told yet."""
+        notice = None if self._told else self.dataset.cache.notice()
+        self._told = notice is not None or self._told
+        return notice
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0, from one of its steps on.
 
         Raises:
             SegcError: D002 for images that cannot be read; all those of the batch are named.
         """
-        self._order.epoch = epoch
+        self._order.epoch, self._order.start_step = epoch, start_step
         for batch in self._loader:
             if not isinstance(batch, Batch):
                 raise SegcError(batch)

@@ -1,16 +1,11 @@
-"""What a training image is made of on its way to the network, and the changes it can undergo."""
+"""What a training image is made of on its way to the network, and the boxes and masks of its objects."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from segc.spec.hyperparameters import Augment
 
 Parts = tuple[NDArray[np.float32], ...]
 """Polygons of one object, each [K, 2], x and y in pixels."""
@@ -31,41 +26,6 @@ class Scene:
     objects: tuple[Parts, ...]
 
 
-Change = Callable[[Scene, np.random.Generator], Scene]
-"""A change of a scene, drawn from a random generator. Polygons follow the geometry. It passes to spawned processes."""
-
-
-def changes(augment: "Augment") -> tuple[Change, ...]:
-    """The random changes that a spec asks for, in the order in which they are made."""
-    return (
-        partial(_sometimes, augment.flipud, _mirror_vertically),
-        partial(_sometimes, augment.fliplr, _mirror_horizontally),
-    )
-
-
-def _sometimes(
-    probability: float, change: Callable[[Scene], Scene], scene: Scene, generator: np.random.Generator
-) -> Scene:
-    """The change with a probability. A number is drawn in any case, so one setting does not move another's draws."""
-    return change(scene) if generator.random() < probability else scene
-
-
-def _mirror_horizontally(scene: Scene) -> Scene:
-    width = np.float32(scene.image.shape[1])
-    mirrored = tuple(
-        tuple(np.stack([width - part[:, 0], part[:, 1]], axis=1) for part in parts) for parts in scene.objects
-    )
-    return replace(scene, image=np.ascontiguousarray(scene.image[:, ::-1]), objects=mirrored)
-
-
-def _mirror_vertically(scene: Scene) -> Scene:
-    height = np.float32(scene.image.shape[0])
-    mirrored = tuple(
-        tuple(np.stack([part[:, 0], height - part[:, 1]], axis=1) for part in parts) for parts in scene.objects
-    )
-    return replace(scene, image=np.ascontiguousarray(scene.image[::-1]), objects=mirrored)
-
-
 def boxes_of(objects: Sequence[Parts], height: int, width: int) -> NDArray[np.float32]:
     """The boxes [n, 4] (x1, y1, x2, y2 in pixels) around polygons, as far as they lie in the frame."""
     boxes = np.zeros((len(objects), 4), np.float32)
@@ -84,15 +44,20 @@ def object_masks(objects: Sequence[Parts], height: int, width: int, ratio: int) 
     Returns:
         [n, height / ratio, width / ratio], 0 or 1.
     """
-    masks = np.zeros((len(objects), height // ratio, width // ratio), np.uint8)
+    rows, columns = height // ratio, width // ratio
+    masks = np.zeros((len(objects), rows, columns), np.uint8)
+    far = np.array([width, height], np.float32)
     for mask, parts in zip(masks, objects, strict=True):
-        points = np.concatenate(parts)
+        # What was cut off at the far sides of the frame ends in its last pixels, not beyond them.
+        pixels = [(np.floor(part) - (part == far)).astype(np.int32) for part in parts]
+        corners = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         # Only whole cells around the object are drawn.
-        x0, y0 = np.clip(np.floor(points.min(axis=0) / ratio), 0, (mask.shape[1] - 1, mask.shape[0] - 1)).astype(int)
-        x1, y1 = np.clip(np.floor(points.max(axis=0) / ratio) + 1, (x0 + 1, y0 + 1), mask.shape[::-1]).astype(int)
+        x0, y0 = min(max(left // ratio, 0), columns - 1), min(max(top // ratio, 0), rows - 1)
+        x1, y1 = min(max(right // ratio, x0) + 1, columns), min(max(bottom // ratio, y0) + 1, rows)
         drawn = np.zeros(((y1 - y0) * ratio, (x1 - x0) * ratio), np.uint8)
-        for part in parts:
-            cv2.fillPoly(drawn, [np.floor(part - (x0 * ratio, y0 * ratio)).astype(np.int32)], 255)
+        for part in pixels:
+            cv2.fillPoly(drawn, [part], 255, offset=(-x0 * ratio, -y0 * ratio))
         cover = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
         most = int(cover.max())
         if most:

@@ -11,9 +11,13 @@ forgives outlines that are a pixel or two off, so mask AP at high IoU comes out 
 implementation of this network family reports such figures when it validates; they are here to compare with it.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -30,6 +34,7 @@ from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_in
 from segc.inference.masks import Mask, frame_masks, image_masks
 from segc.inference.postprocess import Detections, detections
 from segc.inference.results import Prediction
+from segc.spec.base import LARGEST_STRIDE
 
 if TYPE_CHECKING:
     from segc.targets.base import Session
@@ -51,7 +56,8 @@ MASK_GRIDS: tuple[MaskGrid, ...] = get_args(MaskGrid)
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
 
-Frame = tuple[NDArray[np.uint8], Letterbox]
+_MOST_WAITING = 4
+"""Batches of frames that wait for others of their size."""
 
 
 def evaluate(
@@ -95,17 +101,20 @@ def evaluate_session(
     names: Sequence[str],
     *,
     size: tuple[int, int],
+    rect: bool = False,
     iou: float = 0.7,
     max_det: int = 300,
     conf: float = 0.001,
     batch: int = 1,
     mask_grid: MaskGrid = "photograph",
     progress: Progress | None = None,
+    together: Callable[[Evaluation], Evaluation] | None = None,
 ) -> Metrics:
     """Metrics of a network or an artifact on a split.
 
-    The next images are read while the network runs. A detection's mask is only worked out where the image has an object
-    of its class: elsewhere the detection counts as false whatever its mask.
+    While the network runs on a batch, the next one is read and the detections of the one before are compared. A
+    detection's mask is only worked out where the image has an object of its class: elsewhere the detection counts as
+    false whatever its mask.
 
     Args:
         session: runs the model. Where its ``metadata`` does not say ``dynamic``, it gets exactly its metadata's
@@ -113,56 +122,114 @@ def evaluate_session(
         samples: images and their objects.
         names: class names, as many as the model has.
         size: input (height, width) in pixels; images are letterboxed into it.
+        rect: with a dynamic session, letterbox each image into the smallest frame within ``size`` that holds it, sides
+            multiples of 32: the picture is of the same scale, with less padding to compute. Batches are then made of
+            frames of one size.
         iou: threshold of the non-maximum suppression, an anchor standing for each of its classes.
         max_det: detections an image.
         conf: detections with a score at or below it are left out.
         batch: images a run of a dynamic session.
         mask_grid: where masks are compared; see the module.
         progress: called after every image.
+        together: adds what other processes found on their images, where several share a split.
 
     Raises:
         SegcError: D002 where an image cannot be read; E002 where the model has another number of classes.
     """
     dynamic = bool(session.metadata.get("dynamic"))
     number = batch if dynamic else int(session.metadata.get("batch", 1))
+    compare = _COMPARISONS[mask_grid]
     evaluation = Evaluation(names)
+
+    def judge(group: Sequence[Read], outputs: Outputs) -> list[Comparison]:
+        found = [
+            detections(boxes, scores, conf=conf, iou=iou, max_det=max_det, multi_label=True)
+            for boxes, scores, _ in zip(outputs["boxes"], outputs["scores"], group, strict=False)
+        ]
+        return [
+            compare(item.sample.instances, one, {name: value[row] for name, value in outputs.items()}, item.geometry)
+            for row, (item, one) in enumerate(zip(group, found, strict=True))
+        ]
+
     done = 0
-    for chunk, frames in _letterboxed(samples, size, number):
-        inputs = [frame[:, :, ::-1] for frame, _ in frames]
-        if not dynamic:
-            inputs += [inputs[-1]] * (number - len(inputs))
-        outputs = session.run(to_input(inputs))
-        classes = outputs["scores"].shape[2]
-        if classes != len(names):
-            raise fail("E002", f"the model has {classes} classes, the dataset {len(names)}")
-        for row, (sample, (_, geometry)) in enumerate(zip(chunk, frames, strict=True)):
-            one = {name: value[row] for name, value in outputs.items()}
-            found = detections(one["boxes"], one["scores"], conf=conf, iou=iou, max_det=max_det, multi_label=True)
-            evaluation.add(*_COMPARISONS[mask_grid](sample.instances, found, one, geometry))
-            done += 1
-            if progress is not None:
-                progress(done, len(samples))
-    return evaluation.metrics()
+    judging: deque[Future[list[Comparison]]] = deque()
+
+    def finish(most_left: int) -> None:
+        nonlocal done
+        while len(judging) > most_left:
+            for comparison in judging.popleft().result():
+                evaluation.add(*comparison)
+                done += 1
+                if progress is not None:
+                    progress(done, len(samples))
+
+    with ThreadPoolExecutor(1) as judges, closing(_batches(samples, size, number, rect=rect and dynamic)) as batches:
+        for group in batches:
+            images = np.concatenate([item.image for item in group])
+            if not dynamic and len(group) < number:
+                images = np.concatenate([images, images[-1:].repeat(number - len(group), axis=0)])
+            outputs = session.run(images)
+            classes = outputs["scores"].shape[2]
+            if classes != len(names):
+                raise fail("E002", f"the model has {classes} classes, the dataset {len(names)}")
+            judging.append(judges.submit(judge, group, outputs))
+            finish(1)
+        finish(0)
+    return (evaluation if together is None else together(evaluation)).metrics()
 
 
-def _letterboxed(
-    samples: Sequence[Sample], size: tuple[int, int], number: int
-) -> Iterator[tuple[Sequence[Sample], list[Frame]]]:
-    """Samples in groups with their letterboxed images, the next group being read while the caller works on one."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A sample ready for the network: its ``image`` is [1, 3, H, W] in 0..1."""
 
-    def read(group: Sequence[Sample]) -> list[Frame]:
-        return [letterbox(read_image(sample.image), size) for sample in group]
+    sample: Sample
+    image: NDArray[np.float32]
+    geometry: Letterbox
 
-    ahead: deque[tuple[Sequence[Sample], Future[list[Frame]]]] = deque()
+
+def _batches(samples: Sequence[Sample], size: tuple[int, int], number: int, *, rect: bool) -> Generator[list[Read]]:
+    """Groups of ``number`` samples with frames of one size, read ahead by a thread; the last ones may be smaller.
+
+    Where sizes differ, groups fill side by side, and the fullest goes when too much waits.
+    """
+
+    def read(sample: Sample) -> Read:
+        image = read_image(sample.image)
+        frame = smallest_frame((image.shape[0], image.shape[1]), size) if rect else size
+        framed, geometry = letterbox(image, frame)
+        return Read(sample, to_input(framed[:, :, ::-1]), geometry)
+
+    ahead: deque[Future[Read]] = deque()
+    waiting: dict[tuple[int, int], list[Read]] = {}
+    left = iter(samples)
     with ThreadPoolExecutor(1) as reader:
-        for start in range(0, len(samples), number):
-            group = samples[start : start + number]
-            ahead.append((group, reader.submit(read, group)))
-            if len(ahead) == 2:
-                ready, frames = ahead.popleft()
-                yield ready, frames.result()
-        for ready, frames in ahead:
-            yield ready, frames.result()
+        try:
+            ahead.extend(reader.submit(read, sample) for sample in islice(left, number + 1))
+            while ahead:
+                item = ahead.popleft().result()
+                ahead.extend(reader.submit(read, sample) for sample in islice(left, 1))
+                waiting.setdefault(item.geometry.size, []).append(item)
+                fullest = max(waiting, key=lambda frame: len(waiting[frame]))
+                if len(waiting[fullest]) == number or sum(map(len, waiting.values())) >= _MOST_WAITING * number:
+                    yield waiting.pop(fullest)
+            yield from waiting.values()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def smallest_frame(original: tuple[int, int], size: tuple[int, int], stride: int = LARGEST_STRIDE) -> tuple[int, int]:
+    """The smallest frame within ``size`` that holds a photograph scaled as in a frame of that size.
+
+    Args:
+        original: (height, width) of the photograph.
+        size: (height, width) of the full frame.
+        stride: what the sides are multiples of.
+    """
+    ratio = min(size[0] / original[0], size[1] / original[1])
+    # The exact sides, before they are rounded to pixels: a frame that is short of them by a fraction would shrink both.
+    height, width = (max(1, math.ceil(side * ratio / stride - 1e-9)) * stride for side in original)
+    return height, width
 
 
 def _matchable(classes: NDArray[np.int64], instances: Sequence[Instance]) -> NDArray[np.bool_]:
@@ -181,7 +248,8 @@ def _truth(objects: Sequence[Parts], instances: Sequence[Instance], masks: Seque
     """Labelled objects, with boxes drawn round their polygons in pixels of the photograph."""
     boxes = [(*points.min(axis=0), *points.max(axis=0)) for points in map(np.concatenate, objects)]
     classes = np.array([instance.class_id for instance in instances], np.int64)
-    return Objects(classes, np.array(boxes, np.float64).reshape(-1, 4), masks)
+    crowd = np.array([instance.is_crowd for instance in instances], np.bool_)
+    return Objects(classes, np.array(boxes, np.float64).reshape(-1, 4), masks, crowd=crowd)
 
 
 def _scaled(instances: Sequence[Instance], size: tuple[int, int]) -> list[Parts]:
@@ -238,8 +306,12 @@ def _on_prototypes(
 
     shift = np.array([geometry.left, geometry.top], np.float32)
     framed = [tuple(part + shift for part in parts) for parts in _scaled(instances, geometry.resized)]
-    owner = index_map(object_masks(framed, *geometry.size, ratio))
-    visible = [encode_mask(owner == 1 + index) for index in range(len(instances))]
+    masks_drawn = object_masks(framed, *geometry.size, ratio)
+    objects = np.flatnonzero([not instance.is_crowd for instance in instances])
+    owner = index_map(masks_drawn[objects])
+    for place, index in enumerate(objects):  # crowd regions hide nothing
+        masks_drawn[index] = owner == 1 + place
+    visible = [encode_mask(mask != 0) for mask in masks_drawn]
     truth = _truth(_scaled(instances, geometry.original), instances, visible)
     return (height, width), truth, _found(instances, found, geometry, (height, width), masks)
 

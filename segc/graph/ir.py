@@ -50,6 +50,11 @@ class Parameter:
             raise ValueError(f"parameter {self.name}: unknown role {self.role!r}")
 
     @property
+    def trained(self) -> bool:
+        """Whether training changes it by gradients."""
+        return self.role in {"weight", "bias", "norm"}
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         count = 1

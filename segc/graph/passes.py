@@ -1,11 +1,12 @@
 """Passes: a graph (and its weights) in, a graph (and weights) out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segc.graph.anchors import anchor_grid
-from segc.graph.ir import Graph, Node, Parameter
+from segc.graph.ir import Graph, Node, Parameter, Tensor
+from segc.graph.ops import OPERATORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +99,52 @@ def fixed_anchors(
             )
     fixed = _pruned(replace(graph, nodes=tuple(nodes), parameters=parameters))
     return fixed, {name: values[name] for name in fixed.parameters}
+
+
+def append_suppression(graph: Graph, conf: float, iou: float, max_det: int) -> Graph:
+    """Let the graph suppress overlapping boxes by itself: ``nms`` after the decode.
+
+    Args:
+        graph: in inference form, with outputs ``boxes``, ``scores``, ``coefficients`` and ``prototypes``.
+        conf: scores at or below it are left out.
+        iou: boxes of one class that overlap a better one more than this are left out.
+        max_det: at most so many detections an image.
+
+    Returns:
+        The graph with outputs ``boxes`` [N, max_det, 4], ``scores`` [N, max_det], ``classes`` [N, max_det] and
+        ``coefficients`` [N, max_det, 32] of detections, and ``prototypes``. What the first three outputs were is
+        called ``boxes.anchors`` and so on.
+    """
+    read = ("boxes", "scores", "coefficients")
+    made = ("boxes", "scores", "classes", "coefficients")
+    renamed = _renamed(graph, {name: f"{name}.anchors" for name in read})
+    attributes = {"conf": conf, "iou": iou, "max_det": max_det}
+    inputs = tuple(f"{name}.anchors" for name in read)
+    node = Node("suppression", "nms", inputs, made, attributes, scope="suppression", region="decode")
+    shapes = OPERATORS["nms"].infer(node, renamed.tensors, renamed.parameters)
+    tensors = {name: Tensor(name, shape) for name, shape in zip(made, shapes, strict=True)}
+    return replace(
+        renamed,
+        nodes=(*renamed.nodes, node),
+        tensors={**renamed.tensors, **tensors},
+        outputs=(*made, "prototypes"),
+    )
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """The graph with other names for some of its tensors."""
+
+    def new(tensors: Iterable[str]) -> tuple[str, ...]:
+        return tuple(names.get(name, name) for name in tensors)
+
+    tensors = [replace(tensor, name=names.get(tensor.name, tensor.name)) for tensor in graph.tensors.values()]
+    return replace(
+        graph,
+        nodes=tuple(replace(node, inputs=new(node.inputs), outputs=new(node.outputs)) for node in graph.nodes),
+        tensors={tensor.name: tensor for tensor in tensors},
+        outputs=new(graph.outputs),
+        metadata={**graph.metadata, "raw_outputs": new(graph.metadata["raw_outputs"])},
+    )
 
 
 def _foldable(graph: Graph) -> dict[str, Node]:

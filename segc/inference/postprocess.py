@@ -66,6 +66,18 @@ def named_outputs(
     return {name: np.ascontiguousarray(named[name], np.float32) for name in names}
 
 
+def beyond_suppression(metadata: Mapping[str, Any], *, conf: float, iou: float, max_det: int) -> str | None:
+    """What a model that suppresses by itself has left out already of what is asked for; None where it has all."""
+    for name, low, high in (
+        ("conf", conf, metadata.get("conf", conf)),
+        ("iou", metadata.get("iou", iou), iou),
+        ("max_det", metadata.get("max_det", max_det), max_det),
+    ):
+        if low < high:
+            return f"the model suppresses by itself, with {name} {metadata[name]:g}: what that leaves out is gone"
+    return None
+
+
 def _unfused(outputs: Mapping[str, npt.NDArray[Any]], nc: int) -> dict[str, npt.NDArray[Any]]:
     """The named outputs from those of the fused layout."""
     rows = np.asarray(outputs["output0"], np.float32).transpose(0, 2, 1)

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from segc.graph.ir import Graph, Node
 from segc.graph.passes import training_form
 from segc.network.initialise import initial_weights
-from segc.network.operators import FUNCTIONS, MODULES
+from segc.network.operators import FUNCTIONS, MODULES, BuildModule
 
 
 class SegmentationNetwork(nn.Module):
@@ -24,20 +25,25 @@ class SegmentationNetwork(nn.Module):
 
     State-dict keys are the parameter names of the graph. Height and width are free at run time, as far as they are
     multiples of the largest stride.
+
+    Args:
+        graph: in inference form.
+        modules: what the operators with parameters become, where not the modules of ``MODULES``.
     """
 
     training_graph: fx.GraphModule
     inference_graph: fx.GraphModule
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, modules: Mapping[str, BuildModule] = MappingProxyType({})) -> None:
         super().__init__()
+        builders = {**MODULES, **modules}
         for node in graph.nodes:
-            if build := MODULES.get(node.op):
+            if build := builders.get(node.op):
                 shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
                 _attach(self, _owner(node), build(node, shapes))
         # Set past nn.Module, which would list the shared parameters a second time under other names.
-        object.__setattr__(self, "inference_graph", _graph_module(graph, self))
-        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self))
+        object.__setattr__(self, "inference_graph", _graph_module(graph, self, overwrite=True))
+        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self, overwrite=False))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] (RGB in 0..1) to the outputs of the graph: boxes, scores, coefficients, prototypes."""
@@ -50,9 +56,14 @@ class SegmentationNetwork(nn.Module):
         return result
 
 
-def lower(graph: Graph) -> SegmentationNetwork:
-    """The PyTorch module of a graph in inference form; its values are those torch gives to new modules."""
-    return SegmentationNetwork(graph)
+def lower(graph: Graph, modules: Mapping[str, BuildModule] = MappingProxyType({})) -> SegmentationNetwork:
+    """The PyTorch module of a graph in inference form; its values are those torch gives to new modules.
+
+    Args:
+        graph: in inference form.
+        modules: see :class:`SegmentationNetwork`.
+    """
+    return SegmentationNetwork(graph, modules)
 
 
 def initialise(network: SegmentationNetwork, graph: Graph, seed: int) -> None:
@@ -88,7 +99,15 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(leaf, module)
 
 
-def _graph_module(graph: Graph, owner: SegmentationNetwork) -> fx.GraphModule:
+def _graph_module(graph: Graph, owner: SegmentationNetwork, *, overwrite: bool) -> fx.GraphModule:
+    """A graph as a module.
+
+    Args:
+        graph: what it computes.
+        owner: has the parameters.
+        overwrite: let activations take the place of their inputs. Where gradients are wanted that costs time instead of
+            saving it: autograd keeps a copy of what is overwritten.
+    """
     program = fx.Graph()
     values: dict[str, Any] = {name: program.placeholder(name) for name in graph.inputs}
     for node in graph.nodes:
@@ -99,7 +118,7 @@ def _graph_module(graph: Graph, owner: SegmentationNetwork) -> fx.GraphModule:
         else:
             attributes = dict(node.attributes)
             if node.op == "silu":
-                attributes["inplace"] = _is_only_reader(graph, node)
+                attributes["inplace"] = overwrite and _is_only_reader(graph, node)
             function, arguments, keywords = FUNCTIONS[node.op](inputs, attributes)
             result = program.create_node("call_function", function, arguments, keywords, name=label)
         if len(node.outputs) == 1:

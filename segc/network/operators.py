@@ -83,18 +83,21 @@ def _conv_transpose2d(node: Node, shapes: Mapping[str, Shape]) -> nn.Module:
     )
 
 
-def _batch_norm(node: Node, shapes: Mapping[str, Shape]) -> nn.Module:
-    return nn.BatchNorm2d(shapes["weight"][0], eps=node.attributes["epsilon"], momentum=node.attributes["momentum"])
+def batch_norm(node: Node, shapes: Mapping[str, Shape], kind: Callable[..., nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    """Batch norm, of a kind that is made as PyTorch's is."""
+    return kind(shapes["weight"][0], eps=node.attributes["epsilon"], momentum=node.attributes["momentum"])
 
 
 def _constant(node: Node, shapes: Mapping[str, Shape]) -> nn.Module:
     return Constant(shapes["value"], node.attributes["shape"])
 
 
-MODULES: dict[str, Callable[[Node, Mapping[str, Shape]], nn.Module]] = {
+BuildModule = Callable[[Node, Mapping[str, Shape]], nn.Module]
+
+MODULES: dict[str, BuildModule] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
-    "batch_norm": _batch_norm,
+    "batch_norm": batch_norm,
     "constant": _constant,
 }
 """Operators with parameters; shapes are those of the node's parameters by role."""

@@ -99,6 +99,38 @@ ClassNames = Annotated[
 """Class names in the order of their indices. A list, or a mapping from 0..n-1, in YAML."""
 
 
+def _classes(value: Any) -> tuple[str | int, ...] | None:
+    """Names or numbers of classes."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        refuse([Problem("S103", (), "classes are a list", "for example `classes: [person]`")])
+    if not value:
+        refuse([Problem("S107", (), "without any class there is nothing to learn", "leave the key out to take all")])
+    found = [
+        Problem("S103", (index,), f"a class is a name or a number, not `{item}`")
+        for index, item in enumerate(value)
+        if type(item) not in {str, int}
+    ]
+    refuse(found)
+    return tuple(value)
+
+
+Classes = Annotated[
+    tuple[str | int, ...] | None,
+    BeforeValidator(_classes),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"anyOf": [_NAME_SCHEMA, {"type": "integer", "minimum": 0}]}, "minItems": 1},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""Some of the classes, by name or number."""
+
+
 def _schema_as_written(schema: dict[str, Any]) -> None:
     """What a data file can give need not stand in the spec."""
     schema["required"] = [key for key in schema["required"] if key not in {"train", "val", "names"}]
@@ -106,6 +138,24 @@ def _schema_as_written(schema: dict[str, Any]) -> None:
         {"required": ["data"], "not": {"required": ["names"]}, "title": "from an existing data file"},
         {"required": ["train", "val", "names"], "not": {"required": ["data"]}, "title": "given here"},
     ]
+    schema["if"] = {"properties": {"format": {"const": "coco"}}, "required": ["format"]}
+    schema["then"] = {"required": ["annotations"]}
+    schema["else"] = {"properties": {"annotations": {"type": "null"}}}
+
+
+class Annotations(SpecModel):
+    """Annotation files of COCO's instances format."""
+
+    train: str = Field(
+        min_length=1,
+        description="Annotations of the training images, relative to the dataset's `path`.",
+        examples=["annotations/instances_train2017.json"],
+    )
+    val: str = Field(
+        min_length=1,
+        description="Annotations of the validation images, relative to the dataset's `path`.",
+        examples=["annotations/instances_val2017.json"],
+    )
 
 
 class Dataset(SpecModel):
@@ -116,8 +166,16 @@ class Dataset(SpecModel):
     path: str = Field(
         ".", min_length=1, description="Folder of the dataset, relative to this file.", examples=["../data/shapes"]
     )
-    format: Literal["yolo"] = Field(
-        "yolo", description="How labels are stored. yolo: one text file of polygons an image.", examples=["yolo"]
+    format: Literal["yolo", "coco"] = Field(
+        "yolo",
+        description="How labels are stored. yolo: one text file of polygons an image. coco: one JSON file of instances "
+        "a split, named in `annotations`; `train` and `val` are the folders of their images.",
+        examples=["yolo"],
+    )
+    annotations: Annotations | None = Field(
+        None,
+        description="The annotation files of `format: coco`.",
+        examples=[{"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}],
     )
     train: Split = Field(
         description="Images to train on: one folder or several, relative to `path`.", examples=["images/train"]
@@ -136,10 +194,51 @@ class Dataset(SpecModel):
         examples=["data.yaml"],
     )
 
+    classes: Classes = Field(
+        None,
+        description="Names or numbers of the classes to train and validate on; objects of others are left out. The "
+        "network keeps an output for every class.",
+        examples=[["person", "bicycle"]],
+    )
+    single_cls: bool = Field(default=False, description="Take all objects for objects of one class, named object.")
+    corrupt: Literal["error", "skip"] = Field(
+        "error",
+        description="What becomes of a training image that cannot be read: error stops the training; skip names it, "
+        "gives its place to another one and counts it in the epoch's row.",
+    )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that the network tells apart, in the order of its outputs."""
+        return self.names if not self.single_cls or len(self.names) == 1 else ("object",)
+
     @property
     def nc(self) -> int:
-        """Number of classes."""
-        return len(self.names)
+        """Number of classes that the network tells apart."""
+        return len(self.class_names)
+
+    @property
+    def chosen_classes(self) -> frozenset[int]:
+        """Numbers of the classes, as labels have them, whose objects are taken."""
+        if self.classes is None:
+            return frozenset(range(len(self.names)))
+        return frozenset(self.names.index(one) if isinstance(one, str) else one for one in self.classes)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        found: list[Problem] = []
+        if self.format == "coco" and self.annotations is None:
+            text = "COCO annotations are in files that have to be named"
+            way_out = "give `annotations: {train: annotations/train.json, val: annotations/val.json}`"
+            found.append(Problem("X214", ("format",), text, way_out))
+        if self.format != "coco" and self.annotations is not None:
+            text = f"annotation files mean nothing with `format: {self.format}`"
+            found.append(Problem("X214", ("annotations",), text, "set `format: coco`", at_key=True))
+        for index, one in enumerate(self.classes or ()):
+            if one not in self.names and not (isinstance(one, int) and 0 <= one < len(self.names)):
+                found.append(Problem("X215", ("classes", index), f"there is no class `{one}`", "see dataset.names"))
+        refuse(found)
+        return self
 
 
 class DataFile(SpecModel):
@@ -165,7 +264,9 @@ class DataFile(SpecModel):
 
 
 def repeated_splits(dataset: Dataset) -> tuple[str, ...]:
-    """Folders that are both trained and validated on."""
+    """Folders, or annotation files, that are both trained and validated on."""
+    if dataset.annotations is not None:
+        return (dataset.annotations.val,) if dataset.annotations.train == dataset.annotations.val else ()
     both = Counter(
         path
         for split in (dataset.train, dataset.val)

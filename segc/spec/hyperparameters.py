@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from segc.spec.base import ImageSize, Problem, SpecModel, refuse, sides
+from segc.spec.base import LARGEST_STRIDE, ImageSize, Problem, SpecModel, refuse, sides
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?")
 
@@ -27,12 +27,96 @@ Device = Annotated[
     str, BeforeValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE.pattern})$"})
 ]
 
+AUTO_BATCH = 16
+"""What ``batch: auto`` comes to where there is no GPU whose memory bounds it, and is planned with until then."""
+
+LARGEST_BATCH = 4096
+
+_SCOPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+
+
+def _batch(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 1 <= value <= LARGEST_BATCH):
+        return value
+    if type(value) is int:
+        refuse([Problem("S104", (), f"a batch has 1 to {LARGEST_BATCH} images, not {value}")])
+    text = f"a batch is a whole number of images or auto, not `{value}`"
+    refuse([Problem("S103" if type(value) is not str else "S105", (), text, "for example `batch: 16`")])
+    return value
+
+
+Batch = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_batch),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": LARGEST_BATCH}, {"const": "auto"}]}),
+]
+
+
+def _freeze(value: Any) -> Any:
+    if type(value) is int and 0 <= value <= 1000:
+        return value
+    if not isinstance(value, list | tuple):
+        text = f"what is frozen is a number of layers or a list of scopes, not `{value}`"
+        refuse([Problem("S103", (), text, "for example `freeze: 10` or `freeze: [model.0, model.22.cv2]`")])
+    found = [
+        Problem("S106", (index,), f"`{scope}` is no scope of the network", "segc build lists them; model.0 is one")
+        for index, scope in enumerate(value)
+        if not (isinstance(scope, str) and _SCOPE.fullmatch(scope))
+    ]
+    refuse(found)
+    return tuple(value)
+
+
+Freeze = Annotated[
+    int | tuple[str, ...],
+    BeforeValidator(_freeze),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 1000},
+                {"type": "array", "items": {"type": "string", "pattern": f"^{_SCOPE.pattern}$"}},
+            ]
+        }
+    ),
+]
+
+
+Logger = Literal["mlflow", "wandb"]
+"""Services that record trainings."""
+
 
 class Augment(SpecModel):
-    """Random changes of training images, with their probabilities."""
+    """Random changes of training images: probabilities, and how far they go. Objects follow the geometry."""
 
+    mosaic: float = Field(
+        1.0, ge=0, le=1, description="Probability that an image is joined with three others, round a random point."
+    )
+    close_mosaic: int = Field(
+        10, ge=0, le=100_000, description="Epochs at the end without mosaic; shorter trainings have none at all."
+    )
+    degrees: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
+    translate: float = Field(0.1, ge=0, le=0.9, description="Largest shift either way, as a share of the image.")
+    scale: float = Field(0.5, ge=0, le=0.9, description="Largest change of size: 0.5 is from 0.5 to 1.5 times.")
+    shear: float = Field(0.0, ge=0, le=60, description="Largest shear either way along both axes, in degrees.")
+    perspective: float = Field(
+        0.0,
+        ge=0,
+        le=0.001,
+        description="Largest perspective either way: the change of depth a pixel. The horizon stays out of the image.",
+        examples=[0.0005],
+    )
+    hsv_h: float = Field(0.015, ge=0, le=0.5, description="Largest turn of the hue, as a share of the colour circle.")
+    hsv_s: float = Field(0.7, ge=0, le=1, description="Largest change of the saturation: 0.7 is 0.3 to 1.7 times.")
+    hsv_v: float = Field(0.4, ge=0, le=1, description="Largest change of the brightness: 0.4 is 0.6 to 1.4 times.")
     fliplr: float = Field(0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     flipud: float = Field(0.0, ge=0, le=1, description="Probability of a vertical flip.")
+    mixup: float = Field(0.0, ge=0, le=1, description="Probability that an image is blended with another one.")
+    copy_paste: float = Field(
+        0.0, ge=0, le=1, description="Probability that an object is pasted once more where it hides little of others."
+    )
+    copy_paste_mode: Literal["flip", "mixup"] = Field(
+        "flip", description="What is pasted: the mirrored objects of the image itself, or those of another one."
+    )
 
 
 class Hyperparameters(SpecModel):
@@ -45,7 +129,12 @@ class Hyperparameters(SpecModel):
         examples=[640, [480, 640]],
     )
     epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training images.")
-    batch: int = Field(16, ge=1, le=4096, description="Images a step.")
+    batch: Batch = Field(
+        16,
+        description="Images a step, of all processes together. auto takes what fits into the memory of the GPU, and "
+        f"{AUTO_BATCH} elsewhere.",
+        examples=[16, "auto"],
+    )
     nominal_batch: int = Field(
         64,
         ge=1,
@@ -80,20 +169,79 @@ class Hyperparameters(SpecModel):
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of the moving average of the weights.")
     ema_tau: float = Field(2000.0, gt=0, le=1e6, description="Steps over which that decay builds up.")
     clip_grad_norm: float = Field(10.0, gt=0, le=1e6, description="Largest norm of the gradients of a step.")
+    freeze: Freeze = Field(
+        (),
+        description="What stays as it is: a number of layers from the first on, or scopes as `segc build` lists them.",
+        examples=[10, ["model.0", "model.22.cv2"]],
+    )
+    patience: int = Field(
+        100, ge=0, le=100_000, description="Epochs without a better validation after which training stops; 0: never."
+    )
+    max_skipped: int = Field(
+        20,
+        ge=1,
+        le=100_000,
+        description="Updates in a row that may be skipped because loss or gradients are not finite; one more stops "
+        "the training.",
+    )
     mask_ratio: int = Field(4, ge=1, le=32, description="Training masks are this much smaller than the image.")
     overlap_mask: bool = Field(
         default=True, description="One mask image a photograph, smaller objects on top; false: one mask an object."
+    )
+    multi_scale: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Largest change of the training size from step to step, in multiples of 32: 0.5 is from 0.5 to 1.5 "
+        "times imgsz. 0 trains at imgsz alone.",
+        examples=[0.5],
+    )
+    rect: bool = Field(
+        default=False,
+        description="Validate on frames of the images' own shapes, with little padding, instead of on imgsz.",
+    )
+    cache: Literal["auto", "ram", "disk", False] = Field(
+        "auto",
+        description="Where training images are kept once they are decoded and resized: ram, which auto takes too; "
+        "disk, in a folder that all trainings of this user share; false decodes them every time.",
+    )
+    cache_gib: float = Field(
+        1.0,
+        gt=0,
+        le=65_536,
+        description="Most that the cache may take, in GiB; images that do not fit are decoded every time.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     workers: int = Field(2, ge=0, le=256, description="Processes that load images; 0 loads in the main one.")
     device: Device = Field(
         "auto", description="Where to train: auto, cpu, cuda, cuda:N or mps.", examples=["cpu", "cuda:0"]
     )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Arithmetic of the network in training; the loss is always fp32. auto: bf16 where the device has "
+        "instructions for it, else fp16 on NVIDIA GPUs, else fp32.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the network with torch.compile: minutes at the start, faster steps afterwards. Needs a "
+        "C++ compiler on a CPU.",
+    )
     val_interval: int = Field(1, ge=1, le=100_000, description="Epochs from one validation to the next.")
+    loggers: tuple[Logger, ...] = Field(
+        (),
+        strict=False,
+        description="Where a training is recorded besides TensorBoard and results.csv: mlflow, wandb.",
+        examples=[["mlflow"]],
+    )
     conf: float = Field(0.25, ge=0, le=1, description="Least score of a predicted object.")
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
     max_det: int = Field(300, ge=1, le=100_000, description="Most objects an image.")
     augment: Augment = Field(default=Augment(), description="Random changes of training images.")
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step; for ``batch: auto`` what it is planned with until a GPU is there to ask."""
+        return AUTO_BATCH if self.batch == "auto" else self.batch
 
     @property
     def size(self) -> tuple[int, int]:
@@ -109,6 +257,9 @@ class Hyperparameters(SpecModel):
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):
             text = f"masks {self.mask_ratio} times smaller than {self.size[0]} x {self.size[1]} have no whole size"
+            found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
+        elif self.multi_scale and LARGEST_STRIDE % self.mask_ratio:
+            text = f"masks {self.mask_ratio} times smaller have no whole size at every size of multi_scale"
             found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
         refuse(found)
         return self

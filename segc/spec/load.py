@@ -312,7 +312,12 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
     """What is odd about a valid spec, here and now."""
     dataset = loaded.project.dataset
     found = [
-        Problem("X208", ("dataset", "val"), f"`{path}` is trained on as well", "metrics on it say little")
+        Problem(
+            "X208",
+            ("dataset", *(("annotations",) if dataset.annotations else ()), "val"),
+            f"`{path}` is trained on as well",
+            "metrics on it say little",
+        )
         for path in repeated_splits(dataset)
     ]
     folder = loaded.dataset_root
@@ -325,6 +330,16 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
             for split in ("train", "val")
             for at, entry in _entries(getattr(dataset, split))
             if not os.path.exists(folder / entry)  # noqa: PTH110
+        ]
+        files = (
+            ()
+            if dataset.annotations is None
+            else (("train", dataset.annotations.train), ("val", dataset.annotations.val))
+        )
+        found += [
+            Problem("X212", ("dataset", "annotations", split), f"there is no {folder / file}")
+            for split, file in files
+            if not os.path.exists(folder / file)  # noqa: PTH110
         ]
     if not found:
         return []

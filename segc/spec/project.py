@@ -11,6 +11,7 @@ from segc.files import canonical_json, digest
 from segc.spec.architecture import Architecture
 from segc.spec.base import Problem, SpecModel, refuse
 from segc.spec.dataset import Dataset
+from segc.spec.freeze import freeze_problems
 from segc.spec.hyperparameters import Hyperparameters
 from segc.targets import registry
 from segc.targets.base import TargetOptions
@@ -56,7 +57,13 @@ class Project(SpecModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        refuse([*repeated_targets(self.targets), *refused_targets(self.targets, self.hyperparameters)])
+        refuse(
+            [
+                *repeated_targets(self.targets),
+                *refused_targets(self.targets, self.hyperparameters),
+                *refused_freeze(self),
+            ]
+        )
         return self
 
 
@@ -79,6 +86,21 @@ def refused_targets(targets: Sequence[TargetOptions], hyperparameters: Hyperpara
         Problem("X210", ("targets", index, *path), f"{target.format}: {message}")
         for index, target in enumerate(targets)
         for path, message in registry.refusals(target, hyperparameters.size)
+    ]
+
+
+def refused_freeze(project: Project) -> list[Problem]:
+    """What is wrong with the scopes to freeze, given the network."""
+    freeze = project.hyperparameters.freeze
+    if not freeze:
+        return []
+    from segc.architectures import build_graph
+
+    parameters = build_graph(project.architecture, project.dataset.nc, project.hyperparameters.size).parameters
+    trained = (name for name, parameter in parameters.items() if parameter.trained)
+    return [
+        Problem(problem.code, ("hyperparameters", "freeze", *problem.path), problem.message, problem.help)
+        for problem in freeze_problems(freeze, trained)
     ]
 
 

@@ -65,11 +65,13 @@ class Requirement:
         package: its name on the index.
         module: the module by which its presence is seen, so that a build of it under another name counts too.
         minimum: the lowest version that works.
+        preload: module that workers import while they wait for their task; ``module`` itself if None, none if empty.
     """
 
     package: str
     module: str
     minimum: str
+    preload: str | None = None
 
     def version(self) -> str | None:
         """The installed version, of whichever package has the module; None where that cannot be told."""
@@ -123,10 +125,15 @@ METADATA_DEFAULTS: Mapping[str, Any] = {
 - ``boxes``: ``pixels`` of the input, or ``normalized`` to 0..1 of its width and height;
 - ``batch``, ``dynamic``: images a run, and whether batch, height and width are free;
 - ``precision``: a key of ``segc.targets.verify.TOLERANCES``.
+
+Where the layout is ``detections``, ``conf``, ``iou`` and ``max_det`` say by what the model suppresses.
 """
 
 CALIBRATED = frozenset({"int8"})
 """Precisions that need images to calibrate on."""
+
+MEASURED = frozenset({"int8", "int8 weights"})
+"""Precisions whose mAP is recorded beside that of the float network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,15 @@ class OnnxOptions(TargetOptions):
     opset: int = Field(17, ge=OLDEST_OPSET, le=NEWEST_OPSET, description="Version of the ONNX operator set, 11 to 22.")
     batch: int = Field(1, ge=1, le=1024, description="Images a run, where the size is fixed.")
     dynamic: bool = Field(default=False, description="Leave batch, height and width free at run time.")
+    half: bool = Field(
+        default=False,
+        description="Weights and activations in fp16; inputs, outputs, pixels and probabilities stay in fp32.",
+    )
+    simplify: bool = Field(
+        default=False,
+        description="Compute what is constant, let equal constants share one initializer, drop what nothing reads. A "
+        "graph that is lowered directly holds little of that: the arithmetic stays as it is.",
+    )
     layout: Literal["named", "fused"] = Field(
         "named",
         description="named: boxes, scores, coefficients, prototypes. fused: output0 [N, 4 + nc + 32, A] (xywh in "
@@ -65,7 +74,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
     Args:
         graph: inference form; its sizes are those of the model unless ``options.dynamic``.
         weights: a value for every parameter of the graph.
-        options: opset, layout and whether sizes are free.
+        options: opset, layout, precision, and whether sizes are free.
         metadata: kept as JSON under ``segc`` in the model's metadata.
 
     Returns:
@@ -76,25 +85,27 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
 
     import segc
 
-    writer = _Writer(graph, weights, options.opset, dynamic=options.dynamic)
+    writer = _Writer(graph, weights, options.opset, dynamic=options.dynamic, half=options.half)
     for node in graph.nodes:
         writer.lower(node)
-    outputs = [writer.tensors[name] for name in graph.outputs]
+    outputs = writer.outputs()
     if options.layout == "fused":
         outputs = writer.fuse(*outputs)
-    model = gs.export_onnx(
-        gs.Graph(
-            nodes=writer.nodes,
-            inputs=[writer.tensors[name] for name in graph.inputs],
-            outputs=outputs,
-            name=graph.name,
-            opset=options.opset,
-            producer_name="segc",
-            producer_version=segc.__version__,
-            # The oldest file format that has this opset, so that the oldest runtimes that can run it also read it.
-            ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
-        )
+    lowered = gs.Graph(
+        nodes=writer.nodes,
+        inputs=[writer.tensors[name] for name in graph.inputs],
+        outputs=outputs,
+        name=graph.name,
+        opset=options.opset,
+        producer_name="segc",
+        producer_version=segc.__version__,
+        # The oldest file format that has this opset, so that the oldest runtimes that can run it also read it.
+        ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
     )
+    if options.simplify:
+        lowered.fold_constants(error_ok=False).cleanup()
+        _share_constants(lowered)
+    model = gs.export_onnx(lowered)
     properties = {METADATA_KEY: metadata_text(metadata)}
     if options.layout == "fused":
         properties |= deployment_metadata(metadata)
@@ -102,6 +113,18 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _share_constants(lowered: Any) -> None:
+    """Let every node read the first of the initializers that are equal, and forget the others."""
+    import onnx_graphsurgeon as gs
+
+    first: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+    for node in lowered.nodes:
+        for place, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                key = (tensor.values.dtype.str, tensor.values.shape, tensor.values.tobytes())
+                node.inputs[place] = first.setdefault(key, tensor)
 
 
 def deployment_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -125,34 +148,66 @@ FREE_AXES: dict[str, list[str | None]] = {
 """Names of the axes that a dynamic model leaves free; None where the graph's length holds."""
 
 
-class _Writer:
-    """The ONNX nodes of one graph, in the making. A tensor keeps the name it has in the graph."""
+HALF = ".half"
+"""What follows the name of a tensor of the graph where the model has it in fp16 beside one in fp32."""
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Array], opset: int, *, dynamic: bool) -> None:
+
+class _Writer:
+    """The ONNX nodes of one graph, in the making. A tensor keeps the name it has in the graph.
+
+    Attributes:
+        dtype: the precision of the node that is being lowered.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], opset: int, *, dynamic: bool, half: bool) -> None:
         import numpy as np
         import onnx_graphsurgeon as gs
 
-        self.graph, self.weights, self.opset, self.dynamic = graph, weights, opset, dynamic
+        self.graph, self.weights, self.opset, self.dynamic, self.half = graph, weights, opset, dynamic, half
         self.np, self.gs = np, gs
+        self.dtype: Any = np.float32
         self.nodes: list[Any] = []
         self.tensors: dict[str, Any] = {name: self.variable(name) for name in graph.inputs}
         self._parameters: dict[str, Any] = {}
+        self._casts: dict[tuple[str, Any], Any] = {}
 
     def lower(self, node: Node) -> None:
-        """Append the nodes for one node of the graph."""
-        made = lowering_of(LOWERINGS, node, TARGET.name)(self, node, [self.tensors[name] for name in node.inputs])
-        self.tensors.update(zip(node.outputs, made, strict=True))
+        """Append the nodes for one node of the graph: in fp32, or in fp16 outside of the decode region."""
+        lowering = lowering_of(LOWERINGS, node, TARGET.name)
+        self.dtype = self.np.float16 if self.half and node.region != "decode" else self.np.float32
+        inputs = [self.tensors[name] for name in node.inputs]
+        if node.op != "anchor_points":  # which reads sizes only
+            inputs = [self.cast(x, self.dtype) for x in inputs]
+        self.tensors.update(zip(node.outputs, lowering(self, node, inputs), strict=True))
+
+    def outputs(self) -> list[Any]:
+        """The outputs of the graph in fp32, whatever they were computed in; what follows is fp32 too."""
+        self.dtype = self.np.float32
+        return [self.cast(self.tensors[name], self.dtype) for name in self.graph.outputs]
+
+    def cast(self, x: Any, dtype: Any) -> Any:
+        """A tensor in another precision; one node however many read it."""
+        if x.dtype == dtype:
+            return x
+        if (x.name, dtype) not in self._casts:
+            single = x.name.removesuffix(HALF) if x.name.endswith(HALF) else f"{x.name}.float"
+            name = f"{x.name}{HALF}" if dtype == self.np.float16 else single
+            made = self.variable(name) if name in self.graph.outputs else self.gs.Variable(name, dtype, x.shape)
+            self.nodes.append(self.gs.Node("Cast", name=name, attrs={"to": dtype}, inputs=[x], outputs=[made]))
+            self._casts[x.name, dtype] = made
+        return self._casts[x.name, dtype]
 
     def variable(self, name: str) -> Any:
-        """A float32 value of the graph. Only what leaves or enters a dynamic model says which sizes are free."""
+        """A value of the graph. Only what leaves or enters a dynamic model says which sizes are free."""
         lengths = self.graph.tensors[name].shape
         free = FREE_AXES.get(name) if self.dynamic else [None] * len(lengths)
         shape = free and [axis or length for axis, length in zip(free, lengths, strict=True)]
-        return self.gs.Variable(name, dtype=self.np.float32, shape=shape)
+        leaves_in_half = self.dtype == self.np.float16 and name in self.graph.outputs
+        return self.gs.Variable(f"{name}{HALF}" if leaves_in_half else name, dtype=self.dtype, shape=shape)
 
     def constant(self, name: str, values: Any, dtype: Any = None) -> Any:
-        """An initializer; float32 unless said otherwise."""
-        return self.gs.Constant(name, self.np.ascontiguousarray(values, dtype=dtype or self.np.float32))
+        """An initializer, in the precision of the node unless said otherwise."""
+        return self.gs.Constant(name, self.np.ascontiguousarray(values, dtype=dtype or self.dtype))
 
     def integers(self, name: str, values: Sequence[int]) -> Any:
         """A one-dimensional int64 initializer, as axes, shapes and sizes have to be."""
@@ -162,7 +217,7 @@ class _Writer:
         """A weight; one initializer however many nodes share it."""
         if name not in self._parameters:
             self._parameters[name] = self.constant(name, self.weights[name])
-        return self._parameters[name]
+        return self.cast(self._parameters[name], self.dtype)
 
     def op(
         self,
@@ -181,14 +236,14 @@ class _Writer:
             name: the node's name, and its result's where ``outputs`` is empty.
             inputs: gs tensors.
             outputs: names of tensors of the graph that the results are.
-            dtype: of a result that the graph does not know; float32 if absent.
+            dtype: of a result that the graph does not know; that of the node if absent.
             attributes: of the operator.
 
         Returns:
             The result, or the list of them where there are several ``outputs``.
         """
         made = [self.variable(output) for output in outputs] or [
-            self.gs.Variable(name, dtype=dtype or self.np.float32, shape=None)
+            self.gs.Variable(name, dtype=dtype or self.dtype, shape=None)
         ]
         self.nodes.append(self.gs.Node(kind, name=name, attrs=attributes, inputs=list(inputs), outputs=made))
         return made if len(made) > 1 else made[0]
@@ -268,8 +323,8 @@ def _max_pool(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
 
 def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     # Region of interest: not used by this mode, an empty tensor while it was required, left out since it is optional.
-    region = w.constant(f"{node.name}.roi", []) if w.opset < 13 else w.gs.Variable.empty()
-    scale = w.constant(f"{node.name}.scale", [1, 1, *node.attributes["scale"]])
+    region = w.constant(f"{node.name}.roi", [], w.np.float32) if w.opset < 13 else w.gs.Variable.empty()
+    scale = w.constant(f"{node.name}.scale", [1, 1, *node.attributes["scale"]], w.np.float32)
     made = w.op(
         "Resize",
         node.name,
@@ -358,7 +413,7 @@ def _grid(w: _Writer, name: str, x: Any, stride: int) -> tuple[Any, Any]:
     for axis, form in ((3, [1, -1, 1]), (2, [-1, 1, 1])):
         length = w.op("Gather", f"{name}.length{axis}", [shape, scalars[axis]], dtype=integer)
         cells = w.op("Range", f"{name}.cells{axis}", [zero, length, one], dtype=integer)
-        numbers = w.op("Cast", f"{name}.numbers{axis}", [cells], to=w.np.float32)
+        numbers = w.op("Cast", f"{name}.numbers{axis}", [cells], to=w.dtype)
         centres = w.op("Add", f"{name}.centres{axis}", [numbers, w.constant(f"{name}.half{axis}", [0.5])])
         axes.append(w.op("Reshape", f"{name}.axis{axis}", [centres, w.integers(f"{name}.form{axis}", form)]))
     size = w.op("Gather", f"{name}.size", [shape, w.integers(f"{name}.axes", [2, 3])], dtype=integer)
@@ -409,6 +464,8 @@ class OnnxSession(ArtifactSession):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that keep their processors busy while they wait take them from the reading of the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -430,7 +487,8 @@ def _session(path: Path, threads: int) -> Session:
 
 
 def _settings(options: OnnxOptions) -> dict[str, Any]:
-    return {"layout": options.layout, "batch": options.batch, "dynamic": options.dynamic}
+    precision = "fp16" if options.half else "fp32"
+    return {"layout": options.layout, "batch": options.batch, "dynamic": options.dynamic, "precision": precision}
 
 
 TARGET = Target(

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from segc.targets.base import Refusal, Target, TargetOptions
 
 MODULES = (
+    "segc.targets.torchscript",
     "segc.targets.onnx",
+    "segc.targets.openvino",
+    "segc.targets.tensorrt",
+    "segc.targets.coreml",
     "segc.targets.saved_model",
     "segc.targets.graphdef",
     "segc.targets.tflite",
     "segc.targets.edgetpu",
+    "segc.targets.tfjs",
+    "segc.targets.paddle",
+    "segc.targets.ncnn",
 )
 """Modules with a ``TARGET``, in the order of tables and documentation."""
 

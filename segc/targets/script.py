@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +53,6 @@ def render_scripts(
     Returns:
         Texts by file name; the same for the same arguments.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701 - Python source, and only checked names and numbers go in
-        loader=FileSystemLoader(resource("templates", "predict")),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     parts, imports = _inference_parts()
     packages = [*PACKAGES, *map(str, target.runtime)]
     values = {
@@ -74,7 +66,37 @@ def render_scripts(
         "imports": imports,
         "parts": parts,
     }
-    return {name: environment.get_template(template).render(values) for template, name in target.scripts}
+    return {name: render(template, values) for template, name in target.scripts}
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A template of ``templates/predict/``, with ``carry(module)``, the text of a module of segc, beside ``values``."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - Python source, and only checked names and numbers go in
+        loader=FileSystemLoader(resource("templates", "predict")),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["c_string"] = c_string
+    return environment.get_template(template).render({**values, "carry": _module_text})
+
+
+def _module_text(name: str) -> str:
+    """The definitions of a module of segc; the template has to import what they need."""
+    path = Path(str(import_module(name).__file__))
+    return _split_module(name, path.read_text(encoding="utf-8"), _Imports({}, set())).text
+
+
+def c_string(text: str) -> str:
+    """A text as a literal of C++, in ASCII: every byte of its UTF-8 that could mean something else is written in octal.
+
+    Octal, since it ends after three digits: a hexadecimal escape would swallow the letters behind it.
+    """
+    plain = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\?')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def _inference_parts() -> tuple[list[Part], _Imports]:
@@ -98,11 +120,11 @@ def _split_module(name: str, text: str, imports: _Imports) -> Part:
     tree = ast.parse(text)
     docstring = ast.get_docstring(tree)
     if docstring is None:
-        raise ValueError(f"segc.inference.{name} has no docstring")
+        raise ValueError(f"{name} has no docstring")
     body = tree.body[1:]
     found = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     if found != body[: len(found)]:
-        raise ValueError(f"segc.inference.{name} has an import below its first definition")
+        raise ValueError(f"{name} has an import below its first definition")
     for node in found:
         imports.add(node)
     start = _first_line(body[len(found)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,9 @@ CONFIDENCE, FALLBACK_CONFIDENCE = 0.25, 0.001
 """Detections are compared at the first; at the second, for the record only, where the first yields none."""
 
 IOU, MAX_DETECTIONS = 0.7, 100
+
+SUPPRESSED = ("boxes", "scores", "classes", "coefficients")
+"""What the operator ``nms`` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ class Matching:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The result of a verification."""
+    """The result of a verification: over how many images, errors by output as far as there was something to compare."""
 
     images: int
     outputs: Mapping[str, OutputError]
@@ -184,13 +187,14 @@ class Parity:
 
     def summary(self) -> str:
         """The result in a line."""
-        boxes, scores = (self.outputs[name].largest for name in ("boxes", "scores"))
+        shown = [name for name in ("boxes", "scores") if name in self.outputs] or list(self.outputs)
+        errors = [f"{name} {self.outputs[name].largest:.1e}{' px' if name == 'boxes' else ''}" for name in shown]
         found = self.detections
         compared = f"{found.matched}/{max(found.reference, found.artifact)} detections"
         if not max(found.reference, found.artifact):
             compared = "no detections to compare"
         at = "" if found.conf == CONFIDENCE else f" at conf {found.conf:g}"
-        return f"boxes {boxes:.1e} px, scores {scores:.1e}, {compared}{at}, {self.images} images"
+        return f"{', '.join(errors)}, {compared}{at}, {self.images} images"
 
     def faults(self) -> list[str]:
         """What did not pass, a phrase each."""
@@ -201,7 +205,14 @@ class Parity:
         return found
 
 
-def compare(batches: Sequence[Case], reference: Outputs, artifact: Outputs, precision: str, images: int) -> Parity:
+def compare(
+    batches: Sequence[Case],
+    reference: Outputs,
+    artifact: Outputs,
+    precision: str,
+    images: int,
+    suppression: Mapping[str, Any] | None = None,
+) -> Parity:
     """Compare the outputs of PyTorch and of an artifact.
 
     Args:
@@ -210,14 +221,20 @@ def compare(batches: Sequence[Case], reference: Outputs, artifact: Outputs, prec
         artifact: the artifact's, likewise.
         precision: key of ``TOLERANCES``.
         images: how many photographs there are.
+        suppression: ``conf``, ``iou`` and ``max_det`` of an artifact that suppresses by itself: its detections are
+            compared with what is left of PyTorch's outputs by these. Boxes, scores and coefficients are then compared
+            where detections match.
     """
     tolerance = TOLERANCES[precision]
     names = [case.name for case in batches]
-    return Parity(
-        images,
-        {output: _output_error(output, batches, reference, artifact, tolerance) for output in OUTPUTS},
-        _match_all(names, reference, artifact, tolerance, CONFIDENCE),
-    )
+    if suppression is None:
+        matching = _match_all(names, reference, artifact, tolerance, CONFIDENCE)
+    else:
+        reference = _suppressed(names, reference, suppression)
+        matching, reference, artifact = _match_suppressed(names, reference, artifact, tolerance, suppression)
+    compared = [output for output in OUTPUTS if any(reference[f"{name}.{output}"].size for name in names)]
+    errors = {output: _output_error(output, batches, reference, artifact, tolerance) for output in compared}
+    return Parity(images, errors, matching)
 
 
 def _output_error(
@@ -233,66 +250,139 @@ def _output_error(
         # Written so that NaN does not pass.
         passed = passed and error <= tolerance.of(output, case.size)
         largest = error if math.isnan(error) else max(largest, error)
-        means.append(float(difference.mean()))
+        means.append(float(difference.mean()) if difference.size else 0.0)
     return OutputError(largest, sum(means) / len(means), passed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """Detections of an image."""
+
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
+    coefficients: NDArray[np.float32]
     masks: list[Mask]
 
 
-def _detect(outputs: Outputs, case: str, index: int, conf: float) -> _Found:
+_Sides = tuple[_Found, _Found]
+"""PyTorch's and the artifact's."""
+
+_Pairs = list[tuple[int, int, tuple[float, float]]]
+"""Detections that match: (row left, row right, (box IoU, mask IoU))."""
+
+
+def _detect(outputs: Outputs, case: str, index: int, conf: float, iou: float, most: int) -> _Found:
     from segc.inference.masks import frame_masks
     from segc.inference.postprocess import detections
 
     boxes, scores, coefficients, prototypes = (outputs[f"{case}.{name}"][index] for name in OUTPUTS)
-    found = detections(boxes, scores, conf=conf, iou=IOU, max_det=MAX_DETECTIONS)
+    found = detections(boxes, scores, conf=conf, iou=iou, max_det=most)
     size = (prototypes.shape[1] * 4, prototypes.shape[2] * 4)
-    masks = frame_masks(coefficients[found.anchors], prototypes, found.boxes, size)
-    return _Found(found.boxes, found.scores, found.classes, masks)
+    chosen = coefficients[found.anchors]
+    masks = frame_masks(chosen, prototypes, found.boxes, size)
+    return _Found(found.boxes, found.scores, found.classes, chosen, masks)
+
+
+def _sides(reference: Outputs, artifact: Outputs, case: str, index: int, conf: float, iou: float, most: int) -> _Sides:
+    return _detect(reference, case, index, conf, iou, most), _detect(artifact, case, index, conf, iou, most)
+
+
+def _same_shapes(names: Sequence[str], reference: Outputs, artifact: Outputs) -> bool:
+    keys = [f"{name}.{output}" for name in names for output in OUTPUTS]
+    return all(reference[key].shape == artifact[key].shape for key in keys)
 
 
 def _match_all(
     names: Sequence[str], reference: Outputs, artifact: Outputs, tolerance: Tolerance, conf: float
 ) -> Matching:
     """Match the detections of every image; at the fallback confidence where there are none."""
-    if any(reference[key].shape != artifact[key].shape for name in names for key in (f"{name}.{o}" for o in OUTPUTS)):
+    if not _same_shapes(names, reference, artifact):
         return Matching(conf, 0, 0, 0, 0, None, None, passed=False)
-    ours = theirs = excused = 0
-    overlaps: list[tuple[float, float]] = []
-    for name in names:
-        for index in range(len(reference[f"{name}.boxes"])):
-            left, right = (_detect(side, name, index, conf) for side in (reference, artifact))
-            pairs = _match(left, right, tolerance)
-            overlaps += [overlap for _, _, overlap in pairs]
-            ours, theirs = ours + len(left.scores), theirs + len(right.scores)
-            rest = [
-                *np.delete(left.scores, [i for i, _, _ in pairs]),
-                *np.delete(right.scores, [j for _, j, _ in pairs]),
-            ]
-            excused += sum(float(score) <= conf + 2 * min(tolerance.scores, 1e-2) for score in rest)
-    if not ours and not theirs and conf > FALLBACK_CONFIDENCE:
+    sides = [
+        _sides(reference, artifact, name, index, conf, IOU, MAX_DETECTIONS)
+        for name in names
+        for index in range(len(reference[f"{name}.boxes"]))
+    ]
+    matching = _judge(sides, [_match(left, right, tolerance) for left, right in sides], tolerance, conf, MAX_DETECTIONS)
+    if not matching.reference and not matching.artifact and conf > FALLBACK_CONFIDENCE:
         return _match_all(names, reference, artifact, tolerance, FALLBACK_CONFIDENCE)
-    matched = len(overlaps)
+    # Thousands of near-equal scores close to nought are not ordered by anything that was trained.
+    return matching if conf == CONFIDENCE else replace(matching, passed=True)
+
+
+def _suppressed(names: Sequence[str], outputs: Outputs, suppression: Mapping[str, Any]) -> Outputs:
+    """What is left of PyTorch's outputs, in the form that an artifact that suppresses by itself has it."""
+    from segc.graph.suppression import suppression as suppress
+    from segc.inference.postprocess import named_outputs
+
+    left: dict[str, NDArray[np.float32]] = {}
+    for name in names:
+        boxes, scores, coefficients, prototypes = (outputs[f"{name}.{output}"] for output in OUTPUTS)
+        kept = dict(zip(SUPPRESSED, suppress(boxes, scores, coefficients, **suppression), strict=True))
+        metadata = {"layout": "detections", "names": range(scores.shape[2])}
+        named = named_outputs({**kept, "prototypes": prototypes}, metadata)
+        left |= {f"{name}.{output}": value for output, value in named.items()}
+    return left
+
+
+def _match_suppressed(
+    names: Sequence[str],
+    reference: Outputs,
+    artifact: Outputs,
+    tolerance: Tolerance,
+    suppression: Mapping[str, Any],
+) -> tuple[Matching, Outputs, Outputs]:
+    """Match detections as they stand; also both sides' outputs with only the rows that match, in one order."""
+    conf, most = float(suppression["conf"]), int(suppression["max_det"])
+    if not _same_shapes(names, reference, artifact):
+        return Matching(conf, 0, 0, 0, 0, None, None, passed=False), reference, artifact
+    sides: list[_Sides] = []
+    pairs: list[_Pairs] = []
+    whole = [f"{name}.prototypes" for name in names]
+    left, right = ({key: side[key] for key in whole} for side in (reference, artifact))
+    for name in names:
+        # Nothing is suppressed here: a score of 0 stands where there is no detection.
+        count = range(len(reference[f"{name}.boxes"]))
+        found = [_sides(reference, artifact, name, index, 0.0, 1.0, most) for index in count]
+        matched = [_match(*one, tolerance) for one in found]
+        for side, rows in enumerate((left, right)):
+            picked = [[pair[side] for pair in one] for one in matched]
+            for output in ("boxes", "scores", "coefficients"):
+                parts = [getattr(one[side], output)[chosen] for one, chosen in zip(found, picked, strict=True)]
+                rows[f"{name}.{output}"] = np.concatenate(parts)
+        sides += found
+        pairs += matched
+    return _judge(sides, pairs, tolerance, conf, most), left, right
+
+
+def _judge(sides: Sequence[_Sides], pairs: Sequence[_Pairs], tolerance: Tolerance, conf: float, most: int) -> Matching:
+    """What matching came to; ``most`` detections are all that an image can have."""
+    ours = theirs = excused = 0
+    for (left, right), matched in zip(sides, pairs, strict=True):
+        ours, theirs = ours + len(left.scores), theirs + len(right.scores)
+        rest = [
+            *np.delete(left.scores, [i for i, _, _ in matched]),
+            *np.delete(right.scores, [j for _, j, _ in matched]),
+        ]
+        # Where an image has all that it can have, the last of them is the edge.
+        edge = max([conf, *(float(side.scores[-1]) for side in (left, right) if len(side.scores) == most)])
+        excused += sum(float(score) <= edge + 2 * min(tolerance.scores, 1e-2) for score in rest)
+    overlaps = [overlap for matched in pairs for _, _, overlap in matched]
     return Matching(
         conf,
         ours,
         theirs,
-        matched,
+        len(overlaps),
         excused,
         round(min(box for box, _ in overlaps), 5) if overlaps else None,
         round(min(mask for _, mask in overlaps), 5) if overlaps else None,
-        # Thousands of near-equal scores close to nought are not ordered by anything that was trained.
-        passed=conf != CONFIDENCE or 2 * matched + excused >= tolerance.matched * (ours + theirs),
+        passed=2 * len(overlaps) + excused >= tolerance.matched * (ours + theirs),
     )
 
 
-def _match(left: _Found, right: _Found, tolerance: Tolerance) -> list[tuple[int, int, tuple[float, float]]]:
-    """Pairs of one class, each with the best free partner: (row left, row right, (box IoU, mask IoU))."""
+def _match(left: _Found, right: _Found, tolerance: Tolerance) -> _Pairs:
+    """Pairs of one class, each with the best free partner."""
     free = set(range(len(right.scores)))
     pairs = []
     for i in range(len(left.scores)):

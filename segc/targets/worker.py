@@ -233,7 +233,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     from segc.spec.project import Project
 
     loaded = LoadedProject(Project.model_validate_json(request["project"]), Path(request["path"]))
-    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.names
+    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
     metrics = evaluate_session(
         _session(request),
         read_split(loaded, "val"),
@@ -242,10 +242,11 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         iou=chosen.iou,
         max_det=chosen.max_det,
     )
-    told = {"box": metrics.box, "mask": metrics.seg}
+    told = {"box": metrics.box.to_json(), "mask": metrics.seg.to_json()}
+    # Without a labelled object there is no average precision: None.
     return {
         "images": metrics.images,
-        **{name: {"map50_95": round(m.map, 4), "map50": round(m.map50, 4)} for name, m in told.items()},
+        **{name: {"map50_95": values["map"], "map50": values["map50"]} for name, values in told.items()},
     }
 
 
@@ -286,12 +287,21 @@ def _run_cases(session: Any, request: dict[str, Any]) -> float:
 TASKS = {"emit": _emit, "run": _run, "reference": _reference, "measure": _measure}
 
 
+def keep_silent() -> None:
+    """Keep packages from telling their makers that they are used: openvino does so on being imported.
+
+    It goes without the package that does the telling, and would otherwise also leave files in the home folder.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 def main() -> None:
     """The worker's side: import, wait for a task, do it, answer."""
     from importlib import import_module
 
     from segc.files import write_atomic
 
+    keep_silent()
     for module in sys.argv[1:]:
         import_module(module)
     line = sys.stdin.buffer.readline()

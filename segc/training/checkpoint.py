@@ -1,7 +1,8 @@
 """The state of a training in one safetensors file: whole or not there, and nothing in it is executed when read.
 
-Nothing that is trained with draws from a global random generator (batches are functions of seed, epoch and index), so
-the networks, the optimizer and a few counters are all there is.
+Nothing that is trained with draws from a global random generator (batches are functions of seed, epoch and index), and
+a checkpoint is only made right after an update, when no gradients are waiting: so the networks, the optimizer and a few
+numbers are all there is.
 """
 
 import json
@@ -15,8 +16,41 @@ from torch import Tensor
 
 from segc.diagnostics import fail
 from segc.files import atomic_path
+from segc.training.loss import TERMS
 
-FORMAT = "1"
+FORMAT = "2"
+
+
+@dataclass(slots=True)
+class Epoch:
+    """The epoch at hand, as far as it is done.
+
+    Attributes:
+        step: forward passes done.
+        images: images that the means are over.
+        sums: sums of the loss terms over these images.
+        skipped: updates skipped because loss or gradients were not finite.
+        unreadable: images that could not be read.
+        seconds: time spent on training steps.
+        images_seen: images of the steps done, skipped or not.
+    """
+
+    step: int = 0
+    images: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
+    skipped: int = 0
+    unreadable: int = 0
+    seconds: float = 0.0
+    images_seen: int = 0
+
+    def add(self, terms: Tensor, images: int) -> None:
+        """Take in the loss terms of a step."""
+        self.images += images
+        self.sums = [a + b * images for a, b in zip(self.sums, terms.tolist(), strict=True)]
+
+    def means(self) -> dict[str, float]:
+        """Means of the loss terms over the images so far."""
+        return {term: value / max(self.images, 1) for term, value in zip(TERMS, self.sums, strict=True)}
 
 
 @dataclass(slots=True)
@@ -25,17 +59,32 @@ class Progress:
 
     Attributes:
         epoch: epochs done.
+        at: how far the next one is.
         updates: updates of the weights so far.
+        skipped_in_a_row: updates skipped since the last one that was made.
         best: the row of ``results.csv`` of the best epoch so far; empty before the first validation.
         fitness: its fitness.
+        stopped: whether the training ended before its last epoch, as it got no better.
         seconds: time spent so far.
+        scaler: what the gradient scaler remembers; empty where there is none.
+        launch: the launch by ``torchrun`` that saved this; empty without.
     """
 
     epoch: int = 0
+    at: Epoch = field(default_factory=Epoch)
     updates: int = 0
+    skipped_in_a_row: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     fitness: float = -1.0
+    stopped: bool = False
     seconds: float = 0.0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    launch: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """The progress that ``asdict`` gave."""
+        return cls(**{**values, "at": Epoch(**values["at"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +154,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 parts[part][name] = file.get_tensor(key)
         if metadata["format"] != FORMAT:
             raise fail("R005", f"checkpoint of format {metadata['format']}, this segc reads {FORMAT}", file=path)
-        progress = Progress(**json.loads(metadata["progress"]))
+        progress = Progress.from_json(json.loads(metadata["progress"]))
         identity = json.loads(metadata["identity"])
-    except (SafetensorError, KeyError, TypeError, ValueError, torch.OutOfMemoryError) as error:
+    except (SafetensorError, KeyError, AttributeError, TypeError, ValueError, torch.OutOfMemoryError) as error:
         raise fail("R005", f"not a checkpoint of a run, or damaged: {error}", file=path) from error
     return Checkpoint(progress, identity, **parts)
+
+
+def saved_launch(path: Path) -> str:
+    """The launch that saved a checkpoint; empty where it says none, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return str(json.loads((file.metadata() or {})["progress"])["launch"])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+        return ""

@@ -1,24 +1,51 @@
-"""Which device a training runs on."""
+"""Which device a training runs on, and how much of its memory is used."""
+
+import sys
 
 import torch
 
 from segc.diagnostics import fail
+from segc.training.distributed import World
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str, world: World = World()) -> torch.device:  # noqa: B008 - it is immutable
     """The device that a spec asks for; ``auto`` takes a CUDA GPU, else Apple's, else the processor.
 
+    Of several processes each takes a GPU of its own; they share the processor where there is none.
+
     Raises:
-        SegcError: R007 where it is not there.
+        SegcError: R007 where it is not there, R011 where the processes cannot have one each.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    alone = world.size == 1
     if wanted == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+        # Processes cannot share Apple's GPU.
+        wanted = next(kind for kind in there if there[kind] and (alone or kind != "mps"))
     device = torch.device(wanted)
     if not there[device.type]:
         raise fail(
             "R007", f"there is no {device.type} device on this machine", help="`device: auto` takes what is there"
         )
+    if not alone and (device.type == "mps" or ":" in wanted):
+        raise fail(
+            "R011",
+            f"{world.size} processes cannot train on the one device {wanted}",
+            help="`device: auto` gives each a GPU of its own",
+        )
+    if device.type == "cuda" and not alone:
+        device = torch.device("cuda", world.local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise fail("R007", f"there is no {wanted}: this machine has {torch.cuda.device_count()} GPUs")
+        raise fail("R007", f"there is no {device}: this machine has {torch.cuda.device_count()} GPUs")
     return device
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process held so far, on the GPU where it trains on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

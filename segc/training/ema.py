@@ -31,13 +31,21 @@ class MovingAverage:
         self.network = average.eval().requires_grad_(requires_grad=False)
         self.decay, self.tau, self.updates = decay, tau, 0
         ours, theirs = average.state_dict(), network.state_dict()
-        for name, value in ours.items():
-            value.copy_(theirs[name])
         floating = [name for name, value in ours.items() if value.is_floating_point()]
         counters = [name for name in ours if name not in set(floating)]
         # State-dict values share their memory with the networks, so these lists stay current.
         self._averages, self._sources = [ours[n] for n in floating], [theirs[n] for n in floating]
         self._counters = [(ours[n], theirs[n]) for n in counters]
+
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Start again, from the network's present values."""
+        self.updates = 0
+        torch._foreach_copy_(self._averages, self._sources)
+        for ours, theirs in self._counters:
+            ours.copy_(theirs)
 
     @torch.no_grad()
     def update(self) -> None:

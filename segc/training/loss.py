@@ -10,6 +10,8 @@ from torch import Tensor
 from segc.data.loader import Batch
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, complete_iou, expected_distances
+from segc.training.distributed import World
+from segc.training.masks import mask_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,10 +44,13 @@ class SegmentationLoss:
         gains: factors of the terms.
         strides: pixels a cell of each level.
         bins: bins of each distance.
+        world: the processes that share a batch.
     """
 
-    def __init__(self, gains: Gains, strides: tuple[int, ...] = (8, 16, 32), bins: int = 16) -> None:
-        self.gains, self.strides, self.bins = gains, strides, bins
+    def __init__(
+        self, gains: Gains, strides: tuple[int, ...] = (8, 16, 32), bins: int = 16, world: World | None = None
+    ) -> None:
+        self.gains, self.strides, self.bins, self.world = gains, strides, bins, world or World()
         self._cells: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, outputs: "Mapping[str, Tensor]", batch: Batch) -> tuple[Tensor, Tensor]:
@@ -58,7 +63,8 @@ class SegmentationLoss:
 
         Returns:
             A number to descend on: the sum of the terms times the number of images; and the terms [4], detached, each
-            with its gain, in the order of ``TERMS``.
+            with its gain, in the order of ``TERMS``. Of several processes these are each one's part: the sums over the
+            processes are those of the whole batch.
         """
         box_logits, class_logits = outputs["box_logits"], outputs["class_logits"]
         points, strides = self._grid(batch)
@@ -68,7 +74,9 @@ class SegmentationLoss:
         cells = assign(
             class_logits.detach(), predicted, points * strides, batch.image_index, batch.classes, batch.boxes
         )
-        total = cells.score.sum().clamp(min=1)
+        # What the terms are divided by, and the factor of them all, belong to the batch, not to a process's share.
+        counts = cells.score.new_tensor([len(cells.target), len(batch.images)])
+        total, learning, images = self.world.total(torch.cat([cells.score.sum()[None], counts])).clamp(min=1)
         target_boxes = batch.boxes[cells.target]
         # Only the cells that learn an object have a box and a mask to answer for.
         chosen = box_logits[cells.image, cells.anchor].float()
@@ -90,10 +98,11 @@ class SegmentationLoss:
                     cells.image,
                     cells.target,
                     batch,
-                ),
+                )
+                / learning,
             ]
         )
-        return terms.sum() * len(batch.images), terms.detach()
+        return terms.sum() * images, terms.detach()
 
     def _grid(self, batch: Batch) -> tuple[Tensor, Tensor]:
         size, device = (batch.images.shape[2], batch.images.shape[3]), batch.images.device
@@ -138,51 +147,3 @@ def distribution_loss(logits: Tensor, points: Tensor, boxes: Tensor, bins: int) 
     low = log_probabilities.gather(-1, index)[..., 0]
     high = log_probabilities.gather(-1, index + 1)[..., 0]
     return -(low * (1 - share) + high * share).mean(-1)
-
-
-def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """Mean over the cells of the binary cross entropy of their masks, each the mean over its object's box.
-
-    As in YOLACT (Bolya et al., arXiv 1904.02689). The box covers every place of the prototypes that it touches.
-
-    Args:
-        coefficients: [P, M] of the cells that learn an object.
-        prototypes: [B, M, h, w].
-        image: [P], ascending.
-        target: [P], their objects.
-        batch: boxes and masks.
-    """
-    height, width = prototypes.shape[2:]
-    device = prototypes.device
-    scale = batch.boxes.new_tensor([width / batch.images.shape[3], height / batch.images.shape[2]] * 2)
-    boxes = batch.boxes * scale
-    low, high = boxes[:, :2].floor(), boxes[:, 2:].ceil()
-    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
-    in_columns = (x >= low[:, :1]) & (x < high[:, :1])
-    in_rows = (y >= low[:, 1:]) & (y < high[:, 1:])
-    area = (in_columns.sum(1) * in_rows.sum(1)).clamp(min=1)
-    # Without any object the loss still reaches the prototypes, with gradient 0: every process of several has one.
-    total = prototypes[:0].sum() + coefficients[:0].sum()
-    ends = torch.bincount(image, minlength=len(prototypes)).cumsum(0).tolist()
-    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if start == end:
-            continue
-        objects, which = torch.unique(target[start:end], return_inverse=True)
-        truth = _object_masks(batch, index, objects, (height, width)).flatten(1)
-        weight = (in_rows[objects, :, None] & in_columns[objects, None, :]).flatten(1) / area[objects, None]
-        logits = coefficients[start:end] @ prototypes[index].flatten(1)
-        losses = F.softplus(logits) - logits * truth[which]
-        total = total + (losses * weight[which]).sum()
-    return total / max(len(target), 1)
-
-
-def _object_masks(batch: Batch, image: int, objects: Tensor, size: tuple[int, int]) -> Tensor:
-    """The masks [n, h, w] of objects of one image, 0 or 1, at the size of the prototypes."""
-    if batch.masks.dtype == torch.uint8:
-        masks = batch.masks[objects].float()
-    else:
-        first = torch.searchsorted(batch.image_index, image)
-        masks = (batch.masks[image] == (objects - first + 1)[:, None, None]).float()
-    if masks.shape[1:] != size:
-        masks = F.interpolate(masks[None], size, mode="nearest-exact")[0]
-    return masks

@@ -62,6 +62,18 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
+_MEMORIES = {SGD: frozenset({"momentum_buffer"}), AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"})}
+"""What each optimizer remembers of a parameter."""
+
+
+def fitting_state(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of what :func:`optimizer_tensors` gave in another training, what this optimizer can go on from."""
+    known = _MEMORIES[type(optimizer)]
+    names = {name for group in optimizer.param_groups for name in group["names"]}
+    keys = {key: key.partition("/") for key in tensors}
+    return {key: tensors[key] for key, (what, _, name) in keys.items() if what in known and name in names}
+
+
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Give a new optimizer what :func:`optimizer_tensors` gave.
 

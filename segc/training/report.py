@@ -1,26 +1,69 @@
-"""What a person sees of a training: bars in a terminal, one line an epoch elsewhere."""
+"""What a person sees of a training: a live display in a terminal, one line an epoch elsewhere."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from segc.spec.project import Project, resolved
+from segc.training.device import peak_memory
 from segc.training.loss import TERMS
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training that begins or goes on.
+
+    Attributes:
+        folder: of the run.
+        project: the project's name.
+        settings: everything that the spec says, by dotted key.
+        images_per_step: images of a full step, of all processes together.
+        epoch: epochs that are done already.
+        device: where it happens.
+    """
+
+    folder: Path = Path()
+    project: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    images_per_step: int = 0
+    epoch: int = 0
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, project: Project, folder: Path, *, images_per_step: int, epoch: int, device: str) -> "Run":
+        """A training of a project."""
+        return cls(folder, project.name, dict(_flat("", resolved(project))), images_per_step, epoch, device)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+    else:
+        yield prefix, value
 
 
 class Report(Protocol):
     """Told about a training as it goes."""
 
+    def begin(self, run: Run) -> None:
+        """A training begins or goes on."""
+
     def say(self, text: str) -> None:
         """A line that stays."""
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
-        """An epoch of ``total`` steps begins; epochs count from 1."""
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
+        """An epoch of ``total`` steps begins, or goes on after ``done`` of them; epochs count from 1."""
 
     def step(self, values: Mapping[str, float]) -> None:
-        """A step is done; ``values`` are means over the epoch so far."""
+        """A step is done; ``values`` are means over the epoch so far, and the learning rate."""
 
     def validated(self, done: int, total: int) -> None:
         """Of ``total`` validation images ``done`` have been looked at."""
@@ -28,14 +71,20 @@ class Report(Protocol):
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch is done; ``row`` is that of ``results.csv``."""
 
+    def close(self) -> None:
+        """There is nothing more to tell, whether the training came to its end or not."""
+
 
 class SilentReport:
     """Says nothing."""
 
+    def begin(self, run: Run) -> None:
+        """See :class:`Report`."""
+
     def say(self, text: str) -> None:
         """See :class:`Report`."""
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`Report`."""
 
     def step(self, values: Mapping[str, float]) -> None:
@@ -45,6 +94,9 @@ class SilentReport:
         """See :class:`Report`."""
 
     def epoch(self, row: Mapping[str, Any]) -> None:
+        """See :class:`Report`."""
+
+    def close(self) -> None:
         """See :class:`Report`."""
 
 
@@ -63,33 +115,82 @@ class PlainReport(SilentReport):
         self.say(epoch_line(row))
 
 
-class BarReport(PlainReport):
-    """A bar for the epoch at hand, above it one line for each that is done."""
+_SMOOTHING = 0.1
+"""Share of the last step in the shown speed."""
+
+
+class LiveReport(PlainReport):
+    """A bar for the epoch at hand and one for the training, above them one line for each epoch that is done."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         super().__init__(console)
         self._progress = progress
+        self._whole: TaskID = progress.add_task("training", total=None, values="", visible=False)
         self._task: TaskID = progress.add_task("", total=None, values="")
         self._label = ""
+        self._run = Run()
+        self._epoch, self._epochs = 0, 0
+        self._speed, self._last = 0.0, 0.0
 
-    def steps(self, epoch: int, epochs: int, total: int) -> None:
+    def begin(self, run: Run) -> None:
         """See :class:`Report`."""
-        self._label = f"epoch {epoch}/{epochs}"
-        self._progress.reset(self._task, total=total, description=self._label, values="")
+        self._run = run
+
+    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
+        """See :class:`Report`."""
+        self._epoch, self._epochs = epoch, epochs
+        self._label, self._last = f"epoch {epoch}/{epochs}", time.monotonic()
+        self._progress.reset(self._task, total=total, completed=done, description=self._label, values="")
+        left = epochs - self._run.epoch
+        self._progress.update(self._whole, total=left, completed=epoch - 1 - self._run.epoch, visible=True)
 
     def step(self, values: Mapping[str, float]) -> None:
         """See :class:`Report`."""
-        shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-        self._progress.update(self._task, advance=1, values=shown)
+        now = time.monotonic()
+        if self._run.images_per_step and now > self._last:
+            speed = self._run.images_per_step / (now - self._last)
+            self._speed = speed if not self._speed else self._speed + _SMOOTHING * (speed - self._speed)
+        self._last = now
+        shown = [f"{name} {value:.3g}" for name, value in values.items()]
+        if self._speed:
+            shown.append(f"{self._speed:.1f} img/s")
+        self._progress.update(self._task, advance=1, values="  ".join(shown))
+        self._progress.update(self._whole, values=f"{peak_memory(torch.device(self._run.device)) / 2**30:.1f} GiB")
 
     def validated(self, done: int, total: int) -> None:
         """See :class:`Report`."""
         self._progress.update(self._task, completed=done, total=total, description=f"{self._label} validation")
 
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """See :class:`Report`."""
+        super().epoch(row)
+        self._progress.update(self._whole, completed=self._epoch - self._run.epoch)
+
 
 @contextmanager
-def report_on(console: Console) -> Iterator[Report]:
-    """The report that suits a console."""
+def report_on(console: Console, loggers: Iterable[str] = ()) -> Iterator[Report]:
+    """The report that suits a console, kept by loggers too.
+
+    Args:
+        console: where people look.
+        loggers: as in ``hyperparameters.loggers``; TensorBoard comes in any case.
+
+    Raises:
+        SegcError: F004 where the package of one is not installed.
+    """
+    from segc.training.loggers import Recorded, open_loggers
+
+    opened = open_loggers(loggers)
+    with _shown_on(console) as shown:
+        report = Recorded(shown, opened)
+        try:
+            yield report
+        finally:
+            report.close()
+
+
+@contextmanager
+def _shown_on(console: Console) -> Iterator[Report]:
     if not console.is_terminal:
         yield PlainReport(console)
         return
@@ -101,7 +202,7 @@ def report_on(console: Console) -> Iterator[Report]:
         TextColumn("{task.fields[values]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield BarReport(console, progress)
+        yield LiveReport(console, progress)
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:

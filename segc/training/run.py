@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.data.dataset import Sample
-from segc.diagnostics import fail
+from segc.diagnostics import SegcError, fail
 from segc.files import atomic_path, write_atomic
+from segc.training.checkpoint import saved_launch
 
 if TYPE_CHECKING:
+    from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
 CHECKPOINT = "checkpoint.safetensors"
 RESULTS = "results.csv"
 FIRST_NAME = "train"
 
-_MACHINE = frozenset({"device", "workers", "conf"})
+_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib", "loggers"})
 """Hyperparameters that may change between parts of a training: they belong to the machine, or to prediction."""
 
 _PLACES = frozenset({"path", "data"})
@@ -77,19 +79,48 @@ def run_to_resume(build_dir: Path, name: str | None) -> Path:
     return found[-1].parent
 
 
-def identity(loaded: "LoadedProject", train: Sequence[Sample], val: Sequence[Sample]) -> dict[str, Any]:
-    """What must be the same for a training to go on as if it had not been interrupted, as JSON values by dotted key."""
+def run_of_launch(build_dir: Path, launch: str) -> Path | None:
+    """The folder of the run that a launch by ``torchrun`` began, or went on with."""
+    runs = sorted(path for path in (build_dir / "runs").glob(f"*/{CHECKPOINT}") if not path.parent.name.startswith("."))
+    return next((path.parent for path in runs if launch and saved_launch(path) == launch), None)
+
+
+def identity(
+    loaded: "LoadedProject", hyper: "Hyperparameters", train: Sequence[Sample], val: Sequence[Sample]
+) -> dict[str, Any]:
+    """What must be the same for a training to go on as if it had not been interrupted, as JSON values by dotted key.
+
+    Args:
+        loaded: the project.
+        hyper: its hyperparameters, with a batch and a precision chosen.
+        train: images to train on.
+        val: images to validate on.
+    """
     project = loaded.project
     parts = {
         "architecture": project.architecture.model_dump(mode="json"),
         "dataset": project.dataset.model_dump(mode="json", exclude=set(_PLACES)),
-        "hyperparameters": project.hyperparameters.model_dump(mode="json", exclude=set(_MACHINE)),
+        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE)),
     }
     flat = dict(_flatten("", parts))
     for split, samples in (("train", train), ("val", val)):
         names = "\n".join(sample.image.name for sample in samples)
         flat[f"images of dataset.{split}"] = f"{len(samples)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        flat[f"labels of dataset.{split}"] = _labels(samples)
     return flat
+
+
+def _labels(samples: Sequence[Sample]) -> str:
+    """The number of labelled objects, and a digest of all that is said about them."""
+    instances = [one for sample in samples for one in sample.instances]
+    content = hashlib.sha256()
+    for one in instances:
+        content.update(repr((one.class_id, one.is_box, one.is_crowd, [len(part) for part in one.polygons])).encode())
+        for part in one.polygons:
+            content.update(part.tobytes())
+    for sample in samples:
+        content.update(len(sample.instances).to_bytes(4, "little"))
+    return f"{len(instances)} ({content.hexdigest()[:8]})"
 
 
 def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -100,25 +131,24 @@ def _flatten(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
         yield prefix, value
 
 
-def check_identity(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with another training.
-
-    Raises:
-        SegcError: R002, naming every difference.
-    """
+def identity_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, one ``key: then → now`` each."""
     absent = "absent"
-    changes = [
+    return [
         f"{key}: {_short(then.get(key, absent))} → {_short(now.get(key, absent))}"
         for key in sorted({*then, *now})
         if then.get(key, absent) != now.get(key, absent)
     ]
-    if changes:
-        raise fail(
-            "R002",
-            f"the project changed since this run began: {'; '.join(changes)}",
-            file=folder,
-            help="change it back, or start a new run: segc train, without --resume",
-        )
+
+
+def changed_project(changes: Sequence[str], folder: Path) -> SegcError:
+    """The refusal to go on with another training (R002), naming every difference."""
+    return fail(
+        "R002",
+        f"the project changed since this run began: {'; '.join(changes)}",
+        file=folder,
+        help="change it back, accept it with --allow-changed, or start a new run: segc train, without --resume",
+    )
 
 
 def _short(value: Any) -> str:

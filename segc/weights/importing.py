@@ -78,7 +78,7 @@ def import_weights(file: Path, output: Path, project: Path | None = None) -> Imp
         from segc.spec.load import load_project
 
         spec = load_project(project).project
-        architecture, names = spec.architecture, spec.dataset.names
+        architecture, names = spec.architecture, spec.dataset.class_names
         graph = build_graph(architecture, len(names), spec.hyperparameters.size)
 
     result = transfer(graph.parameters, source.tensors, names=names, source_names=source.names, origin=file.name)

@@ -89,7 +89,9 @@ def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, expl
         raise fail(
             "W007", f"the weights do not fit the network: {_first_misfits(result)}", file=path, help=_MISFIT_HELP
         )
-    return Weights(result.tensors, source.metadata, _warnings(path, source.names, loaded.project.dataset.names, result))
+    return Weights(
+        result.tensors, source.metadata, _warnings(path, source.names, loaded.project.dataset.class_names, result)
+    )
 
 
 def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
@@ -107,7 +109,7 @@ def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
     result = transfer(
         graph.parameters,
         source.tensors,
-        names=loaded.project.dataset.names,
+        names=loaded.project.dataset.class_names,
         source_names=source.names,
         origin=path.name,
     )
@@ -181,7 +183,7 @@ def own_metadata(loaded: "LoadedProject", graph: Graph) -> Mapping[str, str]:
 
     project = loaded.project
     return {
-        **network_metadata(graph, project.architecture.model_dump(mode="json")["scale"], project.dataset.names),
+        **network_metadata(graph, project.architecture.model_dump(mode="json")["scale"], project.dataset.class_names),
         "imgsz": json.dumps(project.hyperparameters.size),
         "spec_digest": spec_digest(project),
         "segc_version": __version__,

@@ -1,6 +1,6 @@
 """Training batches: what is in them, and that they depend on seed, epoch and place alone."""
 
-import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,15 +9,21 @@ import torch
 
 from segc.data.dataset import Sample, read_samples
 from segc.data.labels import parse_labels
-from segc.data.loader import FrameCache, TrainingItem, TrainingLoader, TrainingSet, epoch_order
+from segc.data.loader import TrainingItem, TrainingLoader, TrainingSet, epoch_order, step_size
 from segc.diagnostics import SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
 SIZE = 64
 
+STILL = {"mosaic": 0, "translate": 0, "scale": 0, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0}
+FLIPS = Augment(**STILL, fliplr=0.5)
+EVERYTHING = Augment(
+    mosaic=0.7, close_mosaic=0, degrees=20, shear=5, perspective=0.0005, flipud=0.5, mixup=0.5, copy_paste=0.5
+)
+
 
 def hyper(**changes) -> Hyperparameters:
-    values = {"imgsz": SIZE, "batch": 4, "workers": 0, "augment": Augment(fliplr=0.5), **changes}
+    values = {"imgsz": SIZE, "batch": 4, "workers": 0, "augment": FLIPS, **changes}
     return Hyperparameters(**values)
 
 
@@ -75,53 +81,85 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
     assert len({tuple(order.tolist()) for order in (first, second, other)}) == 3
 
 
-def test_workers_and_the_past_change_nothing(samples):
-    alone = epochs(TrainingLoader(samples, hyper()), 0, 1, 2)
-    helped = epochs(TrainingLoader(samples, hyper(workers=2)), 0, 1, 2)
-    resumed = epochs(TrainingLoader(samples, hyper(workers=1)), 2)
+@pytest.mark.parametrize("augment", [FLIPS, EVERYTHING])
+def test_workers_and_the_past_change_nothing(samples, augment):
+    alone = epochs(TrainingLoader(samples, hyper(augment=augment)), 0, 1, 2)
+    helped = epochs(TrainingLoader(samples, hyper(augment=augment, workers=2)), 0, 1, 2)
+    resumed = epochs(TrainingLoader(samples, hyper(augment=augment, workers=1)), 2)
     assert equal(alone, helped)
     assert equal(alone[-3:], resumed)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_can_be_entered_at_any_step(samples, workers):
+    loader = TrainingLoader(samples, hyper(workers=workers))
+    whole = epochs(loader, 1)
+    for step in range(4):
+        assert equal(list(loader.epoch(1, start_step=step)), whole[step:])
+    assert equal(epochs(loader, 1), whole)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_the_shares_of_all_processes_make_the_batch(samples, world, overlap):
+    settings = hyper(overlap_mask=overlap)
+    whole = epochs(TrainingLoader(samples, settings), 0)
+    ranks = [TrainingLoader(samples, settings, rank=rank, world=world) for rank in range(world)]
+    assert {len(loader) for loader in ranks} == {3}
+    for batch, *shares in zip(whole, *(loader.epoch(0) for loader in ranks), strict=True):
+        sizes = [len(share.images) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        firsts = np.cumsum([0, *sizes[:-1]])
+        for field in ("images", "classes", "boxes", "masks"):
+            joined = torch.cat([getattr(share, field) for share in shares])
+            assert torch.equal(joined, getattr(batch, field)), field
+        indices = torch.cat([share.image_index + int(first) for share, first in zip(shares, firsts, strict=True)])
+        assert torch.equal(indices, batch.image_index)
+
+
+def test_a_process_outside_of_the_world_is_refused(samples):
+    with pytest.raises(ValueError, match="rank 2"):
+        TrainingLoader(samples, hyper(), rank=2, world=2)
+
+
+def test_crowds_are_not_trained_on(samples):
+    crowd = replace(samples[0].instances[0], is_crowd=True)
+    with_crowd = replace(samples[0], instances=(*samples[0].instances, crowd))
+    assert equal(epochs(TrainingLoader((with_crowd,), hyper()), 0), epochs(TrainingLoader(samples[:1], hyper()), 0))
 
 
 def test_another_seed_changes_the_batches(samples):
     assert not equal(epochs(TrainingLoader(samples, hyper()), 0), epochs(TrainingLoader(samples, hyper(seed=1)), 0))
 
 
-def test_the_cache_changes_nothing(samples, monkeypatch):
-    cached = TrainingLoader(samples, hyper())
-    twice = epochs(cached, 0), epochs(cached, 0)
-    monkeypatch.setattr("segc.data.loader.CACHE_BYTES", 0)
-    bare = epochs(TrainingLoader(samples, hyper()), 0)
-    assert equal(twice[0], twice[1])
-    assert equal(twice[0], bare)
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("gib", [1.0, 2e-5])
+def test_the_cache_changes_nothing(samples, kind, gib, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bare = epochs(TrainingLoader(samples, hyper(augment=EVERYTHING, cache=False)), 0, 1)
+    cached = TrainingLoader(samples, hyper(augment=EVERYTHING, cache=kind, cache_gib=gib))
+    assert equal(epochs(cached, 0, 1), bare)
+    assert equal(epochs(cached, 0, 1), bare)
+    assert (cached.new_notice() is None) == (gib == 1)
+    assert cached.new_notice() is None
 
 
 def test_images_are_read_once(samples, monkeypatch):
     read = []
 
-    def counting(path):
-        read.append(path)
-        return cv2.imread(str(path))
+    def counting(sample):
+        read.append(sample.image)
+        return cv2.imread(str(sample.image))
 
-    monkeypatch.setattr("segc.data.loader.read_image", counting)
-    epochs(TrainingLoader(samples, hyper()), 0, 1, 2)
+    monkeypatch.setattr("segc.data.loader.read_sample", counting)
+    epochs(TrainingLoader(samples, hyper(augment=EVERYTHING)), 0, 1, 2)
     assert sorted(read) == sorted(s.image for s in samples)
-
-
-def test_a_cache_passes_to_a_spawned_process_empty():
-    cache = FrameCache(2, (4, 4))
-    cache.put(1, np.ones((4, 4, 3), np.uint8), (9, 7))
-    frame, original = cache.get(1) or pytest.fail("nothing was kept")
-    assert frame.all()
-    assert original == (9, 7)
-    assert cache.get(0) is None
-    state = {**cache.__getstate__(), "_lock": None}
-    assert pickle.loads(pickle.dumps(state))["_shape"] == (2, 4, 4, 3)
 
 
 def test_spawned_workers_make_the_same_batches(samples, monkeypatch):
     alone = epochs(TrainingLoader(samples, hyper()), 0)
-    monkeypatch.setattr("segc.data.loader.START_METHOD", "spawn")
+    for module in ("loader", "cache"):
+        monkeypatch.setattr(f"segc.data.{module}.START_METHOD", "spawn")
     assert equal(alone, epochs(TrainingLoader(samples, hyper(workers=1)), 0))
 
 
@@ -136,11 +174,95 @@ def test_unreadable_images_are_named_and_stop_the_epoch(samples, workers):
     assert {d.code for d in error.value.diagnostics} == {"D002"}
 
 
+@pytest.mark.parametrize("augment", [FLIPS, EVERYTHING])
+def test_others_take_the_places_of_unreadable_images_if_so_wished(samples, augment):
+    for index in (1, 6):
+        samples[index].image.write_bytes(b"broken")
+    whole = epochs(TrainingLoader(samples, hyper(batch=3, augment=augment), skip=True), 0)
+    assert [len(batch.images) for batch in whole] == [3, 3, 3, 1]
+    named = [d.file.name for batch in whole for d in batch.faults if d.file]
+    assert sorted(named) == ["1.png", "6.png"]
+    helped = epochs(TrainingLoader(samples, hyper(batch=3, augment=augment, workers=2), skip=True), 0)
+    assert equal(whole, helped)
+
+
+def test_without_any_readable_image_it_is_an_error(samples):
+    samples[0].image.write_bytes(b"broken")
+    with pytest.raises(SegcError) as error:
+        epochs(TrainingLoader(samples[:1], hyper(), skip=True), 0)
+    assert [d.code for d in error.value.diagnostics] == ["D002"]
+
+
+def test_an_image_of_another_size_than_its_labels_is_an_error(samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = replace(samples[0], size=(1, 1))
+    for given in ([other], [samples[0], other]):  # also one whose picture is kept on disk
+        with pytest.raises(SegcError) as error:
+            epochs(TrainingLoader(given, hyper(cache="disk", batch=1)), 0)
+        assert [d.code for d in error.value.diagnostics] == ["D008"]
+
+
+def test_an_image_that_is_gone_is_named(samples):
+    samples[0].image.unlink()
+    with pytest.raises(SegcError) as error:
+        epochs(TrainingLoader(samples, hyper()), 0)
+    assert [(d.code, d.file) for d in error.value.diagnostics] == [("D002", samples[0].image)]
+
+
+def test_one_setting_does_not_move_the_draws_of_another(samples):
+    """With flips certain or impossible, everything else comes out the same, mirrored."""
+    ways = {
+        side: epochs(TrainingLoader(samples, hyper(augment=Augment(fliplr=side, close_mosaic=0))), 0) for side in (0, 1)
+    }
+    for plain, flipped in zip(ways[0], ways[1], strict=True):
+        assert torch.equal(plain.images.flip(-1), flipped.images)
+    coloured = epochs(TrainingLoader(samples, hyper(augment=Augment(close_mosaic=0))), 0)
+    grey = epochs(TrainingLoader(samples, hyper(augment=Augment(close_mosaic=0, hsv_h=0, hsv_s=0, hsv_v=0))), 0)
+    assert not equal(coloured, grey)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(coloured, grey, strict=True))
+
+
+def test_the_last_epochs_have_no_mosaic(samples):
+    augment = Augment(**{**STILL, "mosaic": 1}, close_mosaic=2, fliplr=0)
+    loader = TrainingLoader(samples, hyper(epochs=4, augment=augment))
+    plain = TrainingLoader(samples, hyper(epochs=4, augment=Augment(**STILL, fliplr=0)))
+    same = [equal(epochs(loader, epoch), epochs(plain, epoch)) for epoch in range(4)]
+    assert same == [False, False, True, True]
+
+
+def test_sizes_vary_by_steps_and_are_the_same_in_all_processes(samples):
+    settings = hyper(multi_scale=0.5, imgsz=128, augment=EVERYTHING, batch=2)
+    sizes = {step_size(settings, epoch, step) for epoch in range(10) for step in range(10)}
+    assert {height for height, _ in sizes} == {64, 96, 128, 160, 192}
+    ranks = [epochs(TrainingLoader(samples, settings, rank=rank, world=2), 0) for rank in (0, 1)]
+    shapes = [[tuple(batch.images.shape[2:]) for batch in rank] for rank in ranks]
+    assert shapes[0] == shapes[1]
+    assert len(set(shapes[0])) > 1
+    for batch in ranks[0]:
+        assert tuple(batch.masks.shape[1:]) == tuple(side // 4 for side in batch.images.shape[2:])
+
+
+@pytest.mark.parametrize("augment", [FLIPS, EVERYTHING])
+@pytest.mark.parametrize("imgsz", [(64, 96), 96])
+def test_boxes_lie_in_the_frame_and_go_round_the_masks(samples, augment, imgsz):
+    settings = hyper(imgsz=imgsz, augment=augment, multi_scale=0.4, overlap_mask=False, mask_ratio=1)
+    for batch in epochs(TrainingLoader(samples, settings), 0, 1):
+        height, width = batch.images.shape[2:]
+        limit = torch.tensor([width, height] * 2)
+        assert (batch.boxes >= 0).all()
+        assert (batch.boxes <= limit).all()
+        assert (batch.boxes[:, 2:] > batch.boxes[:, :2]).all()
+        for box, mask in zip(batch.boxes, batch.masks, strict=True):
+            rows, columns = np.nonzero(mask.numpy())
+            drawn = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (drawn - box).abs().max() <= 1
+
+
 def test_boxes_and_masks_lie_on_the_letterboxed_photograph(coco):
     images = sorted((coco / "images" / "train").iterdir())[:6]
-    scenes = TrainingSet(read_samples(images, 80), hyper(imgsz=(320, 256), augment=Augment(fliplr=0)))
+    scenes = TrainingSet(read_samples(images, 80), hyper(imgsz=(320, 256), augment=Augment(**STILL, fliplr=0)))
     for index in range(len(images)):
-        item = scenes[0, index]
+        item = scenes[0, index, (320, 256)]
         assert isinstance(item, TrainingItem)
         assert item.image.shape == (3, 320, 256)
         assert (item.boxes[:, 2:] > item.boxes[:, :2]).all()
@@ -156,6 +278,6 @@ def test_the_frame_is_rgb(tmp_path):
     blue = np.zeros((SIZE, SIZE, 3), np.uint8)
     blue[..., 0] = 200
     cv2.imwrite(str(tmp_path / "blue.png"), blue)
-    item = TrainingSet((Sample(tmp_path / "blue.png", None, ()),), hyper())[0, 0]
+    item = TrainingSet((Sample(tmp_path / "blue.png", None, ()),), hyper())[0, 0, (SIZE, SIZE)]
     assert isinstance(item, TrainingItem)
     assert item.image[:, 0, 0].tolist() == [0, 0, 200]

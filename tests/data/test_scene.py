@@ -1,4 +1,4 @@
-"""Geometry of scenes: polygons follow the image, boxes and masks follow the polygons."""
+"""Boxes and masks of scenes follow the polygons."""
 
 import numpy as np
 import pytest
@@ -6,61 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.data.dataset import rasterise
-from segc.data.scene import Scene, boxes_of, changes, index_map, object_masks
-from segc.spec.hyperparameters import Augment
+from segc.data.scene import boxes_of, index_map, object_masks
 
 
 def square(x0: float, y0: float, x1: float, y1: float):
     return (np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32),)
-
-
-def painted(height: int, width: int, objects) -> Scene:
-    """A scene whose image shows the objects themselves, each in its own grey."""
-    image = np.zeros((height, width, 3), np.uint8)
-    for index, parts in enumerate(objects):
-        image[rasterise(parts, height, width)] = index + 1
-    return Scene(image, tuple(range(len(objects))), tuple(objects))
-
-
-@pytest.mark.parametrize(
-    "augment", [Augment(fliplr=1, flipud=0), Augment(fliplr=0, flipud=1), Augment(fliplr=1, flipud=1)]
-)
-def test_polygons_follow_a_mirrored_image(augment):
-    scene = painted(20, 30, [square(2, 3, 9, 8), square(15, 10, 29, 19)])
-    generator = np.random.default_rng(0)
-    changed = scene
-    for change in changes(augment):
-        changed = change(changed, generator)
-    assert not np.array_equal(changed.image, scene.image)
-    for index, box in enumerate(boxes_of(changed.objects, 20, 30)):
-        x0, y0, x1, y1 = box.astype(int)
-        # The drawn outline is a pixel wide, so its last row and column lie outside of the box on one side.
-        inner = changed.image[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]
-        assert inner.size
-        assert (inner == index + 1).all()
-
-
-def test_without_probability_nothing_changes():
-    scene = painted(8, 8, [square(1, 1, 4, 4)])
-    generator = np.random.default_rng(0)
-    for change in changes(Augment(fliplr=0, flipud=0)):
-        assert change(scene, generator) is scene
-
-
-def test_a_probability_is_met():
-    scene = painted(4, 4, [])
-    mirror = changes(Augment(fliplr=0.3, flipud=0))[1]
-    generator = np.random.default_rng(0)
-    assert sum(mirror(scene, generator) is not scene for _ in range(2000)) == pytest.approx(600, abs=60)
-
-
-def test_mirroring_twice_gives_the_first_image():
-    scene = painted(8, 8, [square(1, 1, 4, 4)])
-    mirror = changes(Augment(fliplr=1, flipud=0))[1]
-    generator = np.random.default_rng(0)
-    again = mirror(mirror(scene, generator), generator)
-    assert np.array_equal(again.image, scene.image)
-    assert np.array_equal(again.objects[0][0], scene.objects[0][0])
 
 
 def test_boxes_are_clipped_to_the_frame():

@@ -57,7 +57,8 @@ EXPECTED = {
     "unknown_optimizer": [("S105", 14, 14)],
     "unknown_target": [("S105", 15, 13)],
     "unknown_device": [("S105", 14, 11)],
-    "coco_format": [("S105", 8, 11)],
+    "coco_format": [("X214", 8, 11)],
+    "unknown_class": [("X215", 8, 21)],
     "malformed_name": [("S106", 2, 7)],
     "three_sides": [("S107", 12, 10)],
     "infinite": [("S108", 14, 8)],
@@ -75,6 +76,7 @@ EXPECTED = {
     "target_refuses": [("X210", 15, 42)],
     "no_folder": [("X212", 7, 9)],
     "mask_size": [("X213", 14, 15)],
+    "frozen_scope": [("X216", 14, 21), ("X216", 14, 31)],
     "several": [("S103", 13, 11), ("S104", 14, 10), ("S102", 15, 3)],
 }
 """Name of a file in ``broken/`` to (code, line, column) of everything that is wrong with it."""

@@ -1,20 +1,26 @@
 """Metrics of predictions whose precision is known beforehand."""
 
+import csv
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segc.data.dataset import Sample
 from segc.data.labels import Instance
 from segc.diagnostics import SegcError
-from segc.evaluation.coco import MASK_GRIDS, MaskGrid, evaluate, evaluate_session
+from segc.evaluation.coco import MASK_GRIDS, MaskGrid, evaluate, evaluate_session, smallest_frame
+from segc.evaluation.curves import OperatingPoint
 from segc.evaluation.metrics import MAX_DETECTIONS, Metrics
+from segc.inference.letterbox import letterbox_geometry
 from segc.inference.masks import Mask
 from segc.inference.results import Prediction
 
@@ -132,8 +138,38 @@ def test_only_the_best_hundred_of_a_class_count(tmp_path: Path) -> None:
 def test_json_has_a_row_for_each_class_that_was_labelled(tmp_path: Path) -> None:
     values = _metrics(tmp_path, {"a": [(1, TRIANGLE)]}, {"a": [(1, 0.9, TRIANGLE)]}).to_json()
     assert [row["name"] for row in values["classes"]] == ["triangle"]
-    assert values["classes"][0]["box"] == {"map": 1.0, "map50": 1.0}
-    assert set(values["seg"]) == {"map", "map50", "map75"}
+    assert values["classes"][0]["box"].items() >= {"map": 1.0, "map50": 1.0, "f1": 1.0}.items()
+    assert set(values["seg"]) == {"map", "map50", "map75", "precision", "recall", "f1", "confidence"}
+
+
+def test_csv_has_the_figures_of_json_in_rows(tmp_path: Path) -> None:
+    metrics = _metrics(tmp_path, {"a": [(1, TRIANGLE)]}, {"a": [(1, 0.9, TRIANGLE), (0, 0.6, SQUARE)]})
+    rows = list(csv.DictReader(metrics.to_csv().splitlines()))
+    assert [row["class"] for row in rows] == ["all", "triangle"]
+    assert float(rows[1]["box_map50"]) == metrics.box.map50 == 1
+    assert float(rows[0]["seg_confidence"]) == metrics.seg.curves.best.confidence
+
+
+def _crowd(folder: Path) -> Sample:
+    sample = _sample(folder, (0, FAR_SQUARE), (0, SQUARE))
+    return Sample(sample.image, None, (sample.instances[0], replace(sample.instances[1], is_crowd=True)))
+
+
+def test_a_detection_in_a_crowd_counts_neither_as_right_nor_as_wrong(tmp_path: Path) -> None:
+    inside = SQUARE * 0.5 + 8  # half as wide, in the middle of the crowd region
+    found = _prediction((0, 0.95, inside), (0, 0.9, inside), (0, 0.8, FAR_SQUARE))
+    metrics = evaluate([_crowd(tmp_path)], lambda *_: found, NAMES)
+    assert (metrics.box.map, metrics.seg.map50) == (1, 1)
+    assert (metrics.instances, metrics.class_images[0]) == (1, 1)
+    assert metrics.box.curves.best == OperatingPoint(pytest.approx(0.4, abs=0.01), 1, 1, 1)
+    assert metrics.confusion.to_json()["predicted_by_true"] == [[1, 0], [0, 0]]
+
+
+def test_a_crowd_alone_is_nothing_to_find(tmp_path: Path) -> None:
+    sample = _crowd(tmp_path)
+    metrics = evaluate([replace(sample, instances=sample.instances[1:])], lambda *_: _prediction(), NAMES)
+    assert math.isnan(metrics.box.map)
+    assert metrics.box.curves.best is None
 
 
 class _Oracle:
@@ -142,11 +178,13 @@ class _Oracle:
     def __init__(self, nc: int = 3, **metadata: Any) -> None:
         self.metadata: dict[str, Any] = metadata
         self.runs: list[int] = []
+        self.frames: list[tuple[int, int]] = []
         self._nc = nc
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         number, _, height, width = images.shape
         self.runs.append(number)
+        self.frames.append((height, width))
         boxes = np.zeros((number, 4, 4), np.float32)
         scores = np.zeros((number, 4, self._nc), np.float32)
         for row, image in enumerate(images):
@@ -198,6 +236,56 @@ def test_a_session_gets_as_many_images_as_it_takes(
     metrics = evaluate_session(session, bright_squares, NAMES, size=(64, 64), batch=2)
     assert session.runs == runs
     assert metrics.box.map == pytest.approx(1)
+
+
+def _frames(session: _Oracle, samples: list[Sample], **options: Any) -> Metrics:
+    session.metadata["dynamic"] = True
+    return evaluate_session(session, samples, NAMES, size=(64, 64), rect=True, **options)
+
+
+@pytest.mark.parametrize("mask_grid", MASK_GRIDS)
+def test_rectangular_frames_hold_the_photograph_at_the_same_scale(
+    bright_squares: list[Sample], mask_grid: MaskGrid
+) -> None:
+    session = _Oracle()
+    metrics = _frames(session, bright_squares, mask_grid=mask_grid, batch=2)
+    assert session.runs == [2, 2, 1]
+    assert set(session.frames) == {(32, 64)}
+    assert metrics.box.map == metrics.seg.map == pytest.approx(1)
+
+
+def test_batches_are_of_one_frame_size_and_lose_no_image(bright_squares: list[Sample]) -> None:
+    for sample in bright_squares[1::2]:  # upright ones between the wide ones
+        cv2.imwrite(str(sample.image), np.ascontiguousarray(cv2.imread(str(sample.image)).transpose(1, 0, 2)))
+    turned = [
+        replace(sample, instances=(replace(one, polygons=(one.polygons[0][:, ::-1],)),))
+        for sample in bright_squares
+        for one in sample.instances
+    ]
+    samples = [turned[i] if i % 2 else sample for i, sample in enumerate(bright_squares)]
+    session = _Oracle()
+    metrics = _frames(session, samples, batch=2)
+    assert sorted(session.runs) == [1, 2, 2]
+    assert set(session.frames) == {(32, 64), (64, 32)}
+    assert (metrics.images, metrics.box.map) == (5, pytest.approx(1))
+
+
+def test_a_model_of_a_fixed_size_gets_no_rectangular_frames(bright_squares: list[Sample]) -> None:
+    session = _Oracle()
+    evaluate_session(session, bright_squares, NAMES, size=(64, 64), rect=True)
+    assert set(session.frames) == {(64, 64)}
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda sides: (sides[0] * 32, sides[1] * 32)),
+)
+def test_the_smallest_frame_changes_no_scale(original: tuple[int, int], size: tuple[int, int]) -> None:
+    frame = smallest_frame(original, size)
+    assert all(side % 32 == 0 and 32 <= side <= most for side, most in zip(frame, size, strict=True))
+    resized = letterbox_geometry(original, size).resized
+    assert all(need <= side <= need + 32 for need, side in zip(resized, frame, strict=True))
+    assert letterbox_geometry(original, frame).resized == resized
 
 
 def _told(run: Callable[[Callable[[int, int], None]], object]) -> list[tuple[int, int]]:

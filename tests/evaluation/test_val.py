@@ -50,13 +50,24 @@ def test_it_prints_a_row_for_all_and_one_a_class_that_is_labelled(
 ) -> None:
     assert run(["val", str(project)]) == 0
     captured = capsys.readouterr()
-    rows = [line.split() for line in captured.out.splitlines()]
-    assert rows[1][:3] == ["class", "images", "instances"]
-    assert rows[2][:3] == ["all", "2", "2"]
-    assert captured.out.splitlines()[3].startswith("a longer name")
-    assert len(rows) == 4
-    assert len({len(line) for line in captured.out.splitlines()[1:]}) == 1
+    how, _, header, everything, named, *best = captured.out.splitlines()
+    assert how == "val, 64x64, fp32, onnxruntime on the CPU"
+    assert header.split() == ["class", "images", "instances", *["P", "R", "mAP50-95", "mAP50"] * 2]
+    assert everything.split()[:3] == ["all", "2", "2"]
+    assert named.startswith("a longer name")
+    assert len(header) == len(everything) == len(named)
+    assert best in ([], [line for line in best if line.startswith("best confidence: box ")])
     assert captured.err == ""
+
+
+def test_what_ran_and_how_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["val", str(project), "--runtime", "torch", "--rect", "--mask-grid", "prototypes"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "val, frames within 64x64, fp32, PyTorch on cpu, masks on the grid of the prototypes"
+
+
+def test_an_artifact_brings_its_own_runtime(project: Path) -> None:
+    assert run(["val", str(project), "--artifact", "a.onnx", "--runtime", "torch"]) == 2
 
 
 def test_json_holds_the_metrics_and_how_they_were_taken(project: Path, tmp_path: Path) -> None:
@@ -91,6 +102,7 @@ class _Artifact:
 
     def __init__(self, names: list[str]) -> None:
         self.metadata: dict[str, Any] = {"names": names, "imgsz": [32, 96], "batch": 2, "dynamic": False}
+        self.runtime = "a test"
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ class Trained(NamedTuple):
         from segc.graph.passes import fold_batch_norm
 
         options = OnnxOptions(format="onnx", **settings)
-        own = {key: getattr(options, key) for key in ("layout", "batch", "dynamic")}
+        own = targets()["onnx"].settings(options)
         graph, weights = fold_batch_norm(self.graph(size, options.batch), self.weights)
         path.write_bytes(lower(graph, weights, options, self.metadata(size, **own)))
         return path
@@ -54,6 +54,8 @@ class Trained(NamedTuple):
         entry = targets()[target]
         chosen = entry.options.model_validate({"format": target, **options})
         metadata = self.metadata(size, segc_version="0", **entry.settings(chosen))
+        if metadata["layout"] == "detections":
+            metadata |= DEFAULTS
         work = folder.parent / f"{folder.name}.work"
         work.mkdir(parents=True)
         folder.mkdir(exist_ok=True)

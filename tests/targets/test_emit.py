@@ -80,6 +80,8 @@ def test_a_good_emission_is_verified_and_says_so(emitted: Emission, coco: Path) 
         "opset": 17,
         "batch": 1,
         "dynamic": False,
+        "half": False,
+        "simplify": False,
         "layout": "named",
     }
     assert description["weights"]["trained"] is True

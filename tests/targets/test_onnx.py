@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 
+from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
 from segc.network.initialise import initial_weights
 from segc.network.session import TorchSession
@@ -46,13 +47,13 @@ def reference(trained: Trained) -> Iterator[TorchSession]:
     torch.set_num_threads(before)
 
 
-def agrees(session: OnnxSession, reference: TorchSession, images: np.ndarray) -> None:
+def agrees(session: OnnxSession, reference: TorchSession, images: np.ndarray, precision: str = "fp32") -> None:
     ours, theirs = session.run(images), reference.run(images)
     assert list(ours) == list(OUTPUTS)
     for name in OUTPUTS:
         assert ours[name].dtype == np.float32
         assert ours[name].shape == theirs[name].shape
-        limit = TOLERANCES["fp32"].of(name, images.shape[2:])
+        limit = TOLERANCES[precision].of(name, images.shape[2:])
         assert np.abs(ours[name] - theirs[name]).max() <= limit, name
 
 
@@ -103,6 +104,85 @@ def test_every_opset_agrees_with_torch(
     assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import) <= 10
 
 
+@pytest.mark.parametrize("layout", ["named", "fused"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_half_precision_agrees_with_torch(
+    dynamic: bool, layout: str, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    path = trained.onnx(tmp_path / "m.onnx", (320, 320), half=True, dynamic=dynamic, layout=layout)
+    session = OnnxSession(path, threads=1)
+    assert session.metadata["precision"] == "fp16"
+    agrees(session, reference, photographs[:1], "fp16")
+    if dynamic:
+        agrees(session, reference, resized(photographs, 224, 416), "fp16")
+        agrees(session, reference, resized(photographs[:1], 640, 640), "fp16")
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_half_precision_agrees_with_torch_at_every_opset(
+    opset: int, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    path = trained.onnx(tmp_path / "m.onnx", (96, 96), opset=opset, dynamic=True, half=True)
+    agrees(OnnxSession(path, threads=1), reference, resized(photographs[:1], 96, 96), "fp16")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_half_precision_stops_at_the_decode_region(dynamic: bool, trained: Trained, tmp_path: Path) -> None:
+    path = trained.onnx(tmp_path / "m.onnx", (64, 64), half=True, dynamic=dynamic)
+    full = trained.onnx(tmp_path / "full.onnx", (64, 64), dynamic=dynamic)
+    assert path.stat().st_size < 0.55 * full.stat().st_size
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {entry.name: entry.data_type for entry in model.graph.initializer}
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    assert {types[value.name] for value in [*model.graph.input, *model.graph.output]} == {single}
+    nodes = {node.name: node for node in model.graph.node}
+    regions = {node.name: node.region for node in trained.graph((64, 64)).nodes}
+    for name, region in regions.items():
+        if name in nodes and nodes[name].op_type not in {"Cast", "Range", "Shape"}:
+            expected = single if region == "decode" else half
+            assert {types[output] for output in nodes[name].output} == {expected}, name
+    weights = {entry.name: entry.data_type for entry in model.graph.initializer if entry.name.endswith(".weight")}
+    assert {data_type for name, data_type in weights.items() if ".dfl." not in name} == {half}
+    borders = [name for name, node in nodes.items() if node.op_type == "Cast" and ".numbers" not in name]
+    assert borders == ["images.half", "box_logits.float", "class_logits.float", "coefficients", "prototypes"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_simplified_model_is_the_same_with_fewer_constants(
+    dynamic: bool, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    plain = onnx.load(trained.onnx(tmp_path / "plain.onnx", (320, 320), dynamic=dynamic))
+    path = trained.onnx(tmp_path / "m.onnx", (320, 320), dynamic=dynamic, simplify=True)
+    agrees(OnnxSession(path, threads=1), reference, photographs[:1])
+    model = onnx.load(path)
+    assert [node.name for node in model.graph.node] == [node.name for node in plain.graph.node]
+    constants = [(c.data_type, tuple(c.dims), c.raw_data) for c in model.graph.initializer]
+    assert len(set(constants)) == len(constants) < len(plain.graph.initializer)
+
+
+def test_simplifying_computes_what_is_constant_and_drops_what_nothing_reads() -> None:
+    b = GraphBuilder("constants")
+    x = b.input("images", (1, 3, 4, 4))
+    values = []
+    for name, value in (("left", 1.5), ("right", 2.0)):
+        with b.scope(name):
+            held = {"value": b.parameter("weight", (1, 3, 1, 1), "fixed", value)}
+        values += b.node("constant", [], name, attributes={"shape": (1, 3, 1, 1)}, parameters=held)
+    total = b.op("add", values, "total")
+    b.op("sigmoid", [x], "unread")
+    graph = b.build([b.op("add", [x, total], "sum", output="result")], {"raw_outputs": ("result",)})
+    weights = initial_weights(graph.parameters, 0)
+    models = [
+        onnx.load_from_string(lower(graph, weights, OnnxOptions(format="onnx", simplify=simplify), {}))
+        for simplify in (False, True)
+    ]
+    assert [[node.name for node in model.graph.node] for model in models] == [["total", "unread", "sum"], ["sum"]]
+    (constant,) = models[1].graph.initializer
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(constant), np.full((1, 3, 1, 1), 3.5, np.float32))
+
+
 def test_the_fused_layout_is_what_existing_deployment_code_reads(trained: Trained, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -132,20 +212,22 @@ def test_the_recorded_outputs_are_met(trained: Trained, peer: Path, tmp_path: Pa
     assert np.abs(ours["scores"] - rows[..., 4:84]).max() <= 1e-5
 
 
-def test_the_same_input_gives_the_same_bytes_in_every_process(trained: Trained, tmp_path: Path) -> None:
-    first = trained.onnx(tmp_path / "a.onnx", (64, 64)).read_bytes()
-    assert trained.onnx(tmp_path / "b.onnx", (64, 64)).read_bytes() == first
+@pytest.mark.parametrize("reduced", [False, True])
+def test_the_same_input_gives_the_same_bytes_in_every_process(reduced: bool, trained: Trained, tmp_path: Path) -> None:
+    settings = {"half": True, "simplify": True, "dynamic": True} if reduced else {}
+    first = trained.onnx(tmp_path / "a.onnx", (64, 64), **settings).read_bytes()
+    assert trained.onnx(tmp_path / "b.onnx", (64, 64), **settings).read_bytes() == first
     np.savez(tmp_path / "w.npz", **trained.weights)
     code = (
         "import sys, numpy as np, conftest as c\n"
         "names = tuple(open(sys.argv[1] + '/names').read().split('\\n'))\n"
         "t = c.Trained(dict(np.load(sys.argv[1] + '/w.npz')), names)\n"
-        "from pathlib import Path; t.onnx(Path(sys.argv[1]) / 'c.onnx', (64, 64))\n"
+        "from pathlib import Path; t.onnx(Path(sys.argv[1]) / 'c.onnx', (64, 64), **eval(sys.argv[2]))\n"
     )
     (tmp_path / "names").write_text("\n".join(trained.names))
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), repr(settings)], env=environment, check=True)
     assert (tmp_path / "c.onnx").read_bytes() == first
 
 
@@ -186,3 +268,19 @@ def test_an_operator_means_what_it_means_in_torch_at_every_opset(name: str, opse
     (ours,) = session.run(None, {"images": images})
     (theirs,) = TorchSession(graph, weights, {}).run(images).values()
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [11, 17, 22])
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_operator_in_half_precision_is_close_to_torch(name: str, opset: int) -> None:
+    import onnxruntime
+
+    graph = build_recipe(name)
+    weights = initial_weights(graph.parameters, 0)
+    content = lower(graph, weights, OnnxOptions(format="onnx", opset=opset, half=True), {})
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(1).random((1, 3, 11, 7), np.float32)
+    (ours,) = session.run(None, {"images": images})
+    (theirs,) = TorchSession(graph, weights, {}).run(images).values()
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=5e-3)

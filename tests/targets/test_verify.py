@@ -120,6 +120,95 @@ def test_that_nothing_was_compared_is_said(outputs: dict[str, np.ndarray]) -> No
     assert result.detections.box_iou is None
 
 
+SUPPRESSION = {"conf": 0.25, "iou": 0.7, "max_det": 5}
+
+
+@pytest.fixture
+def left(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What an artifact gives that suppresses by itself: three detections an image, two empty rows."""
+    rows = {"boxes": (2, 5, 4), "scores": (2, 5, 2), "coefficients": (2, 5, 32)}
+    found = {name: np.zeros(shape, np.float32) for name, shape in rows.items()}
+    for name, values in found.items():
+        values[:, :3] = outputs[f"fixed.{name}"][:, :3]
+    found["scores"][found["scores"] < 0.1] = 0
+    return {f"fixed.{name}": values for name, values in found.items()} | {
+        "fixed.prototypes": outputs["fixed.prototypes"]
+    }
+
+
+def suppressed(outputs: dict[str, np.ndarray], left: dict[str, np.ndarray], precision: str = "fp32") -> Parity:
+    return compare(CASES, outputs, left, precision, 2, SUPPRESSION)
+
+
+def test_detections_of_an_artifact_that_suppresses_match_what_is_left_of_the_network(
+    outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    result = suppressed(outputs, left)
+    assert result.passed
+    assert result.detections == Matching(0.25, 6, 6, 6, 0, 1.0, 1.0, passed=True)
+    assert result.summary() == "boxes 0.0e+00 px, scores 0.0e+00, 6/6 detections, 2 images"
+
+
+def test_detections_are_matched_in_whatever_order_they_stand(
+    outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    turned = {key: value if key.endswith("prototypes") else value[:, ::-1] for key, value in left.items()}
+    assert suppressed(outputs, turned).passed
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output_of_an_artifact_that_suppresses_passes_up_to_its_tolerance(
+    name: str, outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    limit = TOLERANCES["fp32"].of(name, SIZE)
+    for factor, passes in ((0.5, True), (2.0, False)):
+        changed = left[f"fixed.{name}"].copy()
+        changed[0, 0, 0] += np.float32(limit * factor)
+        result = suppressed(outputs, {**left, f"fixed.{name}": changed})
+        assert (result.outputs[name].passed, result.passed) == (passes, passes)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2]], ids=["one is lost", "one is there twice"])
+def test_an_artifact_that_suppresses_too_much_or_too_little_fails(
+    rows: list[int], outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    changed = {key: value.copy() for key, value in left.items()}
+    for name in ("boxes", "scores", "coefficients"):
+        values = left[f"fixed.{name}"]
+        changed[f"fixed.{name}"][:] = 0
+        changed[f"fixed.{name}"][:, : len(rows)] = values[:, rows]
+    found = suppressed(outputs, changed).detections
+    assert (found.artifact, found.passed) == (2 * len(rows), False)
+
+
+def test_an_artifact_that_suppresses_into_another_form_fails(
+    outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    result = suppressed(outputs, {**left, "fixed.boxes": left["fixed.boxes"][:, 1:]})
+    assert not result.passed
+    assert not result.outputs["boxes"].passed
+
+
+def test_without_detections_of_an_artifact_that_suppresses_only_prototypes_are_told_of(
+    outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    blank = {**left, "fixed.scores": left["fixed.scores"] * 0}
+    result = suppressed({**outputs, "fixed.scores": outputs["fixed.scores"] / 100}, blank)
+    assert result.passed
+    assert result.summary() == "prototypes 0.0e+00, no detections to compare, 2 images"
+
+
+def test_the_last_of_a_full_list_of_detections_may_be_another_as_good(
+    outputs: dict[str, np.ndarray], left: dict[str, np.ndarray]
+) -> None:
+    equal = outputs["fixed.scores"].copy()
+    equal[:, 1, 1], equal[:, 2, 0] = 0.7, 0.7
+    cut = {key: value if key.endswith("prototypes") else value[:, [0, 2]] for key, value in left.items()}
+    cut["fixed.scores"][:, 1, 0] = 0.7
+    found = compare(CASES, {**outputs, "fixed.scores": equal}, cut, "fp32", 2, {**SUPPRESSION, "max_det": 2}).detections
+    assert (found.matched, found.excused, found.passed) == (2, 4, True)
+
+
 def test_box_tolerance_grows_with_large_inputs_only() -> None:
     tolerance = TOLERANCES["fp32"]
     assert tolerance.of("boxes", (320, 640)) == tolerance.of("boxes", (32, 32)) == 1e-3

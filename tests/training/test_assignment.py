@@ -90,6 +90,22 @@ def test_it_agrees_with_the_slow_assigner(seed, images, objects):
     compare(random_case(seed, images, objects))
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    objects=st.integers(1, 12),
+    flat=st.sets(st.integers(0, 11)),
+    size=st.sampled_from([32, 64, 96]),
+    nc=st.integers(1, 80),
+)
+def test_it_agrees_where_objects_have_no_area_and_images_no_objects(seed, objects, flat, size, nc):
+    logits, boxes, points, image_index, classes, targets = random_case(seed, 3, objects, size, nc)
+    image_index = torch.where(image_index == 1, 2, image_index).sort().values  # nothing in the second image
+    for place in flat & set(range(objects)):
+        targets[place, 2 + place % 2] = targets[place, place % 2]
+    compare((logits, boxes, points, image_index, classes, targets))
+
+
 def test_it_agrees_with_the_slow_assigner_on_hundreds_of_objects():
     compare(random_case(7, 2, 300))
 

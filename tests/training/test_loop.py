@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import signal
@@ -15,9 +16,15 @@ import pytest
 import torch
 
 from segc.architectures import build_graph
+from segc.build import build
 from segc.diagnostics import SegcError
+from segc.network.initialise import initial_weights
+from segc.spec.load import load_project
+from segc.training import loop
 from segc.training.checkpoint import load_checkpoint
+from segc.training.engine import Engine, NotFiniteError
 from segc.training.loop import Training, train
+from segc.training.optimizer import optimizer_tensors
 from segc.training.report import SilentReport
 from segc.weights.store import load_weights
 
@@ -27,19 +34,20 @@ class Stop(Exception):  # noqa: N818 - stands for a kill, which is no error
 
 
 class StopAt(SilentReport):
-    """Stops a training in the middle of an epoch, counted from 1, as a kill would: nothing more is written."""
+    """Stops a training in an epoch, counted from 1, after some steps, as a kill would: nothing more is written."""
 
-    def __init__(self, epoch: int) -> None:
-        self.wanted, self.now, self.said = epoch, 0, []
+    def __init__(self, epoch: int, steps: int = 1) -> None:
+        self.wanted, self.after, self.now, self.said = epoch, steps, 0, []
 
     def say(self, text):
         self.said.append(text)
 
-    def steps(self, epoch, epochs, total):  # noqa: ARG002
+    def steps(self, epoch, epochs, total, done=0):  # noqa: ARG002
         self.now = epoch
 
     def step(self, values):  # noqa: ARG002
-        if self.now == self.wanted:
+        self.after -= self.now == self.wanted
+        if self.now == self.wanted and not self.after:
             raise Stop
 
 
@@ -53,8 +61,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def same_results(a: Path, b: Path) -> bool:
-    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in rows(f)] for f in (a, b)]
-    return timeless[0] == timeless[1]
+    measured = {"seconds", "images_per_second", "memory_gib"}
+    one, two = ([{k: v for k, v in row.items() if k not in measured} for row in rows(folder)] for folder in (a, b))
+    return one == two
 
 
 def same_state(a: Path, b: Path) -> bool:
@@ -107,6 +116,24 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(compil
     assert same_results(whole, resumed)
     for name in ("best.safetensors", "last.safetensors"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"nominal_batch": 2}, {"nominal_batch": 6}, {"nominal_batch": 2, "precision": "fp16"}]
+)
+def test_a_training_stopped_at_any_step_goes_on_from_there(compiled, monkeypatch, settings):
+    settings = {"batch": 2, "epochs": 2, **settings}
+    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)  # a checkpoint after every update
+    whole = train(*compiled("whole", **settings)).folder
+    for step in range(1, 4):
+        with pytest.raises(Stop):
+            train(*compiled(f"killed{step}", **settings), report=StopAt(2, step))
+        report = StopAt(9)
+        resumed = train(*compiled(f"killed{step}", **settings), resume=True, report=report).folder
+        assert same_state(whole, resumed)
+        assert same_results(whole, resumed)
+        if step > 1 and settings["nominal_batch"] == 2:
+            assert "after epoch 1 of 2, step" in report.said[0]
 
 
 def test_workers_change_nothing(compiled):
@@ -166,6 +193,81 @@ def test_a_changed_project_is_refused_with_what_changed(compiled):
     assert train(*compiled(workers=1, conf=0.5), resume=True).row["epoch"] in {2, 4}
 
 
+@pytest.mark.parametrize("changes", [{"lr0": 0.002, "epochs": 3}, {"optimizer": "SGD", "batch": 3}, {"freeze": 2}])
+def test_a_changed_project_goes_on_where_that_is_accepted(compiled, changes):
+    with pytest.raises(Stop):
+        train(*compiled(), report=StopAt(3))
+    report = StopAt(99)
+    outcome = train(*compiled(**changes), resume=True, allow_changed=True, report=report)
+    key, value = next(iter(changes.items()))
+    assert f"hyperparameters.{key}: " in report.said[0]
+    assert f"→ {value}" in report.said[0]
+    assert [int(row["epoch"]) for row in rows(outcome.folder)] == list(range(1, changes.get("epochs", 4) + 1))
+    # From now on the run is one of the changed project.
+    with pytest.raises(SegcError) as error:
+        train(*compiled(), resume=True)
+    assert code(error) in {"R002", "R004"}
+
+
+def test_a_broken_loss_or_gradient_costs_one_update_and_leaves_no_trace(compiled, monkeypatch):
+    settings = {"batch": 2, "epochs": 2, "nominal_batch": 2}
+    descend, update = Engine.descend, Engine.update
+
+    def states(engine):
+        return {**engine.network.state_dict(), **optimizer_tensors(engine.optimizer)}
+
+    def broken_descend(self, batch, *, update):
+        if self.calls == 1:
+            before = {key: value.clone() for key, value in states(self).items()}
+            loss, self.loss = self.loss, lambda outputs, batch: tuple(v * math.nan for v in loss(outputs, batch))
+            with pytest.raises(NotFiniteError, match="box and cls and dfl and mask loss is not a finite number"):
+                descend(self, batch, update=update)
+            self.loss = loss
+            assert all(torch.equal(value, before[key]) for key, value in states(self).items())
+        self.calls += 1
+        return descend(self, batch, update=update)
+
+    def broken_update(self):
+        if self.calls == 3:
+            self.parameters[0].grad[0] = math.inf
+        update(self)
+
+    monkeypatch.setattr(Engine, "calls", 0, raising=False)
+    monkeypatch.setattr(Engine, "descend", broken_descend)
+    monkeypatch.setattr(Engine, "update", broken_update)
+    report = StopAt(9)
+    outcome = train(*compiled(**settings), report=report)
+    assert [row["skipped"] for row in rows(outcome.folder)] == ["1", "0"]
+    assert any("gradients are not finite numbers in epoch 1, step 3" in text for text in report.said)
+    assert all(np.isfinite(value).all() for value in load_weights(outcome.last).tensors.values())
+
+
+def test_what_is_frozen_stays_as_it_is(compiled):
+    loaded, build = compiled(epochs=2, freeze="[model.0, model.22.cv2.1]")
+    start = initial_weights(build.graph.parameters, 0)
+    found = load_checkpoint(train(loaded, build).folder / "checkpoint.safetensors")
+    frozen = {name for name in start if name.startswith(("model.0.", "model.22.cv2.1."))}
+    same = {name for name, value in start.items() if np.array_equal(found.network[name].numpy(), value)}
+    assert frozen <= same
+    trained = {name for name, parameter in build.graph.parameters.items() if parameter.role == "weight"}
+    assert not same & (trained - frozen)
+    assert not {key.partition("/")[2] for key in found.optimizer} & frozen
+
+
+def test_a_training_that_gets_no_better_stops_and_is_complete(compiled, monkeypatch):
+    values = iter([0.2, 0.3, 0.1, 0.1])
+    monkeypatch.setattr(loop, "fitness", lambda _: next(values))
+    report = StopAt(99)
+    outcome = train(*compiled(epochs=20, val_interval=1, patience=2), report=report)
+    assert [int(row["epoch"]) for row in rows(outcome.folder)] == [1, 2, 3, 4]
+    assert (outcome.row["epoch"], outcome.folder.name) == (2, "train")
+    assert "no better validation for 2 epochs" in report.said[-1]
+    assert (outcome.folder / "last.safetensors").exists()
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=20, val_interval=1, patience=2), resume=True)
+    assert code(error) == "R004"
+
+
 def test_other_images_are_a_changed_project(compiled, project, tiny_data):
     with pytest.raises(Stop):
         train(*compiled(), report=StopAt(2))
@@ -203,20 +305,22 @@ def test_weights_in_the_place_of_a_checkpoint_are_refused(compiled):
     assert code(error) == "R005"
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(compiled, monkeypatch):
-    loaded, build = compiled()
+def test_a_loss_that_stays_not_finite_stops_the_training(compiled, monkeypatch):
+    loaded, build = compiled(max_skipped=2)
     begin = Training.begin
 
     def poisoned(self, folder):
         begin(self, folder)
         with torch.no_grad():
-            self.parameters[0][0] = float("nan")
+            self.engine.parameters[0][0] = float("nan")
 
     monkeypatch.setattr(Training, "begin", poisoned)
+    report = StopAt(9)
     with pytest.raises(SegcError) as error:
-        train(loaded, build)
+        train(loaded, build, report=report)
     assert code(error) == "R006"
-    assert "epoch 1, step 1 of 2" in error.value.diagnostics[0].message
+    assert "epoch 2, step 1 of 2, after 2 updates skipped" in error.value.diagnostics[0].message
+    assert sum("this update is skipped" in text for text in report.said) == 3
 
 
 def test_an_image_that_breaks_during_the_training_is_named(compiled, project, tiny_data):
@@ -228,6 +332,31 @@ def test_an_image_that_breaks_during_the_training_is_named(compiled, project, ti
         train(*compiled())
     assert code(error) == "D002"
     assert error.value.diagnostics[0].file == data / "images" / "train" / "3.png"
+
+
+def test_an_unreadable_image_is_named_and_counted_if_so_wished(project, tiny_data):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    (data / "images" / "train" / "3.png").write_bytes(b"")
+    report = StopAt(0)
+    loaded = load_project(project, ["dataset.corrupt=skip", "hyperparameters.epochs=2"])
+    outcome = train(loaded, build(loaded, project.parent / "build"), report=report)
+    assert [row["unreadable"] for row in rows(outcome.folder)] == ["1", "1"]
+    assert sum("3.png" in text for text in report.said) == 1
+
+
+def test_changed_labels_are_a_changed_project(compiled, project, tiny_data):
+    train(*compiled(epochs=1))
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    label = data / "labels" / "train" / "3.txt"
+    label.write_text(label.read_text() + "0 .5 .5 .2 .2\n")
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=1), resume=True)
+    assert code(error) == "R002"
+    assert "labels of dataset.train" in error.value.diagnostics[0].message
 
 
 def test_a_training_starts_from_the_weights_that_the_project_names(compiled, project):

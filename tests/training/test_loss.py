@@ -12,7 +12,8 @@ from segc.data.loader import Batch
 from segc.data.scene import index_map
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, expected_distances
-from segc.training.loss import Gains, SegmentationLoss, class_loss, distribution_loss, mask_loss
+from segc.training.loss import Gains, SegmentationLoss, class_loss, distribution_loss
+from segc.training.masks import mask_loss, mask_loss_in_crops, mask_loss_of_images
 from tests.training.test_assignment import slow_ciou
 
 NC, BINS, SIZE, COEFFICIENTS = 3, 16, 64, 4
@@ -129,6 +130,97 @@ def slow_loss(outputs, batch, gains):
         gains.dfl * dfl / total,
         gains.mask * mask / max(len(found), 1),
     ]
+
+
+def dense_mask_loss(coefficients, prototypes, image, target, batch):
+    """The mask loss of each cell over the whole image, places outside of its box counting nothing; in double."""
+    height, width = prototypes.shape[2:]
+    total = coefficients.sum() * 0 + prototypes.sum() * 0
+    for row, i, t in zip(coefficients, image.tolist(), target.tolist(), strict=True):
+        x1, y1, x2, y2 = (batch.boxes[t] / 4).tolist()
+        touched = torch.tensor(
+            [[x1 < x + 1 and x2 > x and y1 < y + 1 and y2 > y for x in range(width)] for y in range(height)]
+        )
+        truth = torch.tensor(mask_of(batch, t), dtype=torch.float64)
+        logits = (row[:, None, None] * prototypes[i]).sum(0)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        if touched.any():
+            total = total + losses[touched].mean()
+    return total
+
+
+@pytest.mark.parametrize("way", [mask_loss_of_images, mask_loss_in_crops])
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    images=st.integers(1, 3),
+    objects=st.integers(0, 8),
+    overlap=st.booleans(),
+    flat=st.booleans(),
+)
+def test_both_ways_to_the_mask_loss_agree_with_the_dense_one_in_value_and_gradient(
+    way, seed, images, objects, overlap, flat
+):
+    batch = random_batch(seed, images, objects, overlap=overlap)
+    if flat and objects:
+        # A box without area that touches nothing, and one on the edge that touches half a column.
+        batch.boxes[0] = torch.tensor([8.0, 8.0, 8.0, 40.0])
+        batch.boxes[-1] = torch.tensor([SIZE - 2.0, 0.0, SIZE, SIZE])
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, max(objects, 1), (3 * objects,), generator=generator).sort().values
+    image = batch.image_index[target]
+    values = [
+        torch.randn(len(target), COEFFICIENTS, generator=generator),
+        torch.randn(images, COEFFICIENTS, SIZE // 4, SIZE // 4, generator=generator),
+    ]
+    found = [value.clone().requires_grad_(requires_grad=True) for value in values]
+    wanted = [value.double().requires_grad_(requires_grad=True) for value in values]
+    loss, slow = way(*found, image, target, batch), dense_mask_loss(*wanted, image, target, batch)
+    assert loss.item() == pytest.approx(slow.item(), rel=1e-4, abs=1e-5)
+    (loss * 3).backward()
+    (slow * 3).backward()
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), cells=st.integers(0, 6), spread=st.floats(0.1, 30))
+def test_the_distribution_loss_agrees_with_the_slow_one(seed, cells, spread):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(cells, 4 * BINS, generator=generator) * 3
+    points = torch.rand(cells, 2, generator=generator) * 20
+    reach = torch.rand(cells, 4, generator=generator) * spread
+    boxes = torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+    slow = [slow_distribution(*one) for one in zip(logits.tolist(), points.tolist(), boxes.tolist(), strict=True)]
+    assert distribution_loss(logits, points, boxes, BINS).tolist() == pytest.approx(slow, rel=1e-3, abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), images=st.integers(1, 3), cells=st.integers(1, 9), classes=st.integers(1, 5))
+def test_the_class_loss_agrees_with_the_slow_one(seed, images, cells, classes):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, cells, classes, generator=generator) * 5
+    chosen = (torch.rand(images, cells, generator=generator) < 0.5).nonzero()
+    kinds = torch.randint(classes, (len(chosen),), generator=generator)
+    scores = torch.rand(len(chosen), generator=generator)
+    wanted = {
+        (i, a, c): score for (i, a), c, score in zip(chosen.tolist(), kinds.tolist(), scores.tolist(), strict=True)
+    }
+    slow = sum(
+        cross_entropy(logits[i, a, c].item(), wanted.get((i, a, c), 0.0))
+        for i in range(images)
+        for a in range(cells)
+        for c in range(classes)
+    )
+    assert class_loss(logits, *chosen.T, kinds, scores).item() == pytest.approx(slow, rel=1e-3, abs=1e-5)
+
+
+def test_hundreds_of_objects_agree_with_the_slow_loss():
+    batch, outputs = random_batch(8, 2, 200, overlap=True), random_outputs(8, 2)
+    batch.boxes[::7, 2:] = batch.boxes[::7, :2]  # some without area
+    _, terms = SegmentationLoss(GAINS)(outputs, batch)
+    slow = slow_loss({name: value.detach() for name, value in outputs.items()}, batch, GAINS)
+    assert terms.tolist() == pytest.approx(slow, rel=1e-3, abs=1e-5)
 
 
 GAINS = Gains(7.5, 0.5, 1.5, 6.0)

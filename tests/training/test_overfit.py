@@ -23,7 +23,7 @@ BUDGET = {
     "lrf": 0.05,
     "warmup_epochs": 2,
     "val_interval": 170,
-    "augment": {"fliplr": 0.0},
+    "augment": {"mosaic": 0, "translate": 0, "scale": 0, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "fliplr": 0.0},
 }
 
 

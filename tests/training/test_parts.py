@@ -11,7 +11,7 @@ from segc.diagnostics import SegcError
 from segc.network.lower import lower
 from segc.plan import make_plan
 from segc.spec.hyperparameters import Hyperparameters
-from segc.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint, saved_launch
 from segc.training.device import choose_device
 from segc.training.ema import MovingAverage
 from segc.training.optimizer import (
@@ -22,7 +22,14 @@ from segc.training.optimizer import (
     set_rates,
 )
 from segc.training.report import report_on
-from segc.training.run import check_identity, new_run_folder, read_results, run_to_resume, write_results
+from segc.training.run import (
+    changed_project,
+    identity_changes,
+    new_run_folder,
+    read_results,
+    run_to_resume,
+    write_results,
+)
 from segc.training.schedule import Rates, rates
 
 
@@ -125,13 +132,16 @@ def test_the_moving_average_follows_its_formula(compiled):
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     tensors = {"a.b": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), "n": torch.tensor(7)}
-    progress = Progress(3, 41, {"epoch": 2, "box_map": 0.25}, 0.5, 12.25)
+    at = Epoch(step=5, images=20, sums=[0.1, 0.2, 0.3, 1e-17], skipped=1, seconds=2.5, images_seen=24)
+    best = {"epoch": 2, "box_map": 0.25}
+    progress = Progress(3, at, 41, 1, best, 0.5, seconds=12.25, scaler={"scale": 0.1}, launch="here:7")
     save_checkpoint(tmp_path / "c", Checkpoint(progress, {"k": [1, "x"]}, tensors, {}, {"exp_avg/a.b": torch.ones(2)}))
     found = load_checkpoint(tmp_path / "c")
     assert found.progress == progress
     assert found.identity == {"k": [1, "x"]}
     assert all(torch.equal(found.network[key], value) for key, value in tensors.items())
     assert list(found.optimizer) == ["exp_avg/a.b"]
+    assert saved_launch(tmp_path / "c") == "here:7"
 
 
 def test_a_device_that_is_not_there_is_refused():
@@ -156,12 +166,11 @@ def test_half_made_run_folders_are_not_resumed(tmp_path):
     assert new_run_folder(tmp_path, None).name == "train"
 
 
-def test_all_changes_are_named():
-    check_identity({"a": 1, "b": [2]}, {"b": [2], "a": 1}, None)
-    with pytest.raises(SegcError) as error:
-        check_identity({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 4, "d": 5}, None)
-    message = error.value.diagnostics[0].message
-    assert "b: 2 → 4; c: 3 → absent; d: absent → 5" in message
+def test_all_changes_are_named(tmp_path):
+    assert identity_changes({"a": 1, "b": [2]}, {"b": [2], "a": 1}) == []
+    changes = identity_changes({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 4, "d": 5})
+    assert changes == ["b: 2 → 4", "c: 3 → absent", "d: absent → 5"]
+    assert "b: 2 → 4; c: 3 → absent" in changed_project(changes, tmp_path).diagnostics[0].message
 
 
 def test_results_are_cut_to_the_epoch_that_is_resumed(tmp_path):

@@ -1,0 +1,134 @@
+"""Evaluating what a project has trained or emitted: the way of ``segc val``, of the Python API and of reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from segc.data.dataset import Sample, read_split
+from segc.diagnostics import fail
+from segc.evaluation.coco import MaskGrid, Progress, evaluate_session
+from segc.evaluation.metrics import Metrics
+from segc.sessions import Runtime, Warn, artifact_session, weights_session
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+    from segc.targets.base import Session
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluated:
+    """Metrics, and how they were taken.
+
+    Attributes:
+        metrics: what was found.
+        split: whose images.
+        size: input (height, width) of the network in pixels.
+        rect: images were letterboxed into frames of their own shape, within ``size``.
+        mask_grid: where masks were compared.
+        precision: arithmetic of the network.
+        session: what ran it.
+        samples: the images with their objects.
+    """
+
+    metrics: Metrics
+    split: Split
+    size: tuple[int, int]
+    rect: bool
+    mask_grid: MaskGrid
+    precision: str
+    session: "Session"
+    samples: Sequence[Sample]
+
+    def circumstances(self) -> str:
+        """How the metrics were taken, in a line."""
+        frames = f"frames within {self.size[0]}x{self.size[1]}" if self.rect else f"{self.size[0]}x{self.size[1]}"
+        grid = "" if self.mask_grid == "photograph" else f", masks on the grid of the {self.mask_grid}"
+        # A model that suppresses by itself is measured without what it leaves out.
+        left_out = f", scores above {conf:g} only" if (conf := self.session.metadata.get("conf")) is not None else ""
+        return f"{self.split}, {frames}, {self.precision}, {self.session.runtime}{grid}{left_out}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Values for JSON."""
+        return {
+            "split": self.split,
+            "size": list(self.size),
+            "rect": self.rect,
+            "mask_grid": self.mask_grid,
+            "precision": self.precision,
+            "runtime": self.session.runtime,
+            **self.metrics.to_json(),
+        }
+
+
+def evaluate_project(
+    loaded: "LoadedProject",
+    build_dir: Path,
+    *,
+    weights: Path | None = None,
+    artifact: Path | None = None,
+    split: Split = "val",
+    batch: int = 1,
+    rect: bool | None = None,
+    mask_grid: MaskGrid = "photograph",
+    runtime: Runtime = "auto",
+    allow_unlabelled: bool = False,
+    progress: Progress | None = None,
+    warn: Warn = lambda _: None,
+) -> Evaluated:
+    """Metrics of trained weights or of an artifact on a split; the project's ``iou`` and ``max_det`` apply.
+
+    Args:
+        loaded: the project.
+        build_dir: where its trained weights are.
+        weights: a file to use instead.
+        artifact: an emitted model to run in place of weights.
+        split: whose images.
+        batch: images a run, where the model leaves it open.
+        rect: letterbox into frames of the images' own shapes, where the model leaves the size open; the project's
+            ``rect`` where not given.
+        mask_grid: where masks are compared, see ``segc.evaluation.coco``.
+        runtime: what runs weights.
+        allow_unlabelled: go on where there is nothing to find; the metrics are then NaN.
+        progress: called after every image.
+        warn: told what there is to say about the weights.
+
+    Raises:
+        SegcError: E001 where no image has an object; E002 where the model has other classes; D0xx for faults of the
+            dataset; else as ``segc.sessions``.
+    """
+    project = loaded.project
+    samples = read_split(loaded, split)
+    if not allow_unlabelled and not any(not instance.is_crowd for sample in samples for instance in sample.instances):
+        raise fail("E001", f"no image of dataset.{split} has a labelled object", file=loaded.path)
+    if artifact is None:
+        session = weights_session(loaded, build_dir, weights, runtime=runtime, warn=warn)
+    else:
+        session = artifact_session(loaded, artifact)
+    chosen = project.hyperparameters
+    size = _size(session, loaded)
+    rect = (chosen.rect if rect is None else rect) and bool(session.metadata.get("dynamic"))
+    metrics = evaluate_session(
+        session,
+        samples,
+        project.dataset.class_names,
+        size=size,
+        rect=rect,
+        iou=chosen.iou,
+        max_det=chosen.max_det,
+        batch=batch,
+        mask_grid=mask_grid,
+        progress=progress,
+    )
+    precision = str(session.metadata.get("precision", "fp32"))
+    return Evaluated(metrics, split, size, rect, mask_grid, precision, session, samples)
+
+
+def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:
+    """Input (height, width): the project's where the model takes any, else the model's own."""
+    if session.metadata.get("dynamic"):
+        return loaded.project.hyperparameters.size
+    height, width = session.metadata["imgsz"]
+    return int(height), int(width)

@@ -1,0 +1,45 @@
+"""Training a project: the way of ``segc train`` and of the Python API."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segc.build import build, compile_project
+from segc.training.distributed import launched_world
+from segc.training.loop import Outcome, train
+from segc.training.report import report_on
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segc.spec.load import LoadedProject
+
+
+def train_project(
+    loaded: "LoadedProject",
+    folder: Path,
+    screen: "Console",
+    *,
+    name: str | None = None,
+    resume: bool = False,
+    allow_changed: bool = False,
+) -> Outcome | None:
+    """Compile a project into a build directory and train it, told on a console and to the project's loggers.
+
+    Args:
+        loaded: the project.
+        folder: the build directory.
+        screen: where the progress is shown.
+        name: the run's name; by default a new one, or the one that trained last.
+        resume: go on with a run instead of starting one.
+        allow_changed: go on with it even where the project changed.
+
+    Returns:
+        What it came to; nothing in a process that does not lead.
+
+    Raises:
+        SegcError: as ``segc.training.loop.train``; F004 for a logger that is not installed.
+    """
+    # Of several processes the first one alone writes.
+    compiled = (build if launched_world().leads else compile_project)(loaded, folder)
+    with report_on(screen, loaded.project.hyperparameters.loggers) as report:
+        return train(loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report)

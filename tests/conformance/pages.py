@@ -1,0 +1,101 @@
+"""The generated pages of ``docs/``: the targets with their options, and which of them has which operator.
+
+    python tests/conformance/pages.py
+
+writes them anew, from the options' models, the recipes, and the refusals that ``test_operators.py`` checks.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+from operators import RECIPES  # noqa: E402
+from refusals import REFUSALS  # noqa: E402
+
+from segc.targets.registry import targets  # noqa: E402
+
+DOCS = HERE.parents[1] / "docs"
+
+OPERATORS_HEAD = """\
+# Operators and targets
+
+Every row is a graph of one operator (or the few that belong together), run through every target in its own runtime
+and compared with PyTorch by `tests/conformance/test_operators.py`; generated from there by
+`python tests/conformance/pages.py`. A number stands where a target refuses, with the reason below.
+"""
+
+TARGETS_HEAD = """\
+# Targets
+
+What `segc emit --target NAME` writes, and what each entry of `targets:` in a `project.yaml` can say. Generated from the
+options' models by `python tests/conformance/pages.py`; `segc doctor` tells what of it this machine can do.
+"""
+
+
+def operators_page() -> str:
+    """Operators by target, as Markdown."""
+    names = list(targets())
+    notes: list[str] = []
+    lines = [OPERATORS_HEAD, f"| operator | {' | '.join(names)} |", f"| --- |{' :-: |' * len(names)}"]
+    for recipe in RECIPES:
+        cells = []
+        for name in names:
+            reason = REFUSALS.get(name, {}).get(recipe)
+            if reason is None:
+                cells.append("✓")
+                continue
+            note = f"{name}: {reason}"
+            if note not in notes:
+                notes.append(note)
+            cells.append(str(notes.index(note) + 1))
+        lines.append(f"| {recipe} | {' | '.join(cells)} |")
+    lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def targets_page() -> str:
+    """The targets and their options, as Markdown."""
+    lines = [TARGETS_HEAD, "| target | artifact | beside it | to emit | to run |", "| --- | --- | --- | --- | --- |"]
+    for name, target in targets().items():
+        beside = ", ".join(file for _, file in target.scripts)
+        needs, runs = (", ".join(map(str, found)) or "nothing more" for found in (target.requirements, target.runtime))
+        known = " or ".join(f"`{word}`" for word in (name, *target.aliases))
+        lines.append(f"| {known} | `<name>{target.suffix}` | {beside} | {needs} | {runs} |")
+    for name, target in targets().items():
+        lines += [
+            "",
+            f"## {target.title}: `{name}`",
+            "",
+            "| option | values | default | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
+        for option, field in target.options.model_fields.items():
+            if option != "format":
+                default = "" if field.default is None else f"`{str(field.default).lower()}`"
+                lines.append(f"| `{option}` | {_values(field.annotation)} | {default} | {field.description} |")
+        lines += [
+            "",
+            f"    pip install 'segc[train,{target.extra}]'"
+            if target.extra != "train"
+            else "    pip install 'segc[train]'",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _values(annotation: object) -> str:
+    if annotation is bool:
+        return "true, false"
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    words = {int: "whole number", float: "number", str: "text"}
+    return words.get(annotation, "pixels") if isinstance(annotation, type) else "pixels"
+
+
+PAGES = {"operators.md": operators_page, "targets.md": targets_page}
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        (DOCS / file).write_text(page(), encoding="utf-8")

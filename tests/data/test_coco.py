@@ -1,0 +1,254 @@
+"""COCO instances JSON: what annotations mean, and what is said about those that mean nothing."""
+
+import copy
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segc.data.coco import annotated_images, read_annotations
+from segc.data.dataset import list_images, read_sample, read_split
+from segc.diagnostics import SegcError
+from segc.evaluation.rle import encode_mask, encode_polygons
+from segc.spec.load import load_project
+
+NAMES = ("cat", "dog", "bird")
+HEIGHT, WIDTH = 20, 30
+
+
+def document() -> dict:
+    return {
+        "images": [
+            {"id": 7, "file_name": "b.png", "height": HEIGHT, "width": WIDTH},
+            {"id": 3, "file_name": "sub/a.png", "height": HEIGHT, "width": WIDTH, "license": 1},
+        ],
+        "categories": [{"id": 90, "name": "dog"}, {"id": 4, "name": "cat"}, {"id": 0, "name": "things"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 90,
+                "segmentation": [[3, 2, 12, 2, 12, 10], [20, 5, 30, 5, 30, 15]],
+            },
+            {"id": 2, "image_id": 7, "category_id": 4, "segmentation": [], "bbox": [3, 4, 6, 8], "iscrowd": 0},
+            {
+                "id": 3,
+                "image_id": 7,
+                "category_id": 4,
+                "iscrowd": 1,
+                "segmentation": {"size": [HEIGHT, WIDTH], "counts": [40, 10, HEIGHT * WIDTH - 50]},
+            },
+        ],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("b.png", "sub/a.png"):
+        cv2.imwrite(str(tmp_path / "images" / name), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    return tmp_path
+
+
+def read(folder: Path, content, names=NAMES):
+    file = folder / "instances.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_annotations(file, [folder / "images"], names)
+
+
+def faults(folder: Path, content, names=NAMES) -> list[tuple[str, str]]:
+    with pytest.raises(SegcError) as error:
+        read(folder, content, names)
+    assert all(d.file in {folder / "instances.json", None} for d in error.value.diagnostics)
+    return [(d.code, d.message) for d in error.value.diagnostics]
+
+
+def test_polygons_boxes_and_crowds_are_read(folder):
+    first, second = read(folder, document())
+    assert (first.image.name, second.image.name) == ("b.png", "a.png")
+    assert first.size == second.size == (HEIGHT, WIDTH)
+    assert second.instances == ()
+    polygons, box, crowd = first.instances
+    assert [one.class_id for one in first.instances] == [1, 0, 0]
+    assert [one.is_box for one in first.instances] == [False, True, False]
+    assert [one.is_crowd for one in first.instances] == [False, False, True]
+    scale = np.array([WIDTH, HEIGHT])
+    assert [len(part) for part in polygons.polygons] == [3, 3]
+    assert (polygons.polygons[1] * scale).tolist() == pytest.approx(np.array([[20, 5], [30, 5], [30, 15]]))
+    assert (box.polygons[0] * scale).tolist() == pytest.approx(np.array([[3, 4], [9, 4], [9, 12], [3, 12]]))
+    assert (crowd.polygons[0] * scale).tolist() == pytest.approx(np.array([[2, 0], [2, 10], [3, 10], [3, 0]]))
+
+
+def test_categories_without_a_name_in_common_go_by_the_order_of_their_ids(folder):
+    first, _ = read(folder, document(), ("zero", "four", "ninety"))
+    assert [one.class_id for one in first.instances] == [2, 1, 1]
+
+
+def test_images_may_be_in_several_folders(folder):
+    (folder / "more").mkdir()
+    (folder / "images" / "b.png").rename(folder / "more" / "b.png")
+    file = folder / "instances.json"
+    file.write_text(json.dumps(document()))
+    assert len(read_annotations(file, [folder / "images", folder / "more"], NAMES)) == 2
+    assert [path.name for path in annotated_images(file, [folder / "images", folder / "more"])] == ["a.png", "b.png"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), density=st.sampled_from([0.3, 0.7, 0.95]), compressed=st.booleans())
+def test_masks_come_through_as_polygons_that_fill_to_them(tmp_path_factory, seed, density, compressed):
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "images").mkdir()
+    (folder / "images" / "b.png").touch()
+    mask = np.random.default_rng(seed).random((HEIGHT, WIDTH)) < density
+    code = encode_mask(mask)
+    counts = code["counts"] if isinstance(code["counts"], str) else code["counts"].decode()
+    if not compressed:
+        flat = mask.T.ravel()
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [not flat[-1]]])))
+        counts = np.diff(np.concatenate([[0], edges])).tolist()
+    content = document()
+    content["images"] = content["images"][:1]
+    content["annotations"] = [
+        {"image_id": 7, "category_id": 4, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    ]
+    ((instance,),) = [sample.instances for sample in read(folder, content)]
+    polygons = [part * np.array([WIDTH, HEIGHT], np.float32) for part in instance.polygons]
+    assert encode_polygons(polygons, HEIGHT, WIDTH) == code
+
+
+def changed(*path, value=None, remove=False):
+    content = copy.deepcopy(document())
+    *above, last = path
+    entry = content
+    for key in above:
+        entry = entry[key]
+    if remove:
+        del entry[last]
+    else:
+        entry[last] = value
+    return content
+
+
+SEGMENTATION = ("annotations", 0, "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (changed("images", remove=True), "D003", "/images: missing"),
+        (changed("annotations", value={}), "D003", "/annotations: not a list"),
+        (changed("images", value=[]), "D001", "lists no images"),
+        (changed("images", 0, value=5), "D003", "/images/0: 5 is no object"),
+        (changed("images", 0, "id", remove=True), "D003", "/images/0: `id` is missing"),
+        (changed("images", 0, "id", value=[1]), "D003", "/images/0/id: [1] is not an id"),
+        (changed("images", 1, "id", value=7), "D003", "/images/1/id: image 7 is there already"),
+        (changed("images", 1, "file_name", value="b.png"), "D003", "b.png is there already"),
+        (changed("images", 0, "height", value=0), "D003", "/images/0: an image of 0 x 30"),
+        (changed("images", 0, "height", value=10**9), "D003", "cannot be"),
+        (changed("images", 0, "height", value=20.0), "D003", "/images/0/height: 20.0 is not a number of pixels"),
+        (changed("images", 0, "height", value=True), "D003", "/images/0/height: true is not"),
+        (changed("images", 0, "file_name", value="../b.png"), "D003", "/images/0/file_name"),
+        (changed("images", 0, "file_name", value="/etc/passwd"), "D003", "no file name inside"),
+        (changed("images", 0, "file_name", value="C:\\b.png"), "D003", "no file name inside"),
+        (changed("images", 0, "file_name", value="..\\b.png"), "D003", "no file name inside"),
+        (changed("images", 0, "file_name", value="c.png"), "D007", 'there is no image "c.png"'),
+        (changed("categories", 0, "name", value=3), "D003", "/categories/0/name: 3 is not a name"),
+        (changed("categories", 1, "id", value=90), "D003", "/categories/1/id: category 90 is there already"),
+        (changed("annotations", 0, "image_id", value=8), "D003", "/annotations/0/image_id: there is no image 8"),
+        (changed("annotations", 1, "id", value=1), "D003", "/annotations/1/id: annotation 1 is there already"),
+        (
+            changed("annotations", 0, "category_id", value=5),
+            "D005",
+            "/annotations/0/category_id: there is no category 5",
+        ),
+        (changed("annotations", 0, "category_id", value=0), "D005", "category 'things' is no class of the project"),
+        (changed("annotations", 0, "iscrowd", value=2), "D003", "/annotations/0/iscrowd: 2 is neither 0 nor 1"),
+        (changed(*SEGMENTATION, value="x"), "D003", "/annotations/0/segmentation"),
+        (changed(*SEGMENTATION, 1, value=3), "D003", "/annotations/0/segmentation/1: 3 is no list"),
+        (changed(*SEGMENTATION, 1, value=[1, 2, 3, 4]), "D003", "4 numbers are no polygon"),
+        (changed(*SEGMENTATION, 1, 3, value="4"), "D003", "/annotations/0/segmentation/1/3"),
+        (changed(*SEGMENTATION, 1, 3, value=10**400), "D003", "is no coordinate"),
+        (changed(*SEGMENTATION, 0, 0, value=-40), "D004", "/annotations/0/segmentation/0: x from -40 to 12"),
+        (changed("annotations", 1, "bbox", remove=True), "D003", "/annotations/1: `bbox` is missing"),
+        (changed("annotations", 1, "bbox", value=[1, 2, -3, 4]), "D003", "is no box"),
+        (changed("annotations", 1, "bbox", value=[1, 2, 300, 4]), "D004", "/annotations/1/bbox"),
+        (changed("annotations", 2, "segmentation", "size", value=[WIDTH, HEIGHT]), "D003", "size: [30, 20] is not"),
+        (changed("annotations", 2, "segmentation", "counts", value=[1, 2]), "D003", "the runs have 3 pixels"),
+        (changed("annotations", 2, "segmentation", "counts", value="~~"), "D003", "/annotations/2/segmentation/counts"),
+        (changed("annotations", 2, "segmentation", "counts", value=None), "D003", "null is neither text nor"),
+        (changed("annotations", 2, "segmentation", "counts", value=[10**30]), "D003", "counts"),
+        (changed("annotations", 2, "segmentation", "counts", value=[600]), "D003", "the mask is empty"),
+        (changed("annotations", value=[]), "D006", "no annotations"),
+        ("[]", "D003", "no object"),
+        ("{", "D003", "not JSON"),
+        ('{"images": [NaN]}', "D003", "NaN is no JSON number"),
+        ("[" * 100_000, "D003", "not JSON"),
+    ],
+)
+def test_a_fault_is_named_with_its_pointer(folder, content, code, words):
+    ((found, message),) = faults(folder, content)
+    assert found == code
+    assert words in message
+
+
+def test_all_faults_are_told_at_once_and_many_are_counted(folder):
+    content = document()
+    content["annotations"] *= 100
+    found = faults(folder, content)
+    assert len(found) == 51
+    assert "247 more" in found[-1][1]
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(SegcError) as error:
+        read_annotations(tmp_path / "none.json", [tmp_path], NAMES)
+    assert error.value.diagnostics[0].code == "F001"
+
+
+@pytest.fixture
+def project(folder):
+    (folder / "instances.json").write_text(json.dumps(document()))
+
+    def load(**dataset):
+        lines = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in dataset.items())
+        (folder / "project.yaml").write_text(
+            "version: 1\nname: x\narchitecture: {family: yolov8-seg, scale: n}\ndataset:\n"
+            "  format: coco\n  train: images\n  val: images\n  names: [cat, dog, bird]\n"
+            f"  annotations: {{train: instances.json, val: instances.json}}\n{lines}"
+        )
+        return load_project(folder / "project.yaml")
+
+    return load
+
+
+def test_a_project_reads_its_annotations(project):
+    loaded = project()
+    assert [sample.image.name for sample in read_split(loaded, "train")] == ["b.png", "a.png"]
+    assert list_images(loaded, "val") == tuple(sample.image for sample in read_split(loaded, "val"))
+    assert read_sample(read_split(loaded, "train")[0]).shape == (HEIGHT, WIDTH, 3)
+    assert {d.code for d in loaded.warnings} == {"X208"}
+
+
+@pytest.mark.parametrize("classes", [["dog"], [1]])
+def test_objects_of_other_classes_are_left_out(project, classes):
+    loaded = project(classes=classes)
+    assert [one.class_id for one in read_split(loaded, "train")[0].instances] == [1]
+    assert loaded.project.dataset.nc == 3
+
+
+def test_all_objects_may_be_of_one_class(project):
+    loaded = project(single_cls=True, classes=["cat"])
+    assert [one.class_id for one in read_split(loaded, "train")[0].instances] == [0, 0]
+    assert loaded.project.dataset.nc == 1
+    assert loaded.project.dataset.class_names == ("object",)
+
+
+def test_an_image_of_another_size_is_named(project, folder):
+    cv2.imwrite(str(folder / "images" / "b.png"), np.zeros((WIDTH, HEIGHT, 3), np.uint8))
+    with pytest.raises(SegcError) as error:
+        read_sample(read_split(project(), "train")[0])
+    assert error.value.diagnostics[0].code == "D008"

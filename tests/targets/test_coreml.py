@@ -1,0 +1,318 @@
+"""The Core ML target: its saved program computes what PyTorch computes, in every form, and always the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from segc.diagnostics import SegcError
+from segc.graph.builder import GraphBuilder
+from segc.graph.ops import OPERATORS
+from segc.graph.passes import append_suppression
+from segc.graph.suppression import suppression
+from segc.inference.postprocess import named_outputs
+from segc.network.session import TorchSession
+from segc.targets.base import METADATA_DEFAULTS, OUTPUTS
+from segc.targets.coreml import LOWERINGS, AppleSession, EvaluatedSession
+from segc.targets.registry import targets
+from segc.targets.verify import Case, cases, compare
+from segc.targets.worker import Worker, save_arrays
+from tests.targets.conftest import DEFAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.targets.conftest import Trained
+
+    Emit = Callable[..., Path]
+
+SMALL = (320, 320)
+
+
+@pytest.fixture(scope="module")
+def emit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Emit:
+    """Emits each form of the model once; gives the package."""
+
+    @cache
+    def emitted(size: tuple[int, int] = SMALL, **options: bool) -> Path:
+        folder = tmp_path_factory.mktemp("coreml") / "artifact"
+        return folder / trained.emit("coreml", folder, size, **options).model
+
+    return emitted
+
+
+@pytest.fixture(scope="module")
+def known(coco: Path) -> Case:
+    """Photographs that the network was trained on, so that it finds something."""
+    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:4], SMALL, dynamic=False)
+    return case
+
+
+def reference(trained: Trained, case: Case) -> dict[str, np.ndarray]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    outputs = TorchSession(trained.graph(case.size), trained.weights, {}).run(case.images)
+    torch.set_num_threads(before)
+    return {f"{case.name}.{name}": value for name, value in outputs.items()}
+
+
+def evaluated(package: Path, case: Case) -> dict[str, np.ndarray]:
+    session = EvaluatedSession(package)
+    runs = [session.run(image[None]) for image in case.images]
+    return {f"{case.name}.{name}": np.concatenate([run[name] for run in runs]) for name in OUTPUTS}
+
+
+@pytest.mark.parametrize("size", [SMALL, (224, 416)])
+def test_a_model_agrees_with_torch(size: tuple[int, int], trained: Trained, emit: Emit, coco: Path) -> None:
+    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:2], size, dynamic=False)
+    result = compare([case], reference(trained, case), evaluated(emit(size), case), "fp32", 2)
+    assert result.passed, result.faults()
+    assert result.detections.matched >= 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("fp16", {"half": True}),
+        ("int8 weights", {"int8": True}),
+        ("int8 weights", {"half": True, "int8": True}),
+        ("fp32", {"nms": True}),
+        ("fp16", {"nms": True, "half": True}),
+        ("int8 weights", {"nms": True, "half": True, "int8": True}),
+    ],
+    ids=str,
+)
+def test_every_form_finds_what_torch_finds(
+    precision: str, options: dict[str, bool], trained: Trained, emit: Emit, known: Case
+) -> None:
+    package = emit(**options)
+    metadata = EvaluatedSession(package).metadata
+    assert (metadata["precision"], metadata["layout"]) == (precision, "detections" if "nms" in options else "named")
+    given = DEFAULTS if "nms" in options else None
+    result = compare([known], reference(trained, known), evaluated(package, known), precision, len(known.images), given)
+    assert result.passed, result.faults()
+    found = result.detections
+    assert found.reference == found.artifact == found.matched >= 10
+    assert (found.box_iou or 0) > 0.9
+
+
+def test_pixels_reach_the_program_as_the_whole_numbers_they_are(emit: Emit, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = EvaluatedSession(emit())
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(session._program, "run", seen.append)
+    pixels = np.arange(256, dtype=np.float32)
+    session.raw(pixels / np.float32(255))
+    np.testing.assert_array_equal(seen[0], pixels)
+
+
+def test_half_precision_leaves_the_decoding_alone(emit: Emit) -> None:
+    steps = EvaluatedSession(emit(half=True))._program._steps
+    kinds = {(step.kind, result.dtype.name) for step in steps for result in step.results}
+    assert {kind for kind, dtype in kinds if dtype == "float16"} >= {"conv", "silu", "conv_transpose", "max_pool"}
+    for kind in ("conv", "silu", "conv_transpose", "max_pool", "upsample_nearest_neighbor"):
+        assert (kind, "float32") not in kinds
+    for kind in ("softmax", "sigmoid", "reduce_sum", "sub"):
+        assert (kind, "float16") not in kinds
+    made = {result.name: result.dtype.name for step in steps for result in step.results}
+    assert {made[name] for name in OUTPUTS} == {"float32"}
+
+
+def test_weights_take_the_bytes_of_their_precision(emit: Emit, trained: Trained) -> None:
+    plain, half, int8 = (
+        (package / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+        for package in (emit(), emit(half=True), emit(int8=True))
+    )
+    count = sum(value.size for value in trained.weights.values())
+    assert 0.98 < plain / (4 * count) < 1.05
+    assert 0.48 < half / plain < 0.55
+    assert 0.24 < int8 / plain < 0.32
+
+
+def test_the_same_input_gives_the_same_bytes_in_every_process(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        folder = tmp_path / seed
+        packages.append(folder / trained.emit("coreml", folder, (64, 96), nms=True, half=True, int8=True).model)
+    first, second = (
+        {path.relative_to(package): path.read_bytes() for path in package.rglob("*") if path.is_file()}
+        for package in packages
+    )
+    assert len(first) == 3
+    assert first == second
+
+
+APPLES_READER = """
+import json, sys
+from segc.targets.coreml_tools import coremltools as ct
+model = ct.models.MLModel(sys.argv[1], skip_model_load=True)
+spec = model.get_spec()
+from coremltools.converters.mil.frontend.milproto.load import load
+program = load(spec, specification_version=spec.specificationVersion, file_weights_dir=model.weights_dir)
+kinds = [operation.op_type for operation in program.functions["main"].operations]
+(image,), outputs = spec.description.input, spec.description.output
+told = {
+    "version": spec.specificationVersion,
+    "image": [image.name, image.type.imageType.width, image.type.imageType.height, image.type.imageType.colorSpace],
+    "outputs": {o.name: [list(o.type.multiArrayType.shape), o.type.multiArrayType.dataType] for o in outputs},
+    "described": all(f.shortDescription for f in (image, *outputs)),
+    "about": [model.short_description, model.author],
+    "user": dict(model.user_defined_metadata),
+    "convolutions": kinds.count("conv") + kinds.count("conv_transpose"),
+    "quantised": kinds.count("constexpr_affine_dequantize"),
+    "loaded": sorted({"tensorflow", "torch", "sklearn"} & set(sys.modules)),
+}
+import torch
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"nms": True, "half": True, "int8": True}], ids=str)
+def test_apples_own_reader_takes_the_program_and_sees_what_it_is(
+    options: dict[str, bool], emit: Emit, trained: Trained
+) -> None:
+    package = emit((224, 416), **options)
+    command = [sys.executable, "-c", APPLES_READER, str(package)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert told["image"] == ["image", 416, 224, 20]
+    assert told["version"] == (7 if options else 6)
+    anchors, float32 = 28 * 52 + 14 * 26 + 7 * 13, 65568
+    named = {"boxes": [1, anchors, 4], "scores": [1, anchors, 80], "coefficients": [1, anchors, 32]}
+    left = {"boxes": [1, 300, 4], "scores": [1, 300], "classes": [1, 300], "coefficients": [1, 300, 32]}
+    shapes = (left if options else named) | {"prototypes": [1, 32, 56, 104]}
+    assert told["outputs"] == {name: [shape, float32] for name, shape in shapes.items()}
+    assert told["described"]
+    assert told["about"] == ["Instance segmentation, 80 classes, 416 x 224 pixels", "segc 0"]
+    assert set(told["user"]) == {"segc", "names", "com.github.apple.coremltools.version"}
+    assert json.loads(told["user"]["segc"])["names"] == list(trained.names)
+    assert told["convolutions"] == 76
+    assert told["quantised"] == (76 if options else 0)
+    assert told["loaded"] == []
+
+
+def test_every_operator_is_lowered() -> None:
+    assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points"}  # a constant by then
+
+
+VALUES, CLASSES = 12, 3
+"""Values an anchor in the graph below: two corners, two sides, three classes, five coefficients."""
+
+
+class Suppressing:
+    """A program that takes boxes, scores and coefficients from its image's pixels and suppresses."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __call__(self, conf: float, iou: float, max_det: int, images: np.ndarray) -> tuple[dict[str, Any], Any]:
+        """The program's outputs for an image, and what the operator means."""
+        b = GraphBuilder("boxes")
+        rows = b.op("reshape", [b.input("images", images.shape)], "rows", shape=(0, -1, VALUES))
+        sizes = (2, 2, CLASSES, 5)
+        corner, sides, scores, coefficients = b.node(
+            "split", [rows], "split", attributes={"axis": 2, "sizes": sizes},
+            outputs=["corner", "sides", "scores", "coefficients"],
+        )  # fmt: skip
+        boxes = b.op("concat", [corner, b.op("add", [corner, sides], "far")], "corners", axis=2, output="boxes")
+        prototypes = b.op("sigmoid", ["images"], "sigmoid", output="prototypes")
+        names = (boxes, scores, coefficients, prototypes)
+        graph = append_suppression(b.build(names, {"raw_outputs": names}), conf=conf, iou=iou, max_det=max_det)
+        folder = self._root / f"{conf}-{iou}-{max_det}"
+        folder.mkdir()
+        (folder / "graph.json").write_text(graph.to_json())
+        save_arrays(folder / "weights.safetensors", {})
+        metadata = {**METADATA_DEFAULTS, "layout": "detections", "names": ["a", "b", "c"], "imgsz": [8, 9]}
+        order = {
+            "target": "coreml",
+            "graph": str(folder / "graph.json"),
+            "weights": str(folder / "weights.safetensors"),
+            "options": {"format": "coreml"},
+            "metadata": metadata,
+            "stem": "boxes",
+            "folder": str(folder),
+            "thresholds": {},
+            "calibration": None,
+        }
+        with Worker("the coreml emitter", threads=1) as worker:
+            worker.start("emit", order, 300)
+            session = EvaluatedSession(folder / worker.result()["model"])
+        values = (images * np.float32(255) * np.float32(1 / 255)).reshape(1, -1, VALUES)
+        near, extent, given, weights = np.split(values, np.cumsum(sizes)[:-1], axis=2)
+        wanted = suppression(
+            np.concatenate([near, near + extent], 2), given, weights, conf=conf, iou=iou, max_det=max_det
+        )
+        return session.raw(images), dict(zip(("boxes", "scores", "classes", "coefficients"), wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("conf", "iou", "max_det", "least"),
+    [(0.25, 0.5, 200, 20), (0.0, 0.3, 5, 5), (0.6, 0.01, 60, 3), (0.5, 0.99, 200, 100), (0.9999, 0.5, 3, 0)],
+)
+def test_suppression_in_the_program_is_what_the_operator_means(
+    conf: float, iou: float, max_det: int, least: int, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(3).random((1, 3, 40, 20), np.float32)
+    ours, wanted = Suppressing(tmp_path)(conf, iou, max_det, images)
+    assert np.count_nonzero(wanted["scores"]) >= least
+    for name, values in wanted.items():
+        np.testing.assert_allclose(ours[name], values, atol=1e-6)
+
+
+def test_on_a_mac_core_ml_itself_is_asked(emit: Emit, known: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = emit()
+    evaluated_session = EvaluatedSession(package)
+
+    class Model:
+        """Core ML as its Python interface has it: a picture in, arrays by name out."""
+
+        def __init__(self, path: str) -> None:
+            assert path == str(package)
+            self.user_defined_metadata = {"segc": json.dumps(evaluated_session.metadata)}
+
+        def predict(self, given: dict[str, Any]) -> dict[str, np.ndarray]:
+            ((name, picture),) = given.items()
+            assert (name, picture.mode, picture.size) == ("image", "RGB", SMALL[::-1])
+            return evaluated_session._program.run(np.asarray(picture, np.float32).transpose(2, 0, 1)[None])
+
+    fake = SimpleNamespace(coremltools=SimpleNamespace(models=SimpleNamespace(MLModel=Model)))
+    monkeypatch.setitem(sys.modules, "segc.targets.coreml_tools", fake)
+    session = AppleSession(package)
+    assert session.metadata == evaluated_session.metadata
+    ours, theirs = session.run(known.images[:1]), evaluated_session.run(known.images[:1])
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+    def broken(_path: str) -> None:
+        raise RuntimeError("compiler error:\nmore")
+
+    monkeypatch.setattr(fake.coremltools.models, "MLModel", broken)
+    with pytest.raises(SegcError, match="T006: Core ML cannot load it: compiler error:"):
+        AppleSession(package)
+
+
+def test_what_ran_is_said_and_no_more(emit: Emit) -> None:
+    assert "Apple's runtime was not involved" in EvaluatedSession(emit()).runtime
+    if sys.platform != "darwin":
+        (remark,) = targets()["coreml"].remarks()
+        assert "Apple's runtime is not involved" in remark
+
+
+def test_named_outputs_of_detections_hold_one_class_a_row(emit: Emit, known: Case) -> None:
+    session = EvaluatedSession(emit(nms=True))
+    raw = session.raw(known.images[:1])
+    named = named_outputs(raw, session.metadata)
+    count = int(np.count_nonzero(raw["scores"]))
+    assert count >= 1
+    assert (named["scores"] > 0).sum() == count
+    np.testing.assert_array_equal(named["scores"][0, :count].argmax(axis=1), raw["classes"][0, :count])

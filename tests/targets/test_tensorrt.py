@@ -1,0 +1,360 @@
+"""The TensorRT target: the build kit is complete and right, and what it says was done was done.
+
+NVIDIA's code runs here only where TensorRT-RTX is installed; elsewhere a stand-in writes the calls down and runs the
+ONNX model of an "engine" on onnxruntime (``fakes/``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from segc.cli import run
+from segc.diagnostics import SegcError
+from segc.network.session import TorchSession
+from segc.targets.artifact import open_artifact
+from segc.targets.base import OUTPUTS, EmitRequest, Emitted
+from segc.targets.engine import EngineError, build, load_tensorrt, profile_for, split_header, with_header
+from segc.targets.registry import find_target
+from segc.targets.tensorrt import MAX_BATCH, TARGET, KitSession, no_engine_here
+from segc.targets.verify import TOLERANCES
+from tests.targets.conftest import run_in_worker
+from tests.targets.standalone import ABSENT, Standalone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.targets.conftest import Trained
+
+FAKES = Path(__file__).parent / "fakes"
+
+HAS_RTX = find_spec("tensorrt_rtx_bindings") is not None
+rtx = pytest.mark.skipif(not HAS_RTX, reason="TensorRT-RTX is not installed")
+
+pytestmark = pytest.mark.skipif(no_engine_here() is None, reason="there is a GPU with TensorRT: engines are built")
+
+
+def emit(trained: Trained, folder: Path, size: tuple[int, int], **options: Any) -> Emitted:
+    """Emit into a new folder, in this process."""
+    folder.mkdir()
+    chosen = TARGET.options(format="tensorrt", **options)
+    metadata = trained.metadata(size, **TARGET.settings(chosen))
+    return TARGET.emit(EmitRequest(trained.graph(size), trained.weights, chosen, metadata, "photos", folder))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes started from here find an NVIDIA GPU and TensorRT."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKES), prepend=os.pathsep)
+
+
+@pytest.fixture(scope="module")
+def kit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kit of fixed size."""
+    folder = tmp_path_factory.mktemp("tensorrt") / "kit"
+    trained.emit("tensorrt", folder, (320, 320))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(peer: Path) -> np.ndarray:
+    """Two different inputs [2, 3, 320, 320] in 0..1."""
+    recorded = np.load(peer / "overfit32_expected.npz")
+    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32).reshape(1, 3, 320, 320) / 255
+    return np.concatenate([photo, recorded["in_rand320"]])
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Trained) -> Iterator[TorchSession]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
+    torch.set_num_threads(before)
+
+
+def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    assert set(ours) == set(OUTPUTS)
+    return {name: float(np.abs(ours[name] - theirs[name]).max()) for name in OUTPUTS}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"half": True}, {"dynamic": True}, {"half": True, "dynamic": True}],
+    ids=["", "half", "dynamic", "both"],
+)
+def test_the_model_of_a_kit_agrees_with_torch_and_carries_the_precision(
+    options: dict[str, Any], trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    emitted = emit(trained, tmp_path / "kit", (320, 320), **options)
+    model = tmp_path / "kit" / emitted.model
+    session = KitSession(model, threads=1)
+    precision = "fp16" if options.get("half") else "fp32"
+    assert session.metadata["precision"] == precision
+    images = photographs if options.get("dynamic") else photographs[:1]
+    for name, error in differences(session.run(images), reference.run(images)).items():
+        assert error <= TOLERANCES[precision].of(name, (320, 320)), name
+    stored = {entry.data_type for entry in onnx.load(model).graph.initializer if entry.name.endswith("conv.bias")}
+    assert stored == {onnx.TensorProto.FLOAT16 if options.get("half") else onnx.TensorProto.FLOAT}
+
+
+def test_without_a_gpu_a_kit_is_written_that_says_what_is_left_to_do(trained: Trained, tmp_path: Path) -> None:
+    emitted = emit(trained, tmp_path / "kit", (64, 64))
+    assert emitted.deferred
+    assert emitted.model == "photos.onnx"
+    assert emitted.notes[0].startswith("no engine was built: there is no NVIDIA driver (")
+    assert "pip install tensorrt numpy, then python build_engine.py in this folder" in emitted.notes[1]
+    assert len(emitted.notes) == (3 if HAS_RTX else 2)
+    assert sorted(path.name for path in (tmp_path / "kit").iterdir()) == ["build_engine.py", "photos.onnx"]
+    session = TARGET.session(tmp_path / "kit" / emitted.model, 1)
+    assert session.runtime == "the ONNX model of the build kit on onnxruntime; no engine was run"
+
+
+def test_the_alias_and_doctor_know_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_target("engine") is TARGET
+    assert run(["doctor", "--target", "tensorrt", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["targets"]
+    assert entry["emit"]["possible"]
+    assert entry["remarks"][0].startswith("writes a build kit in place of an engine: there is no NVIDIA driver")
+
+
+@pytest.mark.parametrize("options", [{}, {"half": True, "dynamic": True, "workspace": 2.0}], ids=["plain", "all"])
+def test_the_same_input_gives_the_same_kit_in_every_process(
+    options: dict[str, Any], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for seed in ("1", "77"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        trained.emit("tensorrt", tmp_path / seed, (64, 64), **options)
+        made.append({path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()})
+    assert made[0] == made[1]
+    assert sorted(made[0]) == ["build_engine.py", "photos.onnx", "predict.py"]
+
+
+class Builder:
+    """Runs a kit's build script against the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls_file = folder.parent / f"{folder.name}.calls"
+        self.folder = folder
+
+    def __call__(self, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", str(self.folder / "build_engine.py"), *map(str, arguments)]
+        fakes = {"PYTHONPATH": str(FAKES), "FAKE_TENSORRT_CALLS": str(self.calls_file)}
+        return subprocess.run(
+            command, env={**os.environ, **fakes, **variables}, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def calls(self) -> dict[str, list[Any]]:
+        lines = [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+        self.calls_file.unlink()
+        assert len({line[0] for line in lines}) == len(lines)
+        return {line[0]: line[1:] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def small_kits(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``fixed`` and ``free``, the latter half, dynamic, and with little workspace."""
+    root = tmp_path_factory.mktemp("kits")
+    trained.emit("tensorrt", root / "fixed", (64, 96))
+    trained.emit("tensorrt", root / "free", (64, 96), half=True, dynamic=True, workspace=0.5)
+    return root
+
+
+@pytest.mark.parametrize(("version", "flags"), [("10.13.2", 2), ("11.4.1", 1), ("12.0.0", 0)])
+def test_the_build_script_builds_a_strongly_typed_engine_with_every_version(
+    version: str, flags: int, trained: Trained, small_kits: Path, tmp_path: Path
+) -> None:
+    builder = Builder(small_kits / "fixed")
+    done = builder("-o", tmp_path / "e.engine", FAKE_TENSORRT=version)
+    assert done.returncode == 0, done.stderr
+    assert builder.calls() == {"create_network": [flags], "clear_flag": ["TF32"]}
+    content = (tmp_path / "e.engine").read_bytes()
+    (length,) = struct.unpack("<I", content[:4])
+    assert json.loads(content[4 : 4 + length]) == {**trained.metadata((64, 96)), "segc_version": "0"}
+    assert content.endswith((small_kits / "fixed" / "photos.onnx").read_bytes())
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"tensorrt {version} for Imaginary GPU: this may take minutes"
+    assert lines[1].startswith("built in ")
+    assert lines[2].startswith(f"{tmp_path / 'e.engine'}: ")
+    assert lines[3].endswith(" ms an image of 64 x 96 pixels")
+
+
+def test_free_sizes_get_a_profile_and_scratch_space_its_limit(small_kits: Path, tmp_path: Path) -> None:
+    builder = Builder(small_kits / "free")
+    assert builder("-o", tmp_path / "e.engine").returncode == 0
+    calls = builder.calls()
+    assert calls["add_optimization_profile"] == ["images", [1, 3, 32, 32], [1, 3, 64, 96], [MAX_BATCH, 3, 192, 192]]
+    assert calls["set_memory_pool_limit"] == ["WORKSPACE", 1 << 29]
+
+
+def test_the_build_script_can_be_told_otherwise(small_kits: Path, tmp_path: Path) -> None:
+    builder = Builder(small_kits / "free")
+    done = builder("-o", tmp_path / "e", "--workspace", 2, "--tf32", "--max-batch", 3, "--max-side", 64)
+    assert done.returncode == 0, done.stderr
+    calls = builder.calls()
+    assert calls["add_optimization_profile"][3] == [3, 3, 64, 96]
+    assert calls["set_memory_pool_limit"] == ["WORKSPACE", 1 << 31]
+    assert "clear_flag" not in calls
+    assert "--max-batch" not in Builder(small_kits / "fixed")("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("fails", "message"),
+    [
+        ("parse", "TensorRT cannot read the ONNX model: unsupported operator Frobnicate"),
+        ("build", "TensorRT built no engine; what it printed says why"),
+    ],
+)
+def test_a_build_that_fails_says_why_and_writes_nothing(
+    fails: str, message: str, small_kits: Path, tmp_path: Path
+) -> None:
+    done = Builder(small_kits / "fixed")("-o", tmp_path / "e.engine", FAKE_TENSORRT_FAILS=fails)
+    assert (done.returncode, done.stderr.strip()) == (1, message)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_scripts_of_a_kit_say_what_is_missing_here(kit: Path, coco: Path) -> None:
+    builder = Builder(kit)
+    done = builder(PYTHONPATH="")
+    assert (done.returncode, done.stderr) == (1, "the package tensorrt is not installed: pip install tensorrt\n")
+    done = Standalone(kit)(min((coco / "images" / "train").iterdir()))
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "photos.engine: no such engine: python build_engine.py builds it, on the machine with the GPU\n"
+    )
+
+
+def test_the_predict_script_runs_the_engine_and_finds_what_segc_predict_finds(
+    kit: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Builder(kit)().returncode == 0
+    try:
+        script = Standalone(kit, ABSENT)
+        script.path = [FAKES]
+        photos = sorted((coco / "images" / "train").iterdir())[:3]
+        (tmp_path / "kit").mkdir()
+        artifact = {"target": "tensorrt", "model": "photos.onnx", "status": "deferred"}
+        (kit / "artifact.json").write_text(json.dumps(artifact))
+        script.finds_what_segc_predict_finds(kit, photos, tmp_path)
+        capsys.readouterr()
+        (kit / "photos.engine").write_bytes(b"\x10\x00\x00\x00{}")
+        done = script(photos[0])
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "not an engine with metadata in front" in done.stderr
+    finally:
+        (kit / "photos.engine").unlink()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_with_a_gpu_the_engine_is_built_and_run(
+    trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    emitted = trained.emit("tensorrt", tmp_path / "t", (320, 320), dynamic=True)
+    assert (emitted.model, emitted.deferred) == ("photos.engine", False)
+    assert emitted.notes[0].startswith("built by TensorRT 10.13.2 on Imaginary GPU in ")
+    files = sorted(path.name for path in (tmp_path / "t").iterdir())
+    assert files == ["build_engine.py", "photos.engine", "photos.onnx", "predict.py"]
+    ours, said = run_in_worker("tensorrt", tmp_path / "t" / "photos.engine", photographs)
+    assert said["runtime"] == "TensorRT 10.13.2 on Imaginary GPU"
+    assert said["metadata"]["dynamic"] is True
+    for name, error in differences(ours, reference.run(photographs)).items():
+        assert error <= TOLERANCES["fp32"].of(name, (320, 320)), name
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_is_refused_by_another_version_and_takes_no_other_size(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.emit("tensorrt", tmp_path / "t", (64, 64))
+    engine = tmp_path / "t" / "photos.engine"
+    with pytest.raises(SegcError, match=r"the engine takes no images of shape \[1, 3, 96, 64\]"):
+        run_in_worker("tensorrt", engine, np.zeros((1, 3, 96, 64), np.float32))
+    monkeypatch.setenv("FAKE_TENSORRT", "11.4.1")
+    with pytest.raises(
+        SegcError, match=r"TensorRT 11.4.1 on Imaginary GPU cannot take it.*build_engine.py builds another"
+    ):
+        run_in_worker("tensorrt", engine, np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_failed_build_is_an_error_and_no_kit(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_FAILS", "parse")
+    with pytest.raises(SegcError, match="T003: tensorrt: TensorRT cannot read the ONNX model: unsupported operator"):
+        trained.emit("tensorrt", tmp_path / "t", (64, 64))
+
+
+METADATA = {"names": ["a"], "imgsz": [32, 32], "layout": "named"}
+
+
+def test_a_header_comes_back_as_it_was_written() -> None:
+    text, engine = split_header(with_header(b"engine", {**METADATA, "names": ["Käse"]}))
+    assert (json.loads(text)["names"], engine) == (["Käse"], b"engine")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x02\x00", b"\xff\xff\xff\xff{}", b"\x05\x00\x00\x00{}", b"\x02\x00\x00\x00xx", b"ftrt" + bytes(100)],
+    ids=range(6),
+)
+def test_a_file_without_metadata_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="not an engine with metadata in front"):
+        split_header(content)
+    (tmp_path / "m.engine").write_bytes(content)
+    with pytest.raises(SegcError, match="T006: not an engine with metadata in front"):
+        open_artifact(tmp_path / "m.engine")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_header(b"engine", METADATA), r"T006: there is no NVIDIA driver \(libcuda"),
+        (with_header(b"engine", {"names": ["a"]}), "T006: not a model of segc"),
+    ],
+)
+def test_an_engine_that_cannot_run_here_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "m.engine").write_bytes(content)
+    with pytest.raises(SegcError, match=message):
+        open_artifact(tmp_path / "m.engine")
+
+
+@rtx
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_tensorrt_rtx_builds_an_engine_of_every_form(
+    dynamic: bool, half: bool, trained: Trained, tmp_path: Path
+) -> None:
+    model = trained.onnx(tmp_path / "m.onnx", (320, 320), half=half, dynamic=dynamic).read_bytes()
+    profile = profile_for((320, 320), 8, 640) if dynamic else None
+    engine = build(load_tensorrt(), model, profile=profile, workspace=1.0, tf32=False, capability="SM89")
+    assert len(engine) > 5_000_000
+
+
+@rtx
+def test_the_build_script_works_with_tensorrt_rtx(small_kits: Path, tmp_path: Path) -> None:
+    done = Builder(small_kits / "free")(
+        "-o", tmp_path / "e", "--capability", "SM80", PYTHONPATH=os.environ["PYTHONPATH"]
+    )
+    assert done.returncode == 0, done.stderr
+    text, engine = split_header((tmp_path / "e").read_bytes())
+    assert json.loads(text)["dynamic"] is True
+    assert len(engine) > 5_000_000
+
+
+@rtx
+def test_a_kit_says_that_tensorrt_rtx_built_an_engine_of_it(trained: Trained, tmp_path: Path) -> None:
+    notes = emit(trained, tmp_path / "kit", (64, 64)).notes
+    assert notes[-1].startswith("an engine was built by TensorRT-RTX ")
+    assert notes[-1].endswith(" for SM89 and thrown away, it was not run")

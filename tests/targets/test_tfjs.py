@@ -1,0 +1,285 @@
+"""TensorFlow.js: the graph model, and its session in Node.js."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from segc.diagnostics import SegcError
+from segc.files import resource
+from segc.network.session import TorchSession
+from segc.targets import tfjs
+from segc.targets.base import OUTPUTS
+from segc.targets.tfjs import PAGE, TfjsSession
+from segc.targets.verify import TOLERANCES
+from tests.targets.conftest import DEFAULTS, Trained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNTIME = resource("templates", "predict", "tfjs")
+
+needs_node = pytest.mark.skipif(tfjs.node_version() is None, reason="there is no Node.js")
+
+
+@pytest.fixture(scope="module")
+def artifacts(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Artifact folders by size and options, each emitted once."""
+    root = tmp_path_factory.mktemp("tfjs")
+    made: dict[Any, Path] = {}
+
+    def get(size: tuple[int, int] = (320, 320), **options: Any) -> Path:
+        key = (size, *options.items())
+        if key not in made:
+            made[key] = root / str(len(made))
+            trained.emit("tfjs", made[key], size, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def photographs(peer: Path) -> np.ndarray:
+    """Two different inputs [2, 3, 320, 320] in 0..1."""
+    recorded = np.load(peer / "overfit32_expected.npz")
+    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32) / 255
+    return np.concatenate([photo.reshape(1, 3, 320, 320), recorded["in_rand320"]])
+
+
+def agrees(session: TfjsSession, trained: Trained, images: np.ndarray, precision: str) -> None:
+    reference = TorchSession(trained.graph(images.shape[2:]), trained.weights, {})
+    for image in images:
+        ours, theirs = session.run(image[None]), reference.run(image[None])
+        assert sorted(ours) == sorted(OUTPUTS)
+        for name in OUTPUTS:
+            assert ours[name].dtype == np.float32
+            assert ours[name].shape == theirs[name].shape
+            limit = TOLERANCES[precision].of(name, images.shape[2:])
+            assert np.abs(ours[name] - theirs[name]).max() <= limit, name
+
+
+@needs_node
+def test_a_model_agrees_with_torch(artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray) -> None:
+    session = TfjsSession(artifacts() / "photos_web_model")
+    agrees(session, trained, photographs, "fp32")
+    assert re.fullmatch(r"TensorFlow.js \(WebAssembly, one thread\) in Node.js \d+\.\d+\.\d+", session.runtime)
+    assert session.metadata == {**trained.metadata((320, 320), channels="last"), "segc_version": "0"}
+
+
+@needs_node
+def test_a_model_that_is_wider_than_high_agrees_with_torch(
+    artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray
+) -> None:
+    images = np.ascontiguousarray(np.tile(photographs, (1, 1, 1, 2))[:, :, :224, :416])
+    agrees(TfjsSession(artifacts((224, 416)) / "photos_web_model"), trained, images, "fp32")
+
+
+@needs_node
+def test_half_precision_halves_the_filters_and_leaves_biases_and_decode_as_they_are(
+    artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray
+) -> None:
+    model = artifacts(half=True) / "photos_web_model"
+    session = TfjsSession(model)
+    assert session.metadata["precision"] == "fp16"
+    agrees(session, trained, photographs, "fp16")
+    description = json.loads((model / "model.json").read_bytes())
+    for entry in description["weightsManifest"][0]["weights"]:
+        halved = entry.get("quantization") == {"dtype": "float16", "original_dtype": "float32"}
+        assert halved == (len(entry["shape"]) == 4), entry
+    sizes = [
+        sum(file.stat().st_size for file in folder.glob("photos_web_model/*.bin"))
+        for folder in (artifacts(), model.parent)
+    ]
+    assert sizes[1] < 0.51 * sizes[0]
+
+
+def test_the_same_input_gives_the_same_files_in_every_process(
+    artifacts: Callable[..., Path], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = artifacts()
+    monkeypatch.setenv("PYTHONHASHSEED", "77")
+    trained.emit("tfjs", tmp_path / "again", (320, 320))
+    names, again = (
+        sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        for root in (first, tmp_path / "again")
+    )
+    assert names == again
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_an_artifact_holds_the_model_the_page_and_its_runtime(artifacts: Callable[..., Path]) -> None:
+    folder = artifacts()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["photos_web_model", "index.html", *PAGE])
+    shards = sorted((folder / "photos_web_model").glob("*.bin"))
+    assert [shard.name for shard in shards] == [
+        f"group1-shard{i}of{len(shards)}.bin" for i in range(1, len(shards) + 1)
+    ]
+    assert all(shard.stat().st_size <= tfjs.SHARD_BYTES for shard in shards)
+    description = json.loads((folder / "photos_web_model" / "model.json").read_bytes())
+    assert description["format"] == "graph-model"
+    assert list(description["signature"]["outputs"]) == list(OUTPUTS)
+    assert description["userDefinedMetadata"]["structuredOutputKeys"] == list(OUTPUTS)
+    lengths = description["signature"]["outputs"]["prototypes"]["tensorShape"]["dim"]
+    assert [int(length["size"]) for length in lengths] == [1, 80, 80, 32]
+    names = {node["name"] for node in description["modelTopology"]["node"]}
+    assert "model.2.m.0.cv1.conv/Conv2D" in names
+
+
+def test_the_runtime_is_the_one_that_the_readme_tells_how_to_build() -> None:
+    told = dict(
+        re.findall(r"^ {4}([0-9a-f]{64})  (\S+)$", (RUNTIME / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    files = {digest: RUNTIME / "runtime" / name for digest, name in told.items()}
+    assert {file.name for file in files.values()} == {"tf.min.js", "tfjs-backend-wasm-simd.wasm"}
+    for digest, file in files.items():
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+    assert sum(file.stat().st_size for file in RUNTIME.rglob("*") if file.is_file()) < 1_200_000
+
+
+@pytest.fixture
+def model(artifacts: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a model, to be damaged."""
+    return Path(shutil.copytree(artifacts() / "photos_web_model", tmp_path / "photos_web_model"))
+
+
+def rewritten(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    description = json.loads((model / "model.json").read_bytes())
+    change(description)
+    (model / "model.json").write_text(json.dumps(description))
+
+
+def _unknown_operator(description: dict[str, Any]) -> None:
+    next(node for node in description["modelTopology"]["node"] if node["op"] == "Conv2D")["op"] = "Conv9D"
+
+
+def _no_such_input(description: dict[str, Any]) -> None:
+    next(node for node in description["modelTopology"]["node"] if node["op"] == "Conv2D")["input"][0] = "nowhere"
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no description": (lambda m: (m / "model.json").unlink(), "there is no model.json"),
+    "half a description": (lambda m: os.truncate(m / "model.json", 1000), "damaged"),
+    "no JSON": (lambda m: (m / "model.json").write_bytes(b"\xff\xfe"), "damaged"),
+    "nested without end": (lambda m: (m / "model.json").write_text("[" * 100_000), "damaged"),
+    "a list": (lambda m: (m / "model.json").write_text("[]"), "damaged"),
+    "a cut shard": (lambda m: os.truncate(m / "group1-shard1of4.bin", 1000), "cut off"),
+    "a missing shard": (lambda m: (m / "group1-shard2of4.bin").unlink(), "missing"),
+    "a layers model": (lambda m: rewritten(m, lambda d: d.update(format="layers-model")), "damaged"),
+    "a shard elsewhere": (
+        lambda m: rewritten(m, lambda d: d["weightsManifest"][0]["paths"].__setitem__(0, "../x.bin")),
+        "damaged",
+    ),
+    "a weight of no known type": (
+        lambda m: rewritten(m, lambda d: d["weightsManifest"][0]["weights"][0].update(dtype="string")),
+        "damaged",
+    ),
+    "nothing by segc": (
+        lambda m: rewritten(m, lambda d: d["userDefinedMetadata"].update(segc={})),
+        "not a model of segc",
+    ),
+    "an unknown operator": (lambda m: rewritten(m, _unknown_operator), "TensorFlow.js cannot run it"),
+    "an input that is not there": (lambda m: rewritten(m, _no_such_input), "TensorFlow.js cannot run it"),
+}
+
+
+@needs_node
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model_gives_one_error(damage: str, model: Path) -> None:
+    spoil, message = DAMAGES[damage]
+    spoil(model)
+    with pytest.raises(SegcError) as caught:
+        TfjsSession(model).run(np.zeros((1, 3, 320, 320), np.float32))
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "T006"
+    assert message in diagnostic.message
+
+
+@needs_node
+def test_a_session_goes_on_after_images_that_do_not_fit(model: Path) -> None:
+    session = TfjsSession(model)
+    with pytest.raises(SegcError, match="cannot run it"):
+        session.run(np.zeros((1, 3, 64, 64), np.float32))
+    assert session.run(np.zeros((1, 3, 320, 320), np.float32))["boxes"].shape == (1, 2100, 4)
+
+
+@needs_node
+def test_node_that_ends_midway_is_reported(model: Path) -> None:
+    session = TfjsSession(model)
+    session._process.kill()
+    with pytest.raises(SegcError, match=r"Node\.js ended while it ran it"):
+        session.run(np.zeros((1, 3, 320, 320), np.float32))
+
+
+@needs_node
+def test_node_does_not_outlive_a_killed_parent(model: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from segc.targets.tfjs import TfjsSession\n"
+        "s = TfjsSession(Path(sys.argv[1])); print(s._process.pid, flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 60
+    while Path(f"/proc/{child}").exists() and _state(child) != "Z":
+        assert time.monotonic() < end, "node still runs"
+        time.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "node is not on PATH: running it here needs Node.js 18 or newer"),
+        ("echo v16.20.0", "node is version 16.20.0: running it here needs Node.js 18 or newer"),
+        ("exit 1", "node is version ?: running it here needs Node.js 18 or newer"),
+    ],
+)
+def test_without_a_fitting_node_it_is_said_what_is_missing(
+    script: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    if script is not None:
+        (tmp_path / "node").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "node").chmod(0o755)
+    assert message in (tfjs.TARGET.run_environment() or "")
+    with pytest.raises(SegcError) as caught:
+        TfjsSession(tmp_path)
+    assert caught.value.diagnostics[0].code == "F004"
+    assert message in caught.value.diagnostics[0].message
+
+
+def test_names_of_strangers_are_text_in_the_page() -> None:
+    from segc.targets.script import render_scripts
+
+    metadata = {"names": ["</script><img src=x onerror=alert(1)>"], "imgsz": [32, 64], "segc_version": '"><b>'}
+    stem = '"><script>alert(1)</script>'
+    page = render_scripts(tfjs.TARGET, f"{stem}_web_model", metadata, {**DEFAULTS, "conf": 0.125})["index.html"]
+    assert "alert(1)</script>" not in page
+    assert "onerror" not in page
+    assert '"><b>' not in page
+    assert page.count("<script") == 1
+    assert 'step="0.001" value="0.125"' in page
+    assert 'step="0.01" value="0.7"' in page
+    assert "1 class, 64 × 32 pixels" in page  # noqa: RUF001

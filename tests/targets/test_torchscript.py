@@ -1,0 +1,300 @@
+"""The TorchScript target computes what PyTorch computes, and opens nothing that does more than that."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import torch.backends.xnnpack
+
+from segc.diagnostics import SegcError
+from segc.graph.ops import OPERATORS
+from segc.network.initialise import initial_weights
+from segc.network.session import TorchSession
+from segc.targets.artifact import open_artifact
+from segc.targets.base import OUTPUTS, EmitRequest
+from segc.targets.registry import refusals
+from segc.targets.torchscript import LOWERINGS, TARGET, TorchScriptSession, lower
+from segc.targets.verify import TOLERANCES
+from tests.conformance.operators import RECIPES, build_recipe
+from tests.targets.standalone import ABSENT, Standalone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.targets.conftest import Trained
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+HAS_XNNPACK = torch.backends.xnnpack.enabled
+
+
+def emit(trained: Trained, folder: Path, size: tuple[int, int], **options: Any) -> Path:
+    """Emit into a new folder; gives the model."""
+    folder.mkdir()
+    chosen = TARGET.options(format="torchscript", **options)
+    metadata = trained.metadata(size, **TARGET.settings(chosen))
+    emitted = TARGET.emit(EmitRequest(trained.graph(size), trained.weights, chosen, metadata, "photos", folder))
+    return folder / emitted.model
+
+
+@pytest.fixture(scope="module")
+def photographs(peer: Path) -> np.ndarray:
+    """A photograph, repeated: [1, 3, 640, 640] in 0..1."""
+    recorded = np.load(peer / "overfit32_expected.npz")["in_photo320_u8_rgb_chw"]
+    return np.tile(recorded.astype(np.float32).reshape(1, 3, 320, 320) / 255, (1, 1, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Trained) -> Iterator[TorchSession]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emit(trained, tmp_path_factory.mktemp("torchscript") / "small", (64, 96))
+
+
+def agrees(session: TorchScriptSession, reference: TorchSession, images: np.ndarray, precision: str) -> None:
+    images = np.ascontiguousarray(images)
+    ours, theirs = session.run(images), reference.run(images)
+    assert list(ours) == list(OUTPUTS)
+    for name in OUTPUTS:
+        assert ours[name].shape == theirs[name].shape
+        limit = TOLERANCES[precision].of(name, images.shape[2:])
+        assert np.abs(ours[name] - theirs[name]).max() <= limit, name
+
+
+@pytest.mark.parametrize(
+    ("size", "half"), [((320, 320), False), ((640, 640), False), ((224, 416), False), ((320, 320), True)]
+)
+def test_a_model_agrees_with_torch(
+    size: tuple[int, int],
+    half: bool,
+    trained: Trained,
+    reference: TorchSession,
+    photographs: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    session = TorchScriptSession(emit(trained, tmp_path / "m", size, half=half), threads=1)
+    precision = "fp16" if half else "fp32"
+    assert session.metadata["precision"] == precision
+    assert session.runtime == f"PyTorch {torch.__version__} on the CPU, TorchScript"
+    agrees(session, reference, photographs[:, :, : size[0], : size[1]], precision)
+
+
+def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
+    assert set(OPERATORS) - set(LOWERINGS) == {"nms", "anchor_points"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "anchor_points and boxes"])
+def test_an_operator_in_half_precision_is_close_to_torch(name: str) -> None:
+    graph = build_recipe(name)
+    weights = initial_weights(graph.parameters, 0)
+    images = np.random.default_rng(1).random((1, 3, 11, 7), np.float32)
+    (ours,) = lower(graph, weights, half=True)(torch.from_numpy(images)).values()
+    (theirs,) = TorchSession(graph, weights, {}).run(images).values()
+    assert ours.dtype == torch.float32
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-2, atol=5e-3)
+
+
+def test_half_precision_stops_at_the_decode_region(trained: Trained, tmp_path: Path) -> None:
+    module = torch.jit.load(emit(trained, tmp_path / "m", (64, 64), half=True))
+    stored = {name: value.dtype for name, value in module.named_buffers()}
+    single = {"model_22_dfl_conv_weight", "model_22_boxes_anchors_0", "model_22_boxes_anchors_1"}
+    assert {name for name, dtype in stored.items() if dtype == torch.float32} == single
+    assert {dtype for name, dtype in stored.items() if name not in single} == {torch.float16}
+    assert {value.dtype for value in module(torch.zeros(1, 3, 64, 64)).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("options", [{}, {"half": True}], ids=["full", "half"])
+def test_the_same_input_gives_the_same_bytes_in_every_process(
+    options: dict[str, Any], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for seed in ("1", "77"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        trained.emit("torchscript", tmp_path / seed, (64, 64), **options)
+        made.append((tmp_path / seed / "photos.torchscript").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_the_archive_holds_readable_text_and_no_path_of_this_machine(model: Path) -> None:
+    with zipfile.ZipFile(model) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".py")]
+        program = archive.read(name).decode()
+        everything = b"".join(archive.read(name) for name in archive.namelist())
+    assert "    model_2_m_0_add = torch.add(model_2_split_1, model_2_m_0_cv2_act)\n" in program
+    assert "batch_norm" not in program
+    assert str(Path(torch.__file__).parent).encode() not in everything
+    assert str(Path(__file__).parents[2]).encode() not in everything
+
+
+def test_weights_can_be_moved_and_listed(model: Path) -> None:
+    module = torch.jit.load(model)
+    names = {name for name, _ in module.named_buffers()}
+    assert {"model_0_conv_weight", "model_0_conv_bias", "model_22_proto_upsample_weight"} <= names
+    assert module.double()(torch.zeros(1, 3, 64, 96, dtype=torch.float64))["boxes"].shape == (1, 126, 4)
+
+
+def test_nothing_is_said_of_deprecation(model: Path, recwarn: pytest.WarningsRecorder) -> None:
+    TorchScriptSession(model, threads=1).run(np.zeros((1, 3, 64, 96), np.float32))
+    assert not recwarn.list
+
+
+def test_metadata_are_in_the_archive_under_any_name(trained: Trained, model: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "other.name.torchscript"
+    renamed.write_bytes(model.read_bytes())
+    assert open_artifact(renamed, 1).metadata == trained.metadata((64, 96))
+
+
+def test_optimising_and_half_precision_exclude_each_other() -> None:
+    (refusal,) = refusals(TARGET.options(format="torchscript", optimize=True, half=True), (64, 64))
+    assert refusal == (("half",), "the convolutions that optimize puts in compute in fp32: leave one of the two out")
+
+
+@pytest.mark.skipif(HAS_XNNPACK, reason="this PyTorch has XNNPACK")
+def test_without_xnnpack_optimising_is_refused_with_a_way_out(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(SegcError) as caught:
+        emit(trained, tmp_path / "m", (64, 64), optimize=True)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "T003"
+    assert f"this build of PyTorch ({torch.__version__}) has no XNNPACK" in diagnostic.message
+    assert "torch 2.12" in (diagnostic.help or "")
+    assert not [*(tmp_path / "m").iterdir()]
+
+
+@pytest.mark.skipif(not HAS_XNNPACK, reason="this PyTorch has no XNNPACK: its packages since 2.13 come without")
+def test_an_optimised_model_agrees_with_torch_and_is_for_the_mobile_interpreter(
+    trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    path = emit(trained, tmp_path / "m", (320, 320), optimize=True)
+    agrees(TorchScriptSession(path, threads=1), reference, photographs[:, :, :320, :320], "fp32")
+    with zipfile.ZipFile(path) as archive:
+        assert "photos/bytecode.pkl" in archive.namelist()
+        programs = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".py"))
+    assert b"ops.prepacked.conv2d_clamp_run" in programs
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], bytes | None], **more: bytes) -> None:
+    """Rewrite an archive's entries one by one; None drops one."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, content in entries:
+            if (new := change(info.filename, content)) is not None:
+                archive.writestr(info.filename, new)
+        for name, content in more.items():
+            archive.writestr(name, content, zipfile.ZIP_DEFLATED)
+
+
+def in_program(old: bytes, new: bytes) -> Callable[[Path], None]:
+    def change(name: str, content: bytes) -> bytes:
+        if name.endswith(".py"):
+            assert old in content
+            return content.replace(old, new, 1)
+        return content
+
+    return lambda path: rewritten(path, change)
+
+
+def in_metadata(new: bytes | None) -> Callable[[Path], None]:
+    return lambda path: rewritten(path, lambda name, old: new if name.endswith("segc.json") else old)
+
+
+RETURN = b"    return _"
+CLASS = b"  def forward"
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "writes a file": (in_program(RETURN, b"    torch.save(boxes, '/tmp/owned')\n" + RETURN), "torch.save(boxes"),
+    "reads a file": (in_program(RETURN, b"    x = torch.from_file('/etc/passwd')\n" + RETURN), "torch.from_file"),
+    "calls a method": (in_program(RETURN, b"    x = boxes.save('/tmp/owned')\n" + RETURN), "boxes.save"),
+    "calls an operator": (in_program(RETURN, b"    x = ops.aten.save(boxes, 'x')\n" + RETURN), "ops.aten.save"),
+    "loops": (in_program(RETURN, b"    while True:\n      pass\n" + RETURN), "while True"),
+    "runs when it is loaded": (
+        in_program(CLASS, b"  def __setstate__(self, state: Tensor) -> NoneType:\n    return None\n" + CLASS),
+        "def __setstate__",
+    ),
+    "imports": (in_program(b"class Network", b"import os\nclass Network"), "import os"),
+    "is no text": (in_program(b"class Network", b"class ((((\xff"), "cannot be read"),
+    "is far too deep": (in_program(RETURN, b"    x = " + b"[" * 3000 + b"]" * 3000 + b"\n" + RETURN), "cannot be read"),
+    "has a second program": (
+        lambda path: rewritten(path, lambda _, old: old, **{"photos/code/more.py": b"def f():\n  exec('1')\n"}),
+        "def f()",
+    ),
+    "swells": (
+        lambda path: rewritten(path, lambda _, old: old, **{"photos/data/bomb": bytes(40_000_000)}),
+        "far larger than the file",
+    ),
+    "has two roots": (
+        lambda path: rewritten(path, lambda _, old: old, **{"other/data/0": b"x"}),
+        "holds a name twice, or several folders",
+    ),
+    "says nothing of itself": (in_metadata(None), "not a model of segc"),
+    "says it wrongly": (in_metadata(b"[]"), "not a model of segc"),
+    "lacks its weights": (
+        lambda path: rewritten(path, lambda name, old: None if name.endswith("data/7") else old),
+        "PyTorch cannot load it",
+    ),
+    "is cut": (lambda path: path.write_bytes(path.read_bytes()[:-500]), "damaged: not a TorchScript archive"),
+    "is empty": (lambda path: path.write_bytes(b""), "damaged: not a TorchScript archive"),
+    "is another file": (lambda path: path.write_bytes(b"\x08\x0a" * 5000), "damaged: not a TorchScript archive"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_archive_that_is_damaged_or_does_more_than_compute_is_not_loaded(
+    kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm, message = HOSTILE[kind]
+    copy = tmp_path / "m.torchscript"
+    copy.write_bytes(model.read_bytes())
+    harm(copy)
+    loaded = []
+    load = torch.jit.load
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    with pytest.raises(SegcError) as caught:
+        open_artifact(copy, 1)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "T006"
+    assert message in diagnostic.message
+    assert "\n" not in diagnostic.message
+    assert bool(loaded) == ("PyTorch cannot" in message)
+
+
+def test_a_checkpoint_that_is_no_torchscript_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.torchscript"
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(SegcError, match="not a model of segc"):
+        open_artifact(path, 1)
+
+
+@pytest.fixture(scope="module")
+def standalone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Standalone:
+    folder = tmp_path_factory.mktemp("standalone") / "torchscript"
+    trained.emit("torchscript", folder, (320, 320))
+    return Standalone(folder, [*(module for module in ABSENT if module != "torch"), "onnxruntime"])
+
+
+def test_the_script_finds_what_segc_predict_finds(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
+    photos = sorted((coco / "images" / "train").iterdir())[:3]
+    standalone.finds_what_segc_predict_finds(standalone.folder / "photos.torchscript", photos, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["says nothing of itself", "is cut", "lacks its weights"])
+def test_the_script_refuses_a_damaged_model_in_one_line(
+    kind: str, standalone: Standalone, model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "m.torchscript"
+    copy.write_bytes(model.read_bytes())
+    HOSTILE[kind][0](copy)
+    done = standalone("predict.py", "--model", copy)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert str(copy) in done.stderr

@@ -1,0 +1,126 @@
+"""The Python API does what the commands do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import segc
+from segc import Project, SegcError
+from segc.network.initialise import initial_weights
+from segc.weights.resolve import own_metadata
+from segc.weights.store import save_weights
+
+SPEC = """\
+version: 1
+name: api
+architecture: {family: yolov8-seg, scale: {depth: 0.1, width: 0.05, max_channels: 128}}
+dataset: {path: data, train: images/train, val: images/val, names: [dot, bar]}
+hyperparameters: {imgsz: 64, epochs: 1, batch: 2, workers: 0, device: cpu, conf: 0.0}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for i in range(2):
+            cv2.imwrite(str(tmp_path / "data" / "images" / split / f"{i}.png"), np.full((40, 50, 3), 200, np.uint8))
+            (tmp_path / "data" / "labels" / split / f"{i}.txt").write_text("1 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    file = tmp_path / "project.yaml"
+    file.write_text(SPEC)
+    return file
+
+
+@pytest.fixture
+def project(path: Path) -> Project:
+    """With untrained weights."""
+    project = Project.load(path)
+    graph = project.build().graph
+    weights = initial_weights(graph.parameters, 0)
+    save_weights(project.build_dir / "weights" / "best.safetensors", weights, own_metadata(project.loaded, graph))
+    return project
+
+
+def test_importing_segc_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, segc\n"
+        "assert 'segc.api' not in sys.modules\n"
+        "from segc import Project\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'cv2', 'faster_coco_eval', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_names_that_are_not_there_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Projekt'"):
+        _ = segc.Projekt  # type: ignore[attr-defined]
+
+
+def test_a_project_takes_overrides_and_a_build_directory(path: Path, tmp_path: Path) -> None:
+    project = Project.load(path, "hyperparameters.epochs=3", build_dir=tmp_path / "elsewhere")
+    assert project.spec.hyperparameters.epochs == 3
+    assert project.build().folder == tmp_path / "elsewhere"
+    assert (tmp_path / "elsewhere" / "project.lock.json").exists()
+    assert Project.load(str(path)).build_dir == path.parent / "build"
+
+
+def test_faults_of_a_spec_are_raised_with_their_diagnostics(path: Path) -> None:
+    with pytest.raises(SegcError) as caught:
+        Project.load(path, "hyperparameters.epoch=3")
+    assert caught.value.diagnostics[0].code == "S102"
+
+
+def test_training_leaves_weights_and_a_report(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    project = Project.load(path)
+    outcome = project.train(quiet=True)
+    assert outcome is not None
+    assert outcome.best.is_file()
+    assert (outcome.folder / "report.html").is_file()
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    assert project.train(name="other", report=False, quiet=True).folder.name == "other"
+    assert not (project.build_dir / "runs" / "other" / "report.html").exists()
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_metrics_have_their_names(project: Project, runtime: segc.api.Runtime) -> None:
+    metrics = project.evaluate(runtime=runtime)
+    for part in (metrics.box, metrics.seg):
+        assert 0 <= part.map <= part.map50 <= 1
+        assert 0 <= part.map75 <= 1
+        assert part.maps[0] is None
+        assert part.maps[1] == pytest.approx(part.map)
+
+
+def test_predictions_come_one_by_one(project: Project) -> None:
+    found = project.predict(project.loaded.dataset_root / "images" / "val", max_det=3)
+    first = next(found)
+    assert (Path(first.path).name, first.height, first.width, len(first)) == ("0.png", 40, 50, 3)
+    assert len(list(found)) == 1
+
+
+def test_sources_that_are_not_there_are_an_error_at_once(project: Project) -> None:
+    with pytest.raises(SegcError) as caught:
+        project.predict("nowhere.jpg")
+    assert caught.value.diagnostics[0].code == "I001"
+
+
+def test_an_artifact_is_emitted_and_evaluates_as_its_weights_do(project: Project) -> None:
+    (emission,) = project.emit("onnx")
+    assert emission.status == "verified"
+    assert emission.folder is not None
+    there, here = project.evaluate(artifact=emission.folder), project.evaluate(runtime="torch")
+    assert there.box.map == pytest.approx(here.box.map, abs=1e-3)
+    assert next(project.predict(project.loaded.dataset_root / "images/val/1.png", artifact=emission.folder)).width == 50
+
+
+def test_warnings_reach_python_as_warnings(project: Project) -> None:
+    renamed = Project.load(project.loaded.path, "dataset.names=[spot, bar]")
+    with pytest.warns(UserWarning, match="W009"):
+        renamed.evaluate()

@@ -1,0 +1,65 @@
+"""Start-up counts: what needs no framework imports none, whichever are installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from segc.targets.registry import targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROJECT = """\
+version: 1
+name: light
+architecture: {family: yolov8-seg, scale: n}
+dataset: {path: data, train: images, val: others, names: [thing]}
+targets: [%s]
+"""
+
+NO_FRAMEWORKS = {"setuptools", "numpy"}
+"""Modules that some targets need and that cost little."""
+
+FRAMEWORKS = {"torch", "cv2", "faster_coco_eval", "tensorboardX", "nncf", "tensorrt", "scipy"} | {
+    requirement.module.partition(".")[0]
+    for target in targets().values()
+    for requirement in (*target.requirements, *target.runtime)
+} - NO_FRAMEWORKS
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with every target."""
+    path = tmp_path / "project.yaml"
+    path.write_text(PROJECT % ", ".join(f"{{format: {name}}}" for name in targets()))
+    for name in ("images", "others"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.jpg").write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["emit", "--help"], ["validate"], ["build"], ["schema"], ["doctor"], ["--version"]],
+    ids=" ".join,
+)
+def test_a_light_command_imports_no_framework(arguments: list[str], project: Path) -> None:
+    code = (
+        "import sys; from segc.cli import run\n"
+        f"status = run({arguments!r})\n"
+        f"heavy = {FRAMEWORKS!r} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_segc_and_every_target_imports_no_framework() -> None:
+    modules = ", ".join(f"segc.targets.{name}" for name in targets())
+    code = f"import sys, segc, {modules}; sys.exit(str({FRAMEWORKS!r} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() in {"", "set()"}
