@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TIME_LIMIT = 900.0
 """Seconds that a worker may take, unless told otherwise."""
 
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES = 32
 """Training photographs that an int8 artifact is calibrated on."""
 
 
@@ -168,11 +168,21 @@ def emit_project(
 
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         try:
-            return list(pool.map(one, range(len(wanted)), wanted))
+            futures = {entry[1].format: pool.submit(one, *entry) for entry in _longest_first(wanted)}
+            return [futures[options.format].result() for options in wanted]
         except BaseException:
             crew.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _longest_first(wanted: Sequence[TargetOptions]) -> list[tuple[int, TargetOptions]]:
+    """The targets with their numbers, those that are calibrated first: nothing should be left waiting for them alone."""
+    return sorted(enumerate(wanted), key=lambda entry: not _is_calibrated(entry[1]))
+
+
+def _is_calibrated(options: TargetOptions) -> bool:
+    return targets()[options.format].settings(options).get("precision") in CALIBRATED
 
 
 def _faults(target: Target) -> tuple[Diagnostic, ...]:
