@@ -270,7 +270,7 @@ def test_an_operator_means_what_it_means_in_torch_at_every_opset(name: str, opse
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", [11, 17, 22])
+@pytest.mark.parametrize("opset", [11, 22])
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_operator_in_half_precision_is_close_to_torch(name: str, opset: int) -> None:
     import onnxruntime

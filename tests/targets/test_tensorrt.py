@@ -1,7 +1,14 @@
 """The TensorRT target: the build kit is complete and right, and what it says was done was done.
 
 NVIDIA's code runs here only where TensorRT-RTX is installed; elsewhere a stand-in writes the calls down and runs the
-ONNX model of an "engine" on onnxruntime (``fakes/``).
+ONNX model of an "engine" on onnxruntime (``fakes/``). TensorRT-RTX builds engines without a GPU. It stands under
+NVIDIA's licence and comes in two parts, here put into a folder of their own::
+
+    pip install --no-deps --target rtx onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0 tensorrt-rtx-cu13-bindings==1.7.1.116
+    cd rtx/onnxruntime_ep_nv_tensorrt_rtx
+    ln -s libtensorrt_rtx.so.1.7.1 libtensorrt_rtx.so.1
+    ln -s libtensorrt_onnxparser_rtx.so.1.7.1 libtensorrt_onnxparser_rtx.so.1
+    export LD_LIBRARY_PATH=$PWD PYTHONPATH=$PWD/..
 """
 
 from __future__ import annotations
