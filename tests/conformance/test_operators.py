@@ -25,6 +25,10 @@ from refusals import REFUSALS  # noqa: E402
 from run import reference  # noqa: E402
 
 
+ROUNDING = {"edgetpu": 0.04}
+"""By target: by how much of a result's range it may be off. Full integer: a step is a 256th, and several add up."""
+
+
 @cache
 def expected() -> dict[str, np.ndarray]:
     return reference()
@@ -66,7 +70,8 @@ def test_an_operator_means_what_it_means_in_pytorch_or_is_refused(target: str, r
         return
     assert recipe not in refusals, refusals[recipe]
     assert outputs[recipe].shape == expected()[recipe].shape
-    np.testing.assert_allclose(outputs[recipe], expected()[recipe], rtol=1e-5, atol=1e-5)
+    rounding = ROUNDING.get(target, 0.0) * float(np.ptp(expected()[recipe]))
+    np.testing.assert_allclose(outputs[recipe], expected()[recipe], rtol=1e-5, atol=1e-5 + rounding)
 
 
 def test_every_operator_but_suppression_has_a_recipe() -> None:
