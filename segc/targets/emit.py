@@ -177,7 +177,7 @@ def emit_project(
 
 
 def _longest_first(wanted: Sequence[TargetOptions]) -> list[tuple[int, TargetOptions]]:
-    """The targets with their numbers, those that are calibrated first: nothing should be left waiting for them alone."""
+    """The targets with their numbers, those that are calibrated first: all others are done beside them."""
     return sorted(enumerate(wanted), key=lambda entry: not _is_calibrated(entry[1]))
 
 
