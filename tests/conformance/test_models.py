@@ -24,7 +24,6 @@ REFUSED: dict[str, list[tuple[Settings, str]]] = {
     "torchscript": [({"half": True, "optimize": True}, "leave one of the two out")],
     "onnx": [({"dynamic": True, "batch": 3}, "a dynamic model takes every batch size")],
     "tflite": [({"half": True, "int8": True}, "half and int8 exclude each other")],
-    "tflite": [({"half": True, "int8": True}, "half and int8 exclude each other")],
 }
 """By target: settings that cannot go together, and a part of what is said of them."""
 

@@ -24,7 +24,6 @@ from pages import DOCS, PAGES  # noqa: E402
 from refusals import REFUSALS  # noqa: E402
 from run import reference  # noqa: E402
 
-
 ROUNDING = {"edgetpu": 0.04}
 """By target: by how much of a result's range it may be off. Full integer: a step is a 256th, and several add up."""
 

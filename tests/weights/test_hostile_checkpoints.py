@@ -312,11 +312,12 @@ def module_of(children: bytes) -> bytes:
     ],
 )
 def test_structures_that_blow_up_are_read_or_refused_in_little_time(archive: Archive, stream: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SegcError) as caught:
         read_checkpoint(archive(stream + b"."))
     assert caught.value.diagnostics[0].code in {"W002", "W003", "W004", "W006"}
-    assert time.perf_counter() - started < 5
+    # Not a matter of speed: without a bound, some of these take longer than anybody lives.
+    assert time.process_time() - started < 60
 
 
 def attempt(path: Path) -> None:
