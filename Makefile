@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@echo "The pictures are in $(SHAPES)/build/pictures; the model and its script in $(SHAPES)/build/artifacts/onnx."
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
