@@ -71,7 +71,7 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(1e-3, 1e-5, 1e-4, 1e-4, 0.99, 0.99, 2),
     "fp16": Tolerance(0.5, 5e-3, 5e-2, 5e-2, 0.95, 0.9, 8),
-    "int8": Tolerance(math.inf, math.inf, math.inf, math.inf, 0.5, 0.5, 64, 0.5),
+    "int8": Tolerance(math.inf, math.inf, math.inf, math.inf, 0.6, 0.7, 64, 0.5),
     "int8 weights": Tolerance(math.inf, math.inf, math.inf, math.inf, 0.7, 0.7, 64, 0.7),
 }
 """By the artifact's precision. Quantised values have no bound that would say anything: detections are compared."""
@@ -245,6 +245,10 @@ def _output_error(
         ours, theirs = reference[f"{case.name}.{output}"], artifact[f"{case.name}.{output}"]
         if ours.shape != theirs.shape:
             return OutputError(math.inf, math.inf, passed=False)
+        if output == "boxes" and math.isinf(tolerance.boxes):
+            # Boxes in eight bits end at the image's edge; nobody sees what lies beyond.
+            height, width = case.size
+            ours, theirs = (np.clip(side, 0, [width, height, width, height]) for side in (ours, theirs))
         difference = np.abs(ours - theirs)
         error = float(difference.max(initial=0.0))
         # Written so that NaN does not pass.
