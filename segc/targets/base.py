@@ -12,8 +12,8 @@ imported inside the functions. What is asked of it is checked in one fixed order
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,7 +24,7 @@ from segc.diagnostics import SegcError, fail
 from segc.spec.base import ImageSize, SpecModel, sides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -66,20 +66,21 @@ class Requirement:
         module: the module by which its presence is seen, so that a build of it under another name counts too.
         minimum: the lowest version that works.
         preload: module that workers import while they wait for their task; ``module`` itself if None, none if empty.
+        also: other packages that bring the same module.
     """
 
     package: str
     module: str
     minimum: str
     preload: str | None = None
+    also: tuple[str, ...] = ()
 
     def version(self) -> str | None:
-        """The installed version, of whichever package has the module; None where that cannot be told."""
-        try:
-            return metadata.version(self.package)
-        except metadata.PackageNotFoundError:
-            others = _packages_by_module().get(self.module, ())
-            return metadata.version(others[0]) if others else None
+        """The installed version; None where it is installed under none of the known names."""
+        for name in (self.package, *self.also):
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(name)
+        return None
 
     def problem(self) -> str | None:
         """What is wrong with the installed package, found without importing it; None where nothing is."""
@@ -92,11 +93,6 @@ class Requirement:
 
     def __str__(self) -> str:
         return f"{self.package}>={self.minimum}"
-
-
-@cache
-def _packages_by_module() -> Mapping[str, Sequence[str]]:
-    return metadata.packages_distributions()
 
 
 def _release(version: str) -> tuple[int, ...]:

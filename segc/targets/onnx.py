@@ -502,7 +502,7 @@ TARGET = Target(
         Requirement("onnx", "onnx", "1.17"),
         Requirement("onnx-graphsurgeon", "onnx_graphsurgeon", "0.5.8"),
     ),
-    runtime=(Requirement("onnxruntime", "onnxruntime", "1.20"),),
+    runtime=(Requirement("onnxruntime", "onnxruntime", "1.20", also=("onnxruntime-gpu",)),),
     extra="onnx",
     scripts=(("onnx.py.j2", "predict.py"),),
     refusals=_refusals,

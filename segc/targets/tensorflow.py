@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence["Value"]], Sequence["Value"]]
 
-REQUIREMENT = Requirement("tensorflow", "tensorflow", "2.18")
+REQUIREMENT = Requirement("tensorflow", "tensorflow", "2.18", also=("tensorflow-cpu", "tensorflow-macos"))
 """TensorFlow, whichever package brings it; ``tensorflow-cpu`` is the same without what only GPUs need."""
 
 LARGEST_MESSAGE = (1 << 31) - 1
