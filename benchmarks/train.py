@@ -62,9 +62,9 @@ def show(precision: str, found: dict[str, Any]) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one precision, in this process."""
-    from segc.commands.common import threads_that_wait
+    from segc.compute import prepare_to_compute
 
-    threads_that_wait()
+    prepare_to_compute()
     import torch
 
     from segc.training.device import choose_device, peak_memory

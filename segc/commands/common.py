@@ -1,6 +1,5 @@
 """Arguments and options that commands share."""
 
-import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,12 +72,3 @@ def image_bar(what: str) -> "Iterator[Progress]":
     with Bar(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def threads_that_wait() -> None:
-    """Have the threads of torch sleep while they wait for work, which is decided when it is imported.
-
-    By default they keep their processors busy while they wait. That saves microseconds, but as soon as something else
-    needs a processor, such as the workers that make the batches, the network takes several times as long.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

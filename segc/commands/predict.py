@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, threads_that_wait, warn
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, warn
+from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _open(
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    threads_that_wait()
+    prepare_to_compute()
     from segc.sessions import weights_session
 
     return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)

@@ -11,9 +11,9 @@ from segc.commands.common import (
     image_bar,
     project_argument,
     set_option,
-    threads_that_wait,
     warn,
 )
+from segc.compute import prepare_to_compute
 
 
 @click.command()
@@ -42,7 +42,7 @@ def command(
         raise click.UsageError("--allow-changed is about a run that goes on: give --resume too")
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
-    threads_that_wait()
+    prepare_to_compute()
     from segc.reports.run import report_run
     from segc.spec.load import load_project
     from segc.training.project import train_project

@@ -11,9 +11,9 @@ from segc.commands.common import (
     image_bar,
     project_argument,
     set_option,
-    threads_that_wait,
     warn,
 )
+from segc.compute import prepare_to_compute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,7 +94,7 @@ def command(
         raise click.UsageError("--weights and --artifact exclude each other", context)
     if artifact is not None and runtime != "auto":
         raise click.UsageError("--runtime is for weights: an artifact has its own", context)
-    threads_that_wait()
+    prepare_to_compute()
     from segc.evaluation.project import evaluate_project
     from segc.files import canonical_json, write_atomic
     from segc.spec.load import load_project
