@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic
 from segc.sessions import Runtime, artifact_session, weights_session
 from segc.spec import project as spec
@@ -111,6 +112,7 @@ class Project:
         Raises:
             SegcError: as ``segc.training.loop.train``; F004 for a logger that is not installed.
         """
+        prepare_to_compute()
         from rich.console import Console
 
         from segc.training.project import train_project
@@ -150,6 +152,7 @@ class Project:
         Raises:
             SegcError: as ``segc.evaluation.project.evaluate_project``.
         """
+        prepare_to_compute()
         from segc.evaluation.project import evaluate_project
 
         return evaluate_project(
@@ -194,6 +197,7 @@ class Project:
         Raises:
             SegcError: I001 where there are no sources, I002 where an image cannot be read; else as ``segc.sessions``.
         """
+        prepare_to_compute()
         from segc.sources import find
 
         found = find([str(source) for source in sources])
