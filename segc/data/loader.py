@@ -1,9 +1,11 @@
 """Training batches: a pure function of seed, epoch and place in the epoch, whatever number of workers makes them."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -427,3 +429,10 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     # The terminal's Ctrl-C reaches all processes; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_hung_up
+
+
+def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that nobody caught, unless it is that the main process was ended while it fetched a batch."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -1,5 +1,7 @@
 """Training batches: what is in them, and that they depend on seed, epoch and place alone."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -281,3 +283,27 @@ def test_the_frame_is_rgb(tmp_path):
     item = TrainingSet((Sample(tmp_path / "blue.png", None, ()),), hyper())[0, 0, (SIZE, SIZE)]
     assert isinstance(item, TrainingItem)
     assert item.image[:, 0, 0].tolist() == [0, 0, 200]
+
+
+HUNG_UP = """
+import sys
+from multiprocessing.connection import Client
+from multiprocessing.process import current_process
+from multiprocessing.reduction import DupFd
+{start}
+shared = DupFd(0)
+address, key = shared._id
+Client(address, authkey=current_process().authkey).close()
+from multiprocessing import resource_sharer
+resource_sharer.stop(10)  # waits until the call that was hung up on has been served
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "shown"), [("", True), ("from segc.data.loader import _start_worker as s; s(0)", False)]
+)
+def test_a_worker_says_nothing_of_a_main_process_that_ended_while_it_fetched_a_batch(start, shown):
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG_UP.format(start=start)], capture_output=True, text=True, check=True
+    )
+    assert ("Traceback" in done.stderr) == shown
