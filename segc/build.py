@@ -177,6 +177,8 @@ def _plan_lines(hyper: Hyperparameters, plan: Plan | None) -> list[str]:
             f"weight decay {plan.weight_decay:g}, an update every {plan.accumulate} steps"
         ),
         f"warm-up      {plan.warmup_steps} steps",
+        f"average      of about {plan.averaged:.0f} updates at the end, of {plan.updates} in all",
+        *([f"note         {lagging}"] if (lagging := plan.lagging()) else []),
     ]
 
 

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import asdict, dataclass
-from math import ceil, cos, pi
+from math import ceil, cos, exp, pi
 from shlex import quote
 from typing import Any, Literal
 
@@ -19,6 +19,10 @@ _LONGEST_LENGTHENING = 1 / 3
 
 _WARMUP_BIAS_LR = {"SGD": 0.1, "AdamW": 0.0}
 """AdamW divides by the gradient's own size, so that a high rate on biases would throw them about."""
+
+
+_LONGEST_AVERAGE = 0.5
+"""Share of all updates that the moving average may take in at the end; what it takes in beyond that holds it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Plan:
         warmup_bias_lr: learning rate of biases at the first of them; that of weights starts at 0.
         final_factor: the learning rate's factor that the schedule ends near.
         schedule: how it gets there.
+        ema_decay: decay of the moving average of the weights in the end.
+        ema_tau: updates over which it builds up.
     """
 
     images: int
@@ -56,11 +62,32 @@ class Plan:
     warmup_bias_lr: float
     final_factor: float
     schedule: Literal["linear", "cosine"]
+    ema_decay: float
+    ema_tau: float
 
     @property
     def steps(self) -> int:
         """Forward passes of the whole training."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights in the whole training, but for the more frequent ones of a warm-up."""
+        return self.epochs * ceil(self.steps_per_epoch / self.accumulate)
+
+    @property
+    def averaged(self) -> float:
+        """Updates that the moving average takes in at the end, about."""
+        return 1 / (1 - averaging_decay(self.ema_decay, self.ema_tau, self.updates))
+
+    def lagging(self) -> str | None:
+        """Why the moving average, which is what is validated and kept, cannot follow the training; None if it can."""
+        if self.averaged <= self.updates * _LONGEST_AVERAGE:
+            return None
+        return (
+            f"the moving average of the weights, which is what is kept, takes in about {self.averaged:.0f} updates of "
+            f"{self.updates} in all and lags behind: lower hyperparameters.ema_decay, or train longer"
+        )
 
     def learning_rate_factor(self, epoch: int) -> float:
         """Factor of the learning rate in an epoch, counted from 0: 1 at first, ``final_factor`` after the last."""
@@ -71,7 +98,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Every number, with the totals and the learning rate epoch by epoch."""
         rates = [round(self.learning_rate * self.learning_rate_factor(epoch), 10) for epoch in range(self.epochs)]
-        return {**asdict(self), "steps": self.steps, "learning_rates": rates}
+        totals = {"steps": self.steps, "updates": self.updates, "averaged": round(self.averaged, 1)}
+        return {**asdict(self), **totals, "learning_rates": rates}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +160,14 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,
         final_factor=h.lrf,
         schedule="cosine" if h.cos_lr else "linear",
+        ema_decay=h.ema_decay,
+        ema_tau=h.ema_tau,
     )
+
+
+def averaging_decay(decay: float, tau: float, updates: int) -> float:
+    """Decay of the moving average after so many updates: it builds up so that the start is soon forgotten."""
+    return decay * (1 - exp(-updates / tau))
 
 
 def _warmup_steps(wanted: float, steps: int) -> int:

@@ -131,3 +131,22 @@ def test_weight_decay_is_meant_for_the_nominal_batch() -> None:
     for batch, expected in ((16, 5e-4), (64, 5e-4), (128, 1e-3), (48, 5e-4 * 48 / 64)):
         plan = make_plan(Hyperparameters.model_validate({"batch": batch}), 80, 1000)
         assert plan.weight_decay == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates", "averaged", "lags"),
+    [
+        ({}, 192, 1.1, False),
+        ({"nominal_batch": 8}, 1440, 2.1, False),
+        ({"nominal_batch": 8, "ema_tau": 200}, 1440, 1180, True),
+        ({"nominal_batch": 8, "ema_tau": 200, "ema_decay": 0.99}, 1440, 93, False),
+        ({"nominal_batch": 8, "epochs": 400}, 24_000, 9421, False),
+    ],
+)
+def test_a_moving_average_that_cannot_follow_the_training_is_told(
+    settings: dict[str, float], updates: int, averaged: float, lags: bool
+) -> None:
+    plan = make_plan(Hyperparameters.model_validate({"epochs": 24, "batch": 8, **settings}), 80, 480)
+    assert plan.updates == updates
+    assert plan.averaged == pytest.approx(averaged, rel=0.05)
+    assert (plan.lagging() is not None) == lags

@@ -1,6 +1,5 @@
 """The moving average of the weights, which is what gets validated and kept."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segc.network.lower import SegmentationNetwork
+from segc.plan import averaging_decay
 
 
 class MovingAverage:
@@ -51,7 +51,7 @@ class MovingAverage:
     def update(self) -> None:
         """Take in the network's present weights."""
         self.updates += 1
-        decay = self.decay * (1 - math.exp(-self.updates / self.tau))
+        decay = averaging_decay(self.decay, self.tau, self.updates)
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
         for ours, theirs in self._counters:
             ours.copy_(theirs)

@@ -255,6 +255,8 @@ class Training:
         run = Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch, device=str(self.device))
         self.report.begin(run)
         self.report.say(self._circumstances())
+        if lagging := self.plan.lagging():
+            self.report.say(f"note: {lagging}")
         self._saved_at = self._counted_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs and not self.progress.stopped:
             self._epoch()
