@@ -275,7 +275,7 @@ class _Order:
             crew.worker(f"the {self.target.name} emitter", _modules(self.target.requirements)) as emitter,
             crew.worker(f"the {self.target.name} session", _modules(self.target.runtime)) as runner,
         ):
-            crew.start(emitter, "emit", self._emit_request(files))
+            crew.start(emitter, "emit", self._emit_request(files, references.weights()))
             reference = references.of(self.size, dynamic=self.metadata["dynamic"])
             lowered = emitter.result()
             watch(self.target.name, "running")
@@ -316,13 +316,12 @@ class _Order:
             calibration=self.calibration,
         )
 
-    def _emit_request(self, files: Path) -> dict[str, Any]:
+    def _emit_request(self, files: Path, weights: Path) -> dict[str, Any]:
         (self.work / "graph.json").write_text(self.graph.to_json(), encoding="utf-8")
-        save_arrays(self.work / "weights.safetensors", self.job.weights)
         return {
             "target": self.target.name,
             "graph": str(self.work / "graph.json"),
-            "weights": str(self.work / "weights.safetensors"),
+            "weights": str(weights),
             "options": self.options.model_dump(mode="json"),
             "metadata": self.metadata,
             "stem": self.job.loaded.project.name,

@@ -109,7 +109,7 @@ class Reference:
         crew: gives workers.
         folder: for files, not there yet.
         loaded: the project.
-        weights: trained values.
+        weights: file with the trained values.
         images: photographs to run on.
         size: input (height, width).
         dynamic: also at another size, for artifacts that take any.
@@ -120,7 +120,7 @@ class Reference:
         crew: Crew,
         folder: Path,
         loaded: LoadedProject,
-        weights: Mapping[str, Any],
+        weights: Path,
         images: Sequence[Path],
         size: tuple[int, int],
         *,
@@ -137,10 +137,9 @@ class Reference:
         self._accuracy: dict[str, Any] | None = None
         self.cases: list[Case] = cases(images, size, dynamic=dynamic)
         save_arrays(folder / "images.safetensors", {case.name: case.images for case in self.cases})
-        save_arrays(folder / "weights.safetensors", weights)
         graph = build_graph(project.architecture, project.dataset.nc, size)
         (folder / "graph.json").write_text(graph.to_json(), encoding="utf-8")
-        self._network = {"graph": str(folder / "graph.json"), "weights": str(folder / "weights.safetensors")}
+        self._network = {"graph": str(folder / "graph.json"), "weights": str(weights)}
         self._worker = crew.reference()
         order = {**self._network, **self.inputs(), "outputs": str(folder / "outputs.safetensors")}
         crew.start(self._worker, "reference", order)
@@ -185,20 +184,37 @@ class Reference:
 
 
 class References:
-    """The reference for every input size, made when it is first asked for. Arguments as for :class:`Reference`."""
+    """The reference for every input size, and the file of weights for all who read it; made when first asked for.
+
+    Args:
+        crew: gives workers.
+        folder: for files, not there yet.
+        loaded: the project.
+        weights: trained values.
+        images: photographs to run on.
+    """
 
     def __init__(
         self, crew: Crew, folder: Path, loaded: LoadedProject, weights: Mapping[str, Any], images: Sequence[Path]
     ) -> None:
         self._crew, self._folder, self._loaded, self._weights, self._images = crew, folder, loaded, weights, images
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._made: dict[tuple[tuple[int, int], bool], Reference] = {}
+
+    def weights(self) -> Path:
+        """The file with the trained values."""
+        path = self._folder / "weights.safetensors"
+        with self._lock:
+            if not path.exists():
+                self._folder.mkdir(parents=True)
+                save_arrays(path, self._weights)
+        return path
 
     def of(self, size: tuple[int, int], *, dynamic: bool) -> Reference:
         """The reference for an input size, at work or done."""
         with self._lock:
             if (size, dynamic) not in self._made:
                 folder = self._folder / str(len(self._made))
-                shared = self._loaded, self._weights, self._images
+                shared = self._loaded, self.weights(), self._images
                 self._made[size, dynamic] = Reference(self._crew, folder, *shared, size, dynamic=dynamic)
             return self._made[size, dynamic]
