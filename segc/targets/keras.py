@@ -18,7 +18,7 @@ import numpy as np
 
 from segc.targets.base import lowering_of, unsupported
 from segc.targets.session import metadata_text
-from segc.targets.tensorflow import FILTER, FIRST, LAST, Value, axis_of, import_tensorflow, margins_of
+from segc.targets.tensorflow import FILTER, LAST, ChannelsLastWriter, Value, axis_of, import_tensorflow, margins_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,40 +88,18 @@ def _numbered(config: bytes) -> bytes:
     )
 
 
-class _Writer:
+class _Writer(ChannelsLastWriter):
     """The layers of one graph, in the making."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
         import keras
 
+        super().__init__(graph, weights)
         self.keras, self.layers = keras, keras.layers
-        self.graph, self.weights = graph, weights
         (name,) = graph.inputs
         self.inputs = keras.Input([graph.tensors[name].shape[axis] for axis in LAST[1:]], name=name)
-        self.values = {name: Value(self.inputs, spatial=True)}
+        self.values[name] = Value(self.inputs, spatial=True)
         self.stored: list[tuple[Any, list[Array]]] = []
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor in the graph."""
-        return self.graph.tensors[name].shape
-
-    def output(self, name: str) -> Any:
-        """The tensor of an output, channels last where there are four axes."""
-        value = self.values[name]
-        return self.last(value) if len(self.shape(name)) == 4 else value.tensor
-
-    def last(self, value: Value) -> Any:
-        """A value of four axes as a feature map."""
-        return value.tensor if value.spatial else self._moved(value.tensor, LAST)
-
-    def plain(self, value: Value) -> Any:
-        """A value in the graph's order of axes."""
-        return self._moved(value.tensor, FIRST) if value.spatial else value.tensor
-
-    def alike(self, values: Sequence[Value]) -> tuple[list[Any], bool]:
-        """Values that meet in one layer, in one order of axes; and whether they are feature maps in it."""
-        spatial = any(value.spatial for value in values)
-        return [self.last(value) if spatial else value.tensor for value in values], spatial
 
     def store(self, layer: Any, node: Node, *roles: str) -> Any:
         """A layer, which will get the node's parameters of these roles as its weights."""
@@ -129,7 +107,8 @@ class _Writer:
         self.stored.append((layer, [value.transpose(FILTER) if value.ndim == 4 else value for value in values]))
         return layer
 
-    def _moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
+    def moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
+        """See :meth:`segc.targets.tensorflow.ChannelsLastWriter.moved`."""
         if isinstance(tensor, np.ndarray):
             return tensor.transpose(permutation)
         return self.layers.Permute(permutation[1:])(tensor)

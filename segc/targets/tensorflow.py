@@ -11,6 +11,7 @@ Written against the documentation at https://www.tensorflow.org/api_docs/python/
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -191,13 +192,54 @@ def _shape_last(shape: Sequence[int]) -> list[int]:
     return [shape[axis] for axis in LAST]
 
 
-class _Writer:
+class ChannelsLastWriter(ABC):
+    """One graph in the making, feature maps with their channels last. A subclass says how axes are moved.
+
+    Args:
+        graph: what is made.
+        weights: a value for every parameter of the graph.
+
+    Attributes:
+        values: what is made already, by the names in the graph.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
+        self.graph, self.weights = graph, weights
+        self.values: dict[str, Value] = {}
+
+    @abstractmethod
+    def moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
+        """A tensor with its axes in another order; what is known already is moved here, not when the model runs."""
+
+    def output(self, name: str) -> Any:
+        """The tensor of an output, channels last where there are four axes."""
+        value = self.values[name]
+        return self.last(value) if len(self.shape(name)) == 4 else value.tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor in the graph."""
+        return self.graph.tensors[name].shape
+
+    def last(self, value: Value) -> Any:
+        """A value of four axes as a feature map."""
+        return value.tensor if value.spatial else self.moved(value.tensor, LAST)
+
+    def plain(self, value: Value) -> Any:
+        """A value in the graph's order of axes."""
+        return self.moved(value.tensor, FIRST) if value.spatial else value.tensor
+
+    def alike(self, values: Sequence[Value]) -> tuple[list[Any], bool]:
+        """Values that meet in one operator, in one order of axes; and whether they are feature maps in it."""
+        spatial = any(value.spatial for value in values)
+        return [self.last(value) if spatial else value.tensor for value in values], spatial
+
+
+class _Writer(ChannelsLastWriter):
     """The TensorFlow operators of one graph, in the making."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array], held: Mapping[str, Any]) -> None:
-        self.tf = import_tensorflow()
-        self.graph, self.weights, self.held = graph, weights, held
-        self.values: dict[str, Value] = {}
+        super().__init__(graph, weights)
+        self.tf, self.held = import_tensorflow(), held
 
     def lower(self, node: Node) -> None:
         """Add the operators for one node of the graph, in a name scope of its name."""
@@ -212,30 +254,11 @@ class _Writer:
         self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), 1.0))
 
     def output(self, name: str) -> Any:
-        """The tensor of an output, under its own name."""
-        value = self.values[name]
-        four = len(self.graph.tensors[name].shape) == 4
-        return self.tf.identity(self.last(value) if four else value.tensor, name=name)
+        """See :meth:`ChannelsLastWriter.output`; under its own name."""
+        return self.tf.identity(super().output(name), name=name)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor in the graph."""
-        return self.graph.tensors[name].shape
-
-    def last(self, value: Value) -> Any:
-        """A value of four axes as a feature map."""
-        return value.tensor if value.spatial else self._moved(value.tensor, LAST)
-
-    def plain(self, value: Value) -> Any:
-        """A value in the graph's order of axes."""
-        return self._moved(value.tensor, FIRST) if value.spatial else value.tensor
-
-    def alike(self, values: Sequence[Value]) -> tuple[list[Any], bool]:
-        """Values that meet in one operator, in one order of axes; and whether they are feature maps in it."""
-        spatial = any(value.spatial for value in values)
-        return [self.last(value) if spatial else value.tensor for value in values], spatial
-
-    def _moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
-        # What is known already is moved here, so that nothing is left to do when the model runs.
+    def moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
+        """See :meth:`ChannelsLastWriter.moved`."""
         if self.tf.is_tensor(tensor):
             return self.tf.transpose(tensor, permutation)
         return tensor.transpose(permutation)

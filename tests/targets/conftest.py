@@ -1,22 +1,34 @@
-"""A trained network to emit, and projects around it."""
+"""A trained network to emit, projects around it, and what the tests of several targets ask of an artifact."""
 
+from __future__ import annotations
+
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from segc.architectures.yolov8_seg import SCALES, build
-from segc.graph.ir import Graph
-from segc.targets.base import METADATA_DEFAULTS, Emitted
+from segc.diagnostics import SegcError
+from segc.targets.artifact import open_artifact
+from segc.targets.base import METADATA_DEFAULTS, OUTPUTS, EmitRequest, Emitted
 from segc.targets.onnx import OnnxOptions, lower
 from segc.targets.registry import targets
 from segc.targets.script import render_scripts
-from segc.targets.verify import cases
+from segc.targets.verify import TOLERANCES, cases
 from segc.targets.worker import Worker, load_arrays, save_arrays
 from segc.weights.checkpoint import read_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from segc.graph.ir import Graph
+    from segc.network.session import TorchSession
+    from segc.targets.base import Session
+
+    EmitTwice = Callable[..., dict[str, bytes]]
 
 DEFAULTS = {"conf": 0.25, "iou": 0.7, "max_det": 300}
 """Thresholds of the predict scripts."""
@@ -44,6 +56,18 @@ class Trained(NamedTuple):
         graph, weights = fold_batch_norm(self.graph(size, options.batch), self.weights)
         path.write_bytes(lower(graph, weights, options, self.metadata(size, **own)))
         return path
+
+    def emit_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Emitted:
+        """Emit an artifact of these weights into a new folder, in this process and without its scripts."""
+        folder.mkdir()
+        entry = targets()[target]
+        chosen = entry.options.model_validate({"format": target, **options})
+        metadata = self.metadata(size, **entry.settings(chosen))
+        return entry.emit(EmitRequest(self.graph(size), self.weights, chosen, metadata, "photos", folder))
+
+    def model_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Path:
+        """Likewise; gives the model."""
+        return folder / self.emit_here(target, folder, size, **options).model
 
     def emit(
         self, target: str, folder: Path, size: tuple[int, int], *, calibration: Sequence[Path] = (), **options: Any
@@ -102,12 +126,91 @@ def run_in_worker(target: str, model: Path, images: np.ndarray) -> tuple[dict[st
     return {key.removeprefix("case."): value for key, value in outputs.items()}, said
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by their paths in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def outputs_agree(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], size: Sequence[int], precision: str = "fp32"
+) -> None:
+    """Assert that outputs at an image size are PyTorch's, within what the precision may be off."""
+    assert set(ours) == set(OUTPUTS)
+    for name in OUTPUTS:
+        assert ours[name].dtype == np.float32
+        assert ours[name].shape == theirs[name].shape
+        assert np.abs(ours[name] - theirs[name]).max() <= TOLERANCES[precision].of(name, size), name
+
+
+def agrees(session: Session, reference: TorchSession, images: np.ndarray, precision: str = "fp32") -> None:
+    """Assert that a session gives for images what PyTorch gives, and in the usual order."""
+    images = np.ascontiguousarray(images)
+    ours = session.run(images)
+    assert list(ours) == list(OUTPUTS)
+    outputs_agree(ours, reference.run(images), images.shape[2:], precision)
+
+
+def refusal(model: Path) -> str:
+    """The one line in which a model is refused."""
+    with pytest.raises(SegcError) as caught:
+        open_artifact(model, 1)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "T006"
+    assert "\n" not in diagnostic.message
+    return diagnostic.message
+
+
 @pytest.fixture(scope="session")
 def trained(peer: Path) -> Trained:
     """The recorded checkpoint: numerics are never judged on random weights."""
     checkpoint = read_checkpoint(peer / "overfit32_last.pt")
     assert checkpoint.names
     return Trained(checkpoint.tensors, checkpoint.names)
+
+
+@pytest.fixture(scope="session")
+def photographs(peer: Path) -> np.ndarray:
+    """Two different inputs, a photograph and noise, each repeated: [2, 3, 640, 640] in 0..1."""
+    recorded = np.load(peer / "overfit32_expected.npz")
+    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32) / 255
+    return np.tile(np.concatenate([photo, recorded["in_rand320"]]), (1, 1, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Trained) -> Iterator[TorchSession]:
+    """PyTorch with these weights, at any size and on one thread."""
+    import torch
+
+    from segc.network.session import TorchSession
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def emit_twice(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmitTwice:
+    """Emits in two processes that hash differently; gives the files, which must be the same."""
+
+    def emitted(target: str, size: tuple[int, int] = (64, 64), **options: Any) -> dict[str, bytes]:
+        made = []
+        for seed in ("1", "77"):
+            monkeypatch.setenv("PYTHONHASHSEED", seed)
+            trained.emit(target, tmp_path / seed, size, **options)
+            made.append(contents(tmp_path / seed))
+        assert made[0] == made[1]
+        return made[0]
+
+    return emitted
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    """The ``model`` of the test's own file once more, to be damaged."""
+    if model.is_dir():
+        return shutil.copytree(model, tmp_path / model.name)
+    return shutil.copyfile(model, tmp_path / model.name)
 
 
 PROJECT = """\

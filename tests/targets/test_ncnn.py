@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,52 +17,27 @@ from segc.diagnostics import SegcError
 from segc.graph.ops import OPERATORS
 from segc.graph.passes import fixed_anchors, fold_batch_norm
 from segc.network.initialise import initial_weights
-from segc.network.session import TorchSession
 from segc.targets.artifact import open_artifact
-from segc.targets.base import OUTPUTS, EmitRequest
-from segc.targets.ncnn import FP16_OPTIONS, LOWERINGS, TARGET, NcnnSession, lower
+from segc.targets.base import OUTPUTS
+from segc.targets.ncnn import FP16_OPTIONS, LOWERINGS, NcnnSession, lower
 from segc.targets.ncnn_model import BIN, KINDS, PARAM, Layer, Model, check, parse_param, permutation_code, with_splits
 from segc.targets.registry import targets
 from segc.targets.script import c_string, render_scripts
-from segc.targets.verify import TOLERANCES
 from tests.conformance.operators import RECIPES, build_recipe
-from tests.targets.conftest import DEFAULTS
+from tests.targets.conftest import DEFAULTS, agrees, refusal
 from tests.targets.standalone import ABSENT, Standalone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.targets.conftest import Trained
-
-
-def emit(trained: Trained, folder: Path, size: tuple[int, int], **options: Any) -> Path:
-    """Emit into a new folder; gives the model's folder."""
-    folder.mkdir()
-    chosen = TARGET.options(format="ncnn", **options)
-    metadata = trained.metadata(size, **TARGET.settings(chosen))
-    emitted = TARGET.emit(EmitRequest(trained.graph(size), trained.weights, chosen, metadata, "photos", folder))
-    return folder / emitted.model
-
-
-@pytest.fixture(scope="module")
-def photographs(peer: Path) -> np.ndarray:
-    """A photograph, repeated: [1, 3, 640, 640] in 0..1."""
-    recorded = np.load(peer / "overfit32_expected.npz")["in_photo320_u8_rgb_chw"]
-    return np.tile(recorded.astype(np.float32).reshape(1, 3, 320, 320) / 255, (1, 1, 2, 2))
-
-
-@pytest.fixture(scope="module")
-def reference(trained: Trained) -> Iterator[TorchSession]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
-    torch.set_num_threads(before)
+    from segc.network.session import TorchSession
+    from tests.targets.conftest import EmitTwice, Trained
 
 
 @pytest.fixture(scope="module")
 def model(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return emit(trained, tmp_path_factory.mktemp("ncnn") / "small", (64, 96))
+    return trained.model_here("ncnn", tmp_path_factory.mktemp("ncnn") / "small", (64, 96))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +51,10 @@ def test_a_model_agrees_with_torch(
     photographs: np.ndarray,
     tmp_path: Path,
 ) -> None:
-    session = NcnnSession(emit(trained, tmp_path / "m", size, half=half), threads=1)
+    session = NcnnSession(trained.model_here("ncnn", tmp_path / "m", size, half=half), threads=1)
     precision = "fp16" if half else "fp32"
     assert session.metadata == trained.metadata(size, precision=precision)
-    images = np.ascontiguousarray(photographs[:, :, : size[0], : size[1]])
-    ours, theirs = session.run(images), reference.run(images)
-    assert list(ours) == list(OUTPUTS)
-    for name in OUTPUTS:
-        assert ours[name].shape == theirs[name].shape
-        assert np.abs(ours[name] - theirs[name]).max() <= TOLERANCES[precision].of(name, size), name
+    agrees(session, reference, photographs[:1, :, : size[0], : size[1]], precision)
 
 
 def test_images_are_run_one_after_another(model: Path) -> None:
@@ -143,16 +112,11 @@ def test_a_repetition_that_ncnn_gets_wrong_is_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"half": True}], ids=["full", "half"])
-def test_the_same_input_gives_the_same_bytes_in_every_process(
-    options: dict[str, Any], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-    for seed in ("1", "77"):
-        monkeypatch.setenv("PYTHONHASHSEED", seed)
-        trained.emit("ncnn", tmp_path / seed, (64, 64), **options)
-        made.append({p.name: p.read_bytes() for p in (tmp_path / seed / "photos_ncnn_model").iterdir()})
-    assert made[0] == made[1]
-    assert set(made[0]) == {PARAM, BIN, "metadata.json"}
+def test_the_same_input_gives_the_same_bytes_in_every_process(options: dict[str, Any], emit_twice: EmitTwice) -> None:
+    made = emit_twice("ncnn", **options)
+    folder = "photos_ncnn_model"
+    names = {f"{folder}/{name}" for name in (PARAM, BIN, "metadata.json")}
+    assert {name for name in made if name.startswith(folder)} == names
 
 
 def test_layers_are_named_after_their_place_in_the_network(model: Path) -> None:
@@ -272,22 +236,13 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", HARM)
-def test_a_damaged_model_is_refused_before_ncnn_sees_it(
-    kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_model_is_refused_before_ncnn_sees_it(kind: str, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ncnn
 
-    copy = tmp_path / model.name
-    shutil.copytree(model, copy)
     harm, message = HARM[kind]
     harm(copy)
     monkeypatch.setattr(ncnn, "Net", lambda: pytest.fail("ncnn was given it"))
-    with pytest.raises(SegcError) as caught:
-        open_artifact(copy, 1)
-    (diagnostic,) = caught.value.diagnostics
-    assert diagnostic.code == "T006"
-    assert message in diagnostic.message
-    assert "\n" not in diagnostic.message
+    assert message in refusal(copy)
 
 
 @given(st.data())
@@ -324,9 +279,7 @@ def test_the_script_finds_what_segc_predict_finds(standalone: Standalone, coco: 
 
 
 @pytest.mark.parametrize("kind", ["no param", "no bin", "no metadata", "foreign metadata", "bin empty", "param empty"])
-def test_the_script_refuses_a_damaged_model(kind: str, standalone: Standalone, model: Path, tmp_path: Path) -> None:
-    copy = tmp_path / model.name
-    shutil.copytree(model, copy)
+def test_the_script_refuses_a_damaged_model(kind: str, standalone: Standalone, copy: Path) -> None:
     HARM[kind][0](copy)
     done = standalone("predict.py", "--model", copy)
     assert done.returncode == 1

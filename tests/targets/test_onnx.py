@@ -12,55 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
 from segc.network.initialise import initial_weights
 from segc.network.session import TorchSession
-from segc.targets.base import OUTPUTS
 from segc.targets.onnx import LOWERINGS, NEWEST_OPSET, OLDEST_OPSET, OnnxOptions, OnnxSession, lower
-from segc.targets.verify import TOLERANCES
 from tests.conformance.operators import RECIPES, build_recipe
+from tests.targets.conftest import agrees
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.targets.conftest import Trained
 
 OPSETS = range(OLDEST_OPSET, NEWEST_OPSET + 1)
-
-
-@pytest.fixture(scope="module")
-def photographs(peer: Path) -> np.ndarray:
-    """Two different inputs [2, 3, 320, 320] in 0..1."""
-    recorded = np.load(peer / "overfit32_expected.npz")
-    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32) / 255
-    return np.concatenate([photo.reshape(1, 3, 320, 320), recorded["in_rand320"]])
-
-
-@pytest.fixture(scope="module")
-def reference(trained: Trained) -> Iterator[TorchSession]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
-    torch.set_num_threads(before)
-
-
-def agrees(session: OnnxSession, reference: TorchSession, images: np.ndarray, precision: str = "fp32") -> None:
-    ours, theirs = session.run(images), reference.run(images)
-    assert list(ours) == list(OUTPUTS)
-    for name in OUTPUTS:
-        assert ours[name].dtype == np.float32
-        assert ours[name].shape == theirs[name].shape
-        limit = TOLERANCES[precision].of(name, images.shape[2:])
-        assert np.abs(ours[name] - theirs[name]).max() <= limit, name
-
-
-def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Repeated and cut to another size."""
-    tiled = np.tile(images, (1, 1, -(-height // images.shape[2]), -(-width // images.shape[3])))
-    return np.ascontiguousarray(tiled[:, :, :height, :width])
 
 
 @pytest.mark.parametrize("layout", ["named", "fused"])
@@ -74,7 +38,7 @@ def test_a_model_of_fixed_size_agrees_with_torch(
     tmp_path: Path,
 ) -> None:
     session = OnnxSession(trained.onnx(tmp_path / "m.onnx", size, layout=layout), threads=1)
-    agrees(session, reference, resized(photographs[:1], *size))
+    agrees(session, reference, photographs[:1, :, : size[0], : size[1]])
 
 
 @pytest.mark.parametrize("layout", ["named", "fused"])
@@ -83,13 +47,17 @@ def test_a_dynamic_model_agrees_with_torch_at_every_size_and_batch(
 ) -> None:
     session = OnnxSession(trained.onnx(tmp_path / "m.onnx", (320, 320), layout=layout, dynamic=True), threads=1)
     for batch, height, width in [(1, 320, 320), (2, 224, 416), (2, 32, 64), (1, 640, 96), (1, 640, 640)]:
-        agrees(session, reference, resized(photographs[:batch], height, width))
+        agrees(session, reference, photographs[:batch, :, :height, :width])
 
 
 def test_a_model_of_a_larger_batch_agrees_with_torch(
     trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
-    agrees(OnnxSession(trained.onnx(tmp_path / "m.onnx", (320, 320), batch=2), threads=1), reference, photographs)
+    agrees(
+        OnnxSession(trained.onnx(tmp_path / "m.onnx", (320, 320), batch=2), threads=1),
+        reference,
+        photographs[:, :, :320, :320],
+    )
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -98,7 +66,7 @@ def test_every_opset_agrees_with_torch(
     opset: int, dynamic: bool, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (96, 96), opset=opset, dynamic=dynamic, layout="fused")
-    agrees(OnnxSession(path, threads=1), reference, resized(photographs[:1], 96, 96))
+    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :96, :96])
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import) <= 10
@@ -112,10 +80,10 @@ def test_half_precision_agrees_with_torch(
     path = trained.onnx(tmp_path / "m.onnx", (320, 320), half=True, dynamic=dynamic, layout=layout)
     session = OnnxSession(path, threads=1)
     assert session.metadata["precision"] == "fp16"
-    agrees(session, reference, photographs[:1], "fp16")
+    agrees(session, reference, photographs[:1, :, :320, :320], "fp16")
     if dynamic:
-        agrees(session, reference, resized(photographs, 224, 416), "fp16")
-        agrees(session, reference, resized(photographs[:1], 640, 640), "fp16")
+        agrees(session, reference, photographs[:, :, :224, :416], "fp16")
+        agrees(session, reference, photographs[:1], "fp16")
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -123,7 +91,7 @@ def test_half_precision_agrees_with_torch_at_every_opset(
     opset: int, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (96, 96), opset=opset, dynamic=True, half=True)
-    agrees(OnnxSession(path, threads=1), reference, resized(photographs[:1], 96, 96), "fp16")
+    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :96, :96], "fp16")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -155,7 +123,7 @@ def test_a_simplified_model_is_the_same_with_fewer_constants(
 ) -> None:
     plain = onnx.load(trained.onnx(tmp_path / "plain.onnx", (320, 320), dynamic=dynamic))
     path = trained.onnx(tmp_path / "m.onnx", (320, 320), dynamic=dynamic, simplify=True)
-    agrees(OnnxSession(path, threads=1), reference, photographs[:1])
+    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :320, :320])
     model = onnx.load(path)
     assert [node.name for node in model.graph.node] == [node.name for node in plain.graph.node]
     constants = [(c.data_type, tuple(c.dims), c.raw_data) for c in model.graph.initializer]
