@@ -1,6 +1,6 @@
 """Draw the shapes data set: textured pictures of overlapping shapes with YOLO polygon labels.
 
-    python generate.py [--train 480] [--val 96] [--seed 0] [--output FOLDER]
+    python generate.py [--train 960] [--val 96] [--seed 0] [--output FOLDER]
 
 Six classes, drawn at random place, size, rotation, colour and texture on random textures, under stray lines, blur and
 noise. Later shapes hide parts of earlier ones, and a label outlines only what can be seen of its object, as one
@@ -22,8 +22,12 @@ SIZES = ((176, 176), (160, 192), (192, 160))
 """Heights and widths of the pictures, in pixels."""
 DETAIL = 4
 """Masks are drawn this many times finer than the picture, which gives soft edges and exact outlines."""
-SMALLEST_AREA = 60.0
+SMALLEST_AREA = 120.0
 """Fewest visible pixels that a labelled object may have."""
+LEAST_VISIBLE = 0.7
+"""Share of an object that must be seen: of less, nobody could tell what it is."""
+LEAST_CONTRAST = 100.0
+"""Distance (0..441) of an object's colour from what it covers."""
 
 Mask = NDArray[np.uint8]
 Picture = NDArray[np.float32]
@@ -108,7 +112,7 @@ def _outline(visible: Mask) -> tuple[NDArray[np.int32], float] | None:
 def _labelled_well(shape: Shape, visible: Mask) -> bool:
     """Whether one polygon says truly what would be left to see of a shape."""
     area = cv2.countNonZero(visible)
-    if area < SMALLEST_AREA * DETAIL**2 or area < 0.5 * shape.whole_area:
+    if area < SMALLEST_AREA * DETAIL**2 or area < LEAST_VISIBLE * shape.whole_area:
         return False
     found = _outline(visible)
     return found is not None and len(found[0]) >= 3 and found[1] >= 0.97
@@ -118,7 +122,7 @@ def _place(rng: Generator, shapes: list[Shape], height: int, width: int) -> Mask
     """Try to lay one more shape on the others. Returns its mask, or None where it would spoil one of them."""
     class_id = int(rng.integers(len(CLASSES)))
     corners = tuple(CLASSES.values())[class_id](rng)
-    radius = 11.0 * (40.0 / 11.0) ** rng.random()
+    radius = 14.0 * (40.0 / 14.0) ** rng.random()
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(-0.1, 1.1, 2) * [width, height] * 0.9 + np.array([width, height]) * 0.05
@@ -193,7 +197,7 @@ def _lay(rng: Generator, picture: Picture, mask: Mask) -> None:
     x, y, w, h = cv2.boundingRect((cover > 0).astype(np.uint8))
     below, cover = picture[y : y + h, x : x + w], cover[y : y + h, x : x + w, None]
     mean = (below * cover).sum(axis=(0, 1)) / cover.sum()
-    below += cover * (_painted(rng, _colour_unlike(rng, mean, 60.0), h, w, rng.uniform(5, 40)) - below)
+    below += cover * (_painted(rng, _colour_unlike(rng, mean, LEAST_CONTRAST), h, w, rng.uniform(5, 40)) - below)
 
 
 def draw(rng: Generator) -> tuple[NDArray[np.uint8], list[Shape]]:
@@ -256,7 +260,7 @@ def write_split(folder: Path, split: str, count: int, seed: int) -> int:
 def main() -> None:
     """Read the command line and write both splits."""
     parser = argparse.ArgumentParser(description="Draw the shapes data set: pictures and YOLO polygon labels.")
-    parser.add_argument("--train", type=int, default=480, help="training pictures (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=960, help="training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=96, help="validation pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another data set (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent, help="where to write")
