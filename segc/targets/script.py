@@ -6,6 +6,7 @@ import ast
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from segc.files import resource
@@ -111,13 +112,18 @@ def _inference_parts() -> tuple[list[Part], _Imports]:
     return parts, imports
 
 
+_PARSING = Lock()
+"""CPython keeps how deep its parser is in one place: trees that threads make at once end in a SystemError (3.11)."""
+
+
 def _split_module(name: str, text: str, imports: _Imports) -> Part:
     """Take a module apart; its imports are added to ``imports``, those from segc left out.
 
     Raises:
         ValueError: where the module is not of the form that a script can carry: docstring, imports, definitions.
     """
-    tree = ast.parse(text)
+    with _PARSING:
+        tree = ast.parse(text)
     docstring = ast.get_docstring(tree)
     if docstring is None:
         raise ValueError(f"{name} has no docstring")

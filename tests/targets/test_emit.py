@@ -20,6 +20,7 @@ from segc.spec.load import load_project
 from segc.targets import base, verify, worker
 from segc.targets.artifact import open_artifact
 from segc.targets.emit import Emission, emit_project
+from tests.targets.conftest import contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,10 +31,6 @@ QUICK = ("--set", "hyperparameters.imgsz=128")
 def described(folder: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
     return value
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def message(capsys: pytest.CaptureFixture[str]) -> str:

@@ -35,6 +35,26 @@ def test_the_script_is_the_golden_one() -> None:
     assert script() == GOLDEN.read_text(encoding="utf-8")
 
 
+THREADS = """
+import gc, time
+from concurrent.futures import ThreadPoolExecutor
+from segc.targets.registry import targets
+from segc.targets.script import render_scripts
+gc.set_threshold(50)
+gc.callbacks.append(lambda *_: time.sleep(0.0005))  # the other threads go on in the middle of whatever this one does
+metadata = {"names": ["a"], "imgsz": [64, 64], "dynamic": False, "segc_version": "0"}
+defaults = {"conf": 0.25, "iou": 0.7, "max_det": 300}
+with ThreadPoolExecutor(4) as pool:
+    jobs = [pool.submit(render_scripts, targets()["onnx"], "m.onnx", metadata, defaults) for _ in range(8)]
+print(len({job.result()["predict.py"] for job in jobs}))
+"""
+
+
+def test_scripts_of_several_targets_are_made_at_the_same_time() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "1", done.stderr
+
+
 def test_the_script_is_python_without_trailing_blanks_or_tabs() -> None:
     text = script(dynamic=True)
     compile(text, "predict.py", "exec")

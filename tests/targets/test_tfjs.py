@@ -19,15 +19,15 @@ import pytest
 
 from segc.diagnostics import SegcError
 from segc.files import resource
-from segc.network.session import TorchSession
 from segc.targets import tfjs
 from segc.targets.base import OUTPUTS
 from segc.targets.tfjs import PAGE, TfjsSession
-from segc.targets.verify import TOLERANCES
-from tests.targets.conftest import DEFAULTS, Trained
+from tests.targets.conftest import DEFAULTS, Trained, agrees
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from segc.network.session import TorchSession
 
 RUNTIME = resource("templates", "predict", "tfjs")
 
@@ -50,50 +50,37 @@ def artifacts(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return get
 
 
-@pytest.fixture(scope="module")
-def photographs(peer: Path) -> np.ndarray:
-    """Two different inputs [2, 3, 320, 320] in 0..1."""
-    recorded = np.load(peer / "overfit32_expected.npz")
-    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32) / 255
-    return np.concatenate([photo.reshape(1, 3, 320, 320), recorded["in_rand320"]])
-
-
-def agrees(session: TfjsSession, trained: Trained, images: np.ndarray, precision: str) -> None:
-    reference = TorchSession(trained.graph(images.shape[2:]), trained.weights, {})
+def each_agrees(session: TfjsSession, reference: TorchSession, images: np.ndarray, precision: str) -> None:
     for image in images:
-        ours, theirs = session.run(image[None]), reference.run(image[None])
-        assert sorted(ours) == sorted(OUTPUTS)
-        for name in OUTPUTS:
-            assert ours[name].dtype == np.float32
-            assert ours[name].shape == theirs[name].shape
-            limit = TOLERANCES[precision].of(name, images.shape[2:])
-            assert np.abs(ours[name] - theirs[name]).max() <= limit, name
+        agrees(session, reference, image[None], precision)
 
 
 @needs_node
-def test_a_model_agrees_with_torch(artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray) -> None:
+def test_a_model_agrees_with_torch(
+    artifacts: Callable[..., Path], trained: Trained, reference: TorchSession, photographs: np.ndarray
+) -> None:
     session = TfjsSession(artifacts() / "photos_web_model")
-    agrees(session, trained, photographs, "fp32")
+    each_agrees(session, reference, photographs[:, :, :320, :320], "fp32")
     assert re.fullmatch(r"TensorFlow.js \(WebAssembly, one thread\) in Node.js \d+\.\d+\.\d+", session.runtime)
     assert session.metadata == {**trained.metadata((320, 320), channels="last"), "segc_version": "0"}
 
 
 @needs_node
 def test_a_model_that_is_wider_than_high_agrees_with_torch(
-    artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray
+    artifacts: Callable[..., Path], reference: TorchSession, photographs: np.ndarray
 ) -> None:
-    images = np.ascontiguousarray(np.tile(photographs, (1, 1, 1, 2))[:, :, :224, :416])
-    agrees(TfjsSession(artifacts((224, 416)) / "photos_web_model"), trained, images, "fp32")
+    session = TfjsSession(artifacts((224, 416)) / "photos_web_model")
+    each_agrees(session, reference, photographs[:, :, :224, :416], "fp32")
 
 
 @needs_node
 def test_half_precision_halves_the_filters_and_leaves_biases_and_decode_as_they_are(
-    artifacts: Callable[..., Path], trained: Trained, photographs: np.ndarray
+    artifacts: Callable[..., Path], reference: TorchSession, photographs: np.ndarray
 ) -> None:
     model = artifacts(half=True) / "photos_web_model"
     session = TfjsSession(model)
     assert session.metadata["precision"] == "fp16"
-    agrees(session, trained, photographs, "fp16")
+    each_agrees(session, reference, photographs[:, :, :320, :320], "fp16")
     description = json.loads((model / "model.json").read_bytes())
     for entry in description["weightsManifest"][0]["weights"]:
         halved = entry.get("quantization") == {"dtype": "float16", "original_dtype": "float32"}
