@@ -154,7 +154,8 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-            torch.nn.init.constant_(module.bias, 3.0)
+            torch.nn.init.constant_(module.weight, 0.5)
+            torch.nn.init.constant_(module.bias, 2.0)
     (case,) = cases(sorted((coco / "images" / "train").iterdir())[:8], (96, 160), dynamic=False)
     with torch.no_grad():
         network.train()(torch.from_numpy(case.images))
