@@ -13,7 +13,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,16 @@ class _Job:
     weights_digest: str
     images: Sequence[Path]
     warnings: Sequence[Diagnostic]
+    _graphs: dict[tuple[tuple[int, int], int], str] = field(default_factory=dict)
+
+    def graph(self, size: tuple[int, int], batch: int) -> str:
+        """The network for an input (height, width) and a batch, as JSON; made once for all targets that share it."""
+        from segc.architectures import build_graph
+
+        if (size, batch) not in self._graphs:
+            project = self.loaded.project
+            self._graphs[size, batch] = build_graph(project.architecture, project.dataset.nc, size, batch).to_json()
+        return self._graphs[size, batch]
 
     @property
     def thresholds(self) -> dict[str, Any]:
@@ -243,7 +253,6 @@ class _Order:
     """One target on its way from options to an artifact folder."""
 
     def __init__(self, job: _Job, options: TargetOptions, work: Path) -> None:
-        from segc.architectures import build_graph
         from segc.build import model_metadata
         from segc.data.dataset import list_images
         from segc.targets.verify import choose
@@ -255,7 +264,7 @@ class _Order:
         own = {**METADATA_DEFAULTS, **self.target.settings(options)}
         self.suppression = job.thresholds if own["layout"] == "detections" else None
         self.metadata = {**model_metadata(project), "imgsz": list(self.size), **own, **(self.suppression or {})}
-        self.graph = build_graph(project.architecture, project.dataset.nc, self.size, self.metadata["batch"])
+        self.graph = job.graph(self.size, self.metadata["batch"])
         self.calibrated = self.metadata["precision"] in CALIBRATED
         self.calibration = choose(list_images(job.loaded, "train"), CALIBRATION_IMAGES) if self.calibrated else []
 
@@ -307,7 +316,7 @@ class _Order:
             target=self.target,
             options=self.options,
             metadata=self.metadata,
-            graph=self.graph.to_json(),
+            graph=self.graph,
             weights_digest=job.weights_digest,
             trained=job.trained,
             thresholds=job.thresholds,
@@ -317,7 +326,7 @@ class _Order:
         )
 
     def _emit_request(self, files: Path, weights: Path) -> dict[str, Any]:
-        (self.work / "graph.json").write_text(self.graph.to_json(), encoding="utf-8")
+        (self.work / "graph.json").write_text(self.graph, encoding="utf-8")
         return {
             "target": self.target.name,
             "graph": str(self.work / "graph.json"),
