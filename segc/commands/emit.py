@@ -13,7 +13,9 @@ import click
 from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from rich.table import Table
 
     from segc.diagnostics import Diagnostic
     from segc.targets.emit import Emission
@@ -86,7 +88,7 @@ def command(
     if weights is not None and untrained:
         raise click.UsageError("--weights and --untrained exclude each other")
     loaded = load_project(project, overrides)
-    with _live([options.format for options in requested(loaded, names)]) as watch:
+    with _live([options.format for options in requested(loaded, names)]) as board:
         emissions = emit_project(
             loaded,
             build_folder(loaded, build_dir),
@@ -98,7 +100,8 @@ def command(
             time_limit=time_limit,
             memory_limit=round((memory_limit or 0) * 1e9),
             warn=_warn,
-            watch=watch,
+            watch=board.watch,
+            finished=board.finished,
         )
     _report(emissions)
     problems = [diagnostic for emission in emissions for diagnostic in emission.diagnostics]
@@ -112,41 +115,59 @@ def _warn(diagnostics: Sequence[Diagnostic]) -> None:
     click.echo(render_text(diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
 
 
-FINAL = frozenset({"verified", "deferred", "up to date", "failed", "error"})
-"""States in which nothing more happens to a target."""
+class Board:
+    """What is being done with each target, and what came of it.
+
+    Args:
+        names: the targets, in the order of the table.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._states: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        self._made: dict[str, Emission] = {}
+
+    def watch(self, name: str, state: str) -> None:
+        """Take in what is being done with a target."""
+        self._states[name] = state
+        self._since.setdefault(name, time.monotonic())
+
+    def finished(self, emission: Emission) -> None:
+        """Take in what came of a target."""
+        self._made[emission.target] = emission
+
+    def table(self) -> Table:
+        """A row a target: state, seconds so far, and, once it is finished, size and parity."""
+        from rich.table import Table
+
+        rows = Table("target", "state", "seconds", "MB", "against PyTorch", box=None, pad_edge=False)
+        for name in self._names:
+            if made := self._made.get(name):
+                rows.add_row(name, made.status, f"{made.seconds:.1f}", _megabytes(made), made.summary)
+            elif name in self._since:
+                rows.add_row(name, self._states[name], f"{time.monotonic() - self._since[name]:.0f}")
+            else:
+                rows.add_row(name, "waiting")
+        return rows
 
 
 @contextmanager
-def _live(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
-    """A table of what is being done with each target, in a terminal; nothing elsewhere."""
-    screen = console()
-    states = dict.fromkeys(names, "waiting")
-    since: dict[str, float] = {}
-    took: dict[str, float] = {}
-
-    def watch(name: str, state: str) -> None:
-        states[name] = state
-        since.setdefault(name, time.monotonic())
-        if state in FINAL:
-            took[name] = time.monotonic() - since[name]
-
+def _live(names: Sequence[str]) -> Iterator[Board]:
+    """A board that is shown while the block runs, in a terminal."""
+    board, screen = Board(names), console()
     if not screen.is_terminal:
-        yield watch
+        yield board
         return
 
     from rich.live import Live
-    from rich.table import Table
 
-    def table() -> Table:
-        rows = Table("target", "state", "seconds", box=None, pad_edge=False)
-        now = time.monotonic()
-        for name, state in states.items():
-            seconds = took.get(name, now - since[name] if name in since else None)
-            rows.add_row(name, state, "" if seconds is None else f"{seconds:.0f}")
-        return rows
+    with Live(console=screen, get_renderable=board.table, refresh_per_second=8, transient=True):
+        yield board
 
-    with Live(console=screen, get_renderable=table, refresh_per_second=8, transient=True):
-        yield watch
+
+def _megabytes(emission: Emission) -> str:
+    return f"{emission.size / 1e6:.1f}" if emission.size else ""
 
 
 def _report(emissions: Sequence[Emission]) -> None:
@@ -158,7 +179,7 @@ def _report(emissions: Sequence[Emission]) -> None:
         table.add_row(
             emission.target,
             "" if emission.folder is None else _shown(emission.folder / emission.model),
-            f"{emission.size / 1e6:.1f}" if emission.size else "",
+            _megabytes(emission),
             f"{emission.seconds:.1f}",
             emission.summary,
             emission.status,

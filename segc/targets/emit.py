@@ -116,6 +116,7 @@ def emit_project(
     memory_limit: int = 0,
     warn: Callable[[Sequence[Diagnostic]], None] = lambda _: None,
     watch: Callable[[str, str], None] = lambda _target, _state: None,
+    finished: Callable[[Emission], None] = lambda _emission: None,
 ) -> list[Emission]:
     """Emit artifacts into ``<build_dir>/artifacts/<target>/`` and verify each against PyTorch on dataset images.
 
@@ -132,6 +133,7 @@ def emit_project(
             the machine's.
         warn: is told at once what the user should hear about the weights.
         watch: is told what is being done with a target; called from several threads.
+        finished: likewise, what came of it.
 
     Returns:
         One result a target; what goes wrong with one does not stop the others.
@@ -163,7 +165,7 @@ def emit_project(
             except SegcError as error:
                 made = replace(made, diagnostics=error.diagnostics)
             made = replace(made, seconds=time.perf_counter() - started)
-            watch(options.format, made.status)
+            finished(made)
             return made
 
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))

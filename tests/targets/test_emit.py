@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from segc.cli import run
+from segc.commands.emit import Board
 from segc.files import digest_file
 from segc.spec.load import load_project
 from segc.targets import base, verify, worker
@@ -383,7 +386,22 @@ def test_a_memory_limit_is_kept(project: Path) -> None:
 
 
 def test_what_is_being_done_is_told(project: Path) -> None:
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, str] | Emission] = []
     loaded = load_project(project, ("hyperparameters.imgsz=64",))
-    emit_project(loaded, project.parent / "build", watch=lambda name, state: told.append((name, state)))
-    assert told == [("onnx", "emitting"), ("onnx", "running"), ("onnx", "verified")]
+    build = project.parent / "build"
+    made = emit_project(loaded, build, watch=lambda *state: told.append(state), finished=told.append)
+    assert told == [("onnx", "emitting"), ("onnx", "running"), *made]
+    assert made[0].status == "verified"
+
+
+def test_the_live_table_has_state_seconds_size_and_parity() -> None:
+    board = Board(["onnx", "ncnn", "paddle"])
+    board.watch("onnx", "running")
+    board.finished(Emission("ncnn", "verified", 1.26, Path("ncnn"), "m", 13_700_000, summary="boxes 1.2e-04 px"))
+    console = Console(width=100, file=io.StringIO())
+    console.print(board.table())
+    heads, *rows = console.file.getvalue().splitlines()
+    assert heads.split() == ["target", "state", "seconds", "MB", "against", "PyTorch"]
+    assert rows[0].split()[:2] == ["onnx", "running"]
+    assert rows[1].split() == ["ncnn", "verified", "1.3", "13.7", "boxes", "1.2e-04", "px"]
+    assert rows[2].split() == ["paddle", "waiting"]
