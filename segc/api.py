@@ -10,7 +10,8 @@
         print(prediction.path, prediction.counts())
     project.emit("onnx")
 
-The methods call the functions that the commands call, and raise ``SegcError`` where those show diagnostics.
+The methods call the functions that the commands call, and raise ``SegcError`` where those show diagnostics. Training
+and evaluating set, for the whole process, how threads wait and memory is kept: see ``segc.compute``.
 """
 
 import os
@@ -197,7 +198,6 @@ class Project:
         Raises:
             SegcError: I001 where there are no sources, I002 where an image cannot be read; else as ``segc.sessions``.
         """
-        prepare_to_compute()
         from segc.sources import find
 
         found = find([str(source) for source in sources])

@@ -4,7 +4,7 @@ import os
 import sys
 
 _SPINS = "2000"
-"""Times that a thread looks for work before it sleeps: some ten microseconds, longer than most waits in a network."""
+"""Times that a thread looks for work before it sleeps: some fifty microseconds, longer than most waits in a network."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER, _NONE = -1, 0
@@ -15,7 +15,8 @@ def prepare_to_compute() -> None:
 
     Threads of OpenMP keep their processors busy while they wait for work. As soon as something else needs a processor,
     such as the workers that make the batches, a network then takes several times as long; threads that sleep at once
-    lose a fifth of the time to waking up. So they look around for some microseconds. What the environment says stands.
+    lose up to a fifth of the time to waking up. So they look around for some fifty microseconds. What the environment
+    says stands.
 
     glibc gives large blocks back to the system as soon as they are freed, and the system clears every page that it
     hands out again: a step of training would get most of its activations in that way. Where there is no glibc nothing

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option
+from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.table import Table
 
-    from segc.diagnostics import Diagnostic
     from segc.targets.emit import Emission
 
 
@@ -99,7 +98,7 @@ def command(
             jobs=jobs or 0,
             time_limit=time_limit,
             memory_limit=round((memory_limit or 0) * 1e9),
-            warn=_warn,
+            warn=warn,
             watch=board.watch,
             finished=board.finished,
         )
@@ -107,12 +106,6 @@ def command(
     problems = [diagnostic for emission in emissions for diagnostic in emission.diagnostics]
     if problems:
         raise SegcError(problems)
-
-
-def _warn(diagnostics: Sequence[Diagnostic]) -> None:
-    from segc.diagnostics import render_text, wants_colour
-
-    click.echo(render_text(diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
 
 
 class Board:

@@ -135,12 +135,12 @@ def _plan_outputs(sources: "Sequence[Source]", folder: Path, *, overlay: bool, l
 def _open(
     loaded: "LoadedProject | None", build_dir: Path | None, weights: Path | None, artifact: Path | None
 ) -> "Session":
+    prepare_to_compute()
     if artifact is not None:
         from segc.targets.artifact import open_artifact
 
         return open_artifact(artifact)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    prepare_to_compute()
     from segc.sessions import weights_session
 
     return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)

@@ -14,6 +14,7 @@ import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from segc.archives import BROKEN, read_entry
 from segc.diagnostics import fail
 from segc.targets.base import Requirement
 from segc.targets.session import LONGEST_METADATA, SIDECAR, ArtifactSession, metadata_text, parse_metadata
@@ -118,9 +119,9 @@ def read_model(path: Path) -> tuple[bytes, dict[str, Any]]:
             members = {name: archive.getinfo(name) for name in (SIDECAR, DIGEST)}
             if any(member.file_size > LONGEST_METADATA for member in members.values()):
                 raise fail("T006", "damaged: its metadata are too long", file=path)
-            text, digest = (archive.read(member) for member in members.values())
+            text, digest = (read_entry(archive, member) for member in members.values())
         model = content[: min(member.header_offset for member in members.values())]
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError):
+    except BROKEN:
         raise fail("T006", "not a model of segc, or cut off: there are no metadata at its end", file=path) from None
     metadata = parse_metadata(text, path)
     if hashlib.sha256(model).hexdigest().encode() != digest:

@@ -200,15 +200,17 @@ class References:
         self._crew, self._folder, self._loaded, self._weights, self._images = crew, folder, loaded, weights, images
         self._lock = threading.RLock()
         self._made: dict[tuple[tuple[int, int], bool], Reference] = {}
+        self._file: Path | None = None
 
     def weights(self) -> Path:
         """The file with the trained values."""
-        path = self._folder / "weights.safetensors"
         with self._lock:
-            if not path.exists():
-                self._folder.mkdir(parents=True)
+            if self._file is None:
+                path = self._folder / "weights.safetensors"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 save_arrays(path, self._weights)
-        return path
+                self._file = path
+            return self._file
 
     def of(self, size: tuple[int, int], *, dynamic: bool) -> Reference:
         """The reference for an input size, at work or done."""

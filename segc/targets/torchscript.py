@@ -11,12 +11,12 @@ import keyword
 import re
 import warnings
 import zipfile
-import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from segc.archives import BROKEN, read_entry
 from segc.diagnostics import fail
 from segc.targets.base import EmitRequest, Emitted, Refusal, Requirement, Session, Target, TargetOptions, lowering_of
 from segc.targets.session import METADATA_KEY, ArtifactSession, metadata_text, parse_metadata
@@ -312,12 +312,12 @@ def read_archive(path: Path) -> bytes | None:
                 raise fail("T006", "its contents are far larger than the file", file=path)
             if len(set(names)) != len(names) or len({name.partition("/")[0] for name in names}) != 1:
                 raise fail("T006", "not a TorchScript archive: it holds a name twice, or several folders", file=path)
-            for name in names:
-                if "/code/" in name and not name.endswith(".debug_pkl"):
-                    _check_program(archive.read(name), path)
-            found = [name for name in names if name.partition("/")[2] == f"extra/{METADATA_FILE}"]
-            return archive.read(found[0]) if found else None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError):
+            for entry in entries:
+                if "/code/" in entry.filename and not entry.filename.endswith(".debug_pkl"):
+                    _check_program(read_entry(archive, entry), path)
+            found = [entry for entry in entries if entry.filename.partition("/")[2] == f"extra/{METADATA_FILE}"]
+            return read_entry(archive, found[0]) if found else None
+    except BROKEN:
         raise fail("T006", "damaged: not a TorchScript archive", file=path, help="emit it again") from None
 
 

@@ -9,7 +9,6 @@ it is, or collected from a pickled module tree in the order PyTorch lists them),
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.archives import BROKEN
 from segc.diagnostics import fail
 from segc.weights import inert
 from segc.weights.inert import Instance, Malformed, Refused, Table, TensorReference, TooLarge
@@ -106,19 +106,7 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise fail("W004", f"refused: {error}", file=path) from error
     except Malformed as error:
         raise fail("W002", f"the checkpoint's content is broken: {error}", file=path, help=_NO_STORAGE) from error
-    # What the standard library's zip reader raises, one time or another, for a broken or truncated archive.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-        IndexError,
-        OSError,
-    ) as error:
+    except (*BROKEN, OSError) as error:
         reason = inert.short(str(error)) or type(error).__name__
         raise fail("W002", f"the archive is broken or cut off: {reason}", file=path, help=_NO_STORAGE) from error
 

@@ -136,8 +136,8 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
     """Seeded weights whose batch norms know the network's own activations on photographs.
 
     Without that, random values grow or vanish from layer to layer, and no comparison of them says anything. And the
-    batch norms put activations where SiLU is nearly straight: where it bends, a random network this deep makes of every
-    rounding a thousand times as much.
+    batch norms put activations where SiLU is nearly straight: where it bends, a random network this deep magnifies
+    rounding, that of scale x more than a hundredfold.
     """
     import torch
 
