@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parents[1] / "examples" / "shapes" / "generate.py"
@@ -39,9 +40,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=120, help="training images (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=120)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}, Python {platform.python_version()}")
     print(f"{options.images} images, {options.epochs} epochs each")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         draw = [sys.executable, str(SHAPES), "--train", str(options.images), "--output", name]
         subprocess.run(draw, check=True, stdout=subprocess.DEVNULL)
@@ -50,12 +52,14 @@ def main() -> None:
             project, build = folder / f"{number}.yaml", folder / f"build-{number}"
             project.write_text(PROJECT.format(epochs=options.epochs, augment=augment))
             command = [sys.executable, "-m", "segc", "train", str(project), "--build-dir", str(build)]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            running[recipe] = (build, subprocess.Popen(command, env=environment, **quiet))
-        for recipe, (build, process) in running.items():
+            with (folder / f"{number}.log").open("wb") as log:
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stack.callback(process.kill)
+            running[recipe] = (build, process)
+        for number, (recipe, (build, process)) in enumerate(running.items()):
             if process.wait():
-                raise SystemExit(f"{recipe}: segc train ended with {process.returncode}")
+                raise SystemExit(f"{recipe}: {(folder / f'{number}.log').read_text()[-1000:]}")
             with (build / "runs" / "train" / "results.csv").open(newline="") as file:
                 last = list(csv.DictReader(file))[-1]
             found = ", ".join(f"{key} {float(last[key]):.3f}" for key in ("box_map", "mask_map", "mask_map50"))
