@@ -14,7 +14,7 @@ BROKEN = (
     RuntimeError,
     ValueError,
 )
-"""What it raises, one time or another, for an archive that is broken, cut off, encrypted or oddly packed."""
+"""What ``zipfile`` raises, one time or another, for an archive that is broken, cut off, encrypted or oddly packed."""
 
 _PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 

@@ -1,8 +1,12 @@
 """Whatever is wrong with an archive is one of the errors that its readers expect."""
 
 import io
+import subprocess
+import sys
 import zipfile
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +14,8 @@ from hypothesis import strategies as st
 from segc.archives import BROKEN, read_entry
 from segc.diagnostics import SegcError
 from segc.targets.litert import DIGEST, SIDECAR, read_model
+from segc.targets.registry import targets
+from segc.targets.script import render_scripts
 from segc.targets.torchscript import read_archive
 
 PACKINGS = {
@@ -50,6 +56,22 @@ def test_a_spoiled_model_is_refused_however_it_is_packed(packing, tmp_path):
         path.write_bytes(spoiled(archive(PACKINGS[packing], *names)))
         with pytest.raises(SegcError, match="T006"):
             read(path)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_predict_script_refuses_a_spoiled_model_in_one_line(packing, tmp_path):
+    metadata = {"names": ["a"], "imgsz": [64, 64], "dynamic": False, "segc_version": "0"}
+    defaults = {"conf": 0.25, "iou": 0.7, "max_det": 300}
+    (script,) = render_scripts(targets()["tflite"], "m.tflite", metadata, defaults).items()
+    (tmp_path / script[0]).write_text(script[1])
+    (tmp_path / "m.tflite").write_bytes(spoiled(archive(PACKINGS[packing], SIDECAR, DIGEST)))
+    command = [sys.executable, str(tmp_path / script[0]), str(tmp_path)]
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"{tmp_path / 'm.tflite'}: not a model of segc, or cut off: there are no metadata at its end\n"
+    )
 
 
 @given(data=st.data(), packing=st.sampled_from(list(PACKINGS.values())))
