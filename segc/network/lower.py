@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from segc.graph.ir import Graph, Node
 from segc.graph.passes import training_form
 from segc.network.initialise import initial_weights
+from segc.network.merging import merged
 from segc.network.operators import FUNCTIONS, MODULES, BuildModule
 
 
@@ -42,8 +43,8 @@ class SegmentationNetwork(nn.Module):
                 shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
                 _attach(self, _owner(node), build(node, shapes))
         # Set past nn.Module, which would list the shared parameters a second time under other names.
-        object.__setattr__(self, "inference_graph", _graph_module(graph, self, overwrite=True))
-        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self, overwrite=False))
+        object.__setattr__(self, "inference_graph", _graph_module(graph, self, training=False))
+        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self, training=True))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] (RGB in 0..1) to the outputs of the graph: boxes, scores, coefficients, prototypes."""
@@ -99,26 +100,37 @@ def _attach(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(leaf, module)
 
 
-def _graph_module(graph: Graph, owner: SegmentationNetwork, *, overwrite: bool) -> fx.GraphModule:
+def _graph_module(graph: Graph, owner: SegmentationNetwork, *, training: bool) -> fx.GraphModule:
     """A graph as a module.
 
     Args:
         graph: what it computes.
         owner: has the parameters.
-        overwrite: let activations take the place of their inputs. Where gradients are wanted that costs time instead of
-            saving it: autograd keeps a copy of what is overwritten.
+        training: merge what trains faster as one call (see ``merging``). Otherwise activations take the place of their
+            inputs, which costs time where gradients are wanted: autograd keeps a copy of what is overwritten.
     """
     program = fx.Graph()
     values: dict[str, Any] = {name: program.placeholder(name) for name in graph.inputs}
+    calls = {call.nodes[-1].name: call for call in merged(graph)} if training else {}
+    inner = {node.name for call in calls.values() for node in call.nodes[:-1]}
     for node in graph.nodes:
-        inputs = [values[name] for name in node.inputs]
+        if node.name in inner:
+            continue
         label = node.name.replace(".", "_")
-        if node.op in MODULES:
+        if call := calls.get(node.name):
+            inputs = [values[name] for name in call.inputs]
+            modules = [program.get_attr(_owner(part)) for part in call.nodes if part.op in MODULES]
+            result = program.create_node(
+                "call_function", call.function, (*inputs, *modules), dict(call.settings), name=label
+            )
+        elif node.op in MODULES:
+            inputs = [values[name] for name in node.inputs]
             result = program.create_node("call_module", _owner(node), tuple(inputs), name=label)
         else:
+            inputs = [values[name] for name in node.inputs]
             attributes = dict(node.attributes)
             if node.op == "silu":
-                attributes["inplace"] = overwrite and _is_only_reader(graph, node)
+                attributes["inplace"] = not training and _is_only_reader(graph, node)
             function, arguments, keywords = FUNCTIONS[node.op](inputs, attributes)
             result = program.create_node("call_function", function, arguments, keywords, name=label)
         if len(node.outputs) == 1:
