@@ -1,5 +1,6 @@
 """Training batches: a pure function of seed, epoch and place in the epoch, whatever number of workers makes them."""
 
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ class Batch:
     """What one step of training reads. B images, T objects of all of them together, in the order of the images.
 
     Attributes:
-        images: uint8 [B, 3, H, W], RGB.
+        images: uint8 [B, 3, H, W], RGB, channels last in memory.
         image_index: int64 [T], the image of each object.
         classes: int64 [T].
         boxes: float32 [T, 4], x1, y1, x2, y2 in pixels of the images.
@@ -93,7 +94,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingItem:
-    """One image of a batch: ``image`` [3, H, W], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
+    """One image of a batch: ``image`` [H, W, 3], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
 
     ``faults`` say what is wrong with the image whose place it took.
     """
@@ -274,7 +275,7 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         height, width = scene.image.shape[:2]
         masks: NDArray[Any] = object_masks(scene.objects, height, width, self.hyper.mask_ratio)
         return TrainingItem(
-            image=np.ascontiguousarray(scene.image.transpose(2, 0, 1)),
+            image=scene.image,
             classes=np.array(scene.classes, np.int64),
             boxes=boxes_of(scene.objects, height, width),
             masks=index_map(masks) if self.hyper.overlap_mask else masks,
@@ -301,7 +302,7 @@ def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch
     masks = [item.masks for item in good]
     overlapping = like.masks.ndim == 2
     return Batch(
-        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])),
+        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])).permute(0, 3, 1, 2),
         image_index=torch.from_numpy(np.repeat(np.arange(len(good)), counts)),
         classes=torch.from_numpy(_joined(np.concatenate, [item.classes for item in good], like.classes)),
         boxes=torch.from_numpy(_joined(np.concatenate, [item.boxes for item in good], like.boxes)),
@@ -341,7 +342,10 @@ def step_size(hyper: "Hyperparameters", epoch: int, step: int) -> tuple[int, int
 
 
 class _Order(Sampler[list[Key]]):
-    """The keys of a process's shares of the batches; the last batch of an epoch may be smaller."""
+    """The keys of a process's shares of the batches, epoch after epoch; the last batch of each may be smaller.
+
+    One epoch follows the other without an end, so that workers make its first batches while others are still in use.
+    """
 
     def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
         self.count, self.hyper = count, hyper
@@ -352,11 +356,16 @@ class _Order(Sampler[list[Key]]):
         return (self.count + self.hyper.batch_size - 1) // self.hyper.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = epoch_order(self.count, self.hyper.seed, self.epoch).tolist()
-        for step in range(self.start_step, len(self)):
+        yield from self._epoch(self.epoch, self.start_step)
+        for epoch in itertools.count(self.epoch + 1):
+            yield from self._epoch(epoch, 0)
+
+    def _epoch(self, epoch: int, start_step: int) -> Iterator[list[Key]]:
+        order = epoch_order(self.count, self.hyper.seed, epoch).tolist()
+        for step in range(start_step, len(self)):
             indices = order[step * self.hyper.batch_size : (step + 1) * self.hyper.batch_size]
-            size = step_size(self.hyper, self.epoch, step)
-            yield [(self.epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
+            size = step_size(self.hyper, epoch, step)
+            yield [(epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
 
 
 class TrainingLoader:
@@ -400,6 +409,9 @@ class TrainingLoader:
             worker_init_fn=_start_worker,
             multiprocessing_context=START_METHOD if workers else None,
         )
+        self._batches: Iterator[Any] = iter(())
+        self._next: tuple[int, int] | None = None
+        """Epoch and step of the batch that comes next where nobody asks for another one."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -417,10 +429,16 @@ class TrainingLoader:
         Raises:
             SegcError: D002 for images that cannot be read; all those of the batch are named.
         """
-        self._order.epoch, self._order.start_step = epoch, start_step
-        for batch in self._loader:
+        going_on, self._next = self._next == (epoch, start_step), None
+        if not going_on:
+            self._order.epoch, self._order.start_step = epoch, start_step
+            self._batches = iter(self._loader)
+        for step in range(start_step, len(self)):
+            self._next = None  # until the batch is there
+            batch = next(self._batches)
             if not isinstance(batch, Batch):
                 raise SegcError(batch)
+            self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
 

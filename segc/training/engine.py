@@ -19,7 +19,7 @@ from segc.training.ema import MovingAverage
 from segc.training.loss import TERMS, Gains, SegmentationLoss
 from segc.training.norm import SynchronisedBatchNorm
 from segc.training.optimizer import make_optimizer
-from segc.training.precision import Precision, autocast, grad_scaler
+from segc.training.precision import TYPES, Precision, autocast, grad_scaler
 
 if TYPE_CHECKING:
     from segc.data.loader import Batch
@@ -120,7 +120,7 @@ class Engine:
     def forward(self, images: Tensor) -> Mapping[str, Tensor]:
         """Images, uint8 [B, 3, H, W], to what the loss reads."""
         with autocast(self.precision, self.device):
-            result: Mapping[str, Tensor] = self._raw(as_input(images))
+            result: Mapping[str, Tensor] = self._raw(as_input(images, self.precision))
         return result
 
     def backward(self, total: Tensor) -> None:
@@ -183,9 +183,9 @@ def on_device(network: SegmentationNetwork, device: torch.device) -> Segmentatio
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def as_input(images: Tensor) -> Tensor:
-    """Images, uint8 [B, 3, H, W], as the network takes them: 0..1, channels last."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+def as_input(images: Tensor, precision: Precision) -> Tensor:
+    """Images, uint8 [B, 3, H, W], as the network takes them: 0..1, channels last, in its arithmetic."""
+    return images.to(TYPES[precision], memory_format=torch.channels_last).div_(255)
 
 
 def _modules(device: torch.device, world: World) -> dict[str, Any]:

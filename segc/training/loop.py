@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
-SAVING_SHARE = 0.02
+SAVING_SHARE = 0.01
 """Most of the time that saving checkpoints may take, but for the first and the last one."""
 
 

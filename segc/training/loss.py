@@ -94,7 +94,7 @@ class SegmentationLoss:
                 self.gains.mask
                 * mask_loss(
                     outputs["coefficients"][cells.image, cells.anchor].float(),
-                    outputs["prototypes"].float(),
+                    outputs["prototypes"],
                     cells.image,
                     cells.target,
                     batch,

@@ -6,6 +6,8 @@ be most of the time that the loss takes, as boxes cover a small part of an image
 the places in its box, and the gradients, which are known in closed form, are worked out on the way.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: T
 
     Args:
         coefficients: float32 [P, M] of the cells that learn an object.
-        prototypes: float32 [B, M, h, w].
+        prototypes: [B, M, h, w], of any precision; the loss is worked out in float32.
         image: [P], ascending.
         target: [P], their objects, ascending.
         batch: boxes and masks.
@@ -53,7 +55,7 @@ def mask_loss_of_images(
         shown = masks[index] if places is not None else masks[objects]
         truth = (shown == (1 if places is None else places[objects, None, None])).flatten(1)
         inside = (in_rows[objects, :, None] & in_columns[objects, None, :]).flatten(1)[which]
-        logits = (coefficients[start:end] @ prototypes[index].flatten(1))[inside]
+        logits = (coefficients[start:end] @ prototypes[index].float().flatten(1))[inside]
         areas = area[target[start:end]]
         # An object whose box touches nothing has no place for its weight to stand at.
         weight = areas.clamp(min=1).reciprocal().repeat_interleave(areas)
@@ -63,53 +65,99 @@ def mask_loss_of_images(
 
 def mask_loss_in_crops(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
     """See :func:`mask_loss`: object by object."""
-    objects, counts = torch.unique_consecutive(target, return_counts=True)
-    result: Tensor = _Crops.apply(coefficients, prototypes, image, objects, counts, batch)  # type: ignore[no-untyped-call]
+    size = (prototypes.shape[2], prototypes.shape[3])
+    crops = _crops(image, target, _touched(batch, size), *_truth(batch, size))
+    result: Tensor = _InCrops.apply(coefficients, prototypes, crops)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Crops(torch.autograd.Function):
+@dataclass(frozen=True, slots=True)
+class _Crop:
+    """An object's place in the prototypes, which has some area, and the cells that learn it.
+
+    Attributes:
+        cells: which of all cells.
+        count: how many these are.
+        image: of the prototypes.
+        rows: of the prototypes.
+        columns: likewise.
+        truth: bool [rows, columns], the object's mask.
+    """
+
+    cells: slice
+    count: int
+    image: int
+    rows: slice
+    columns: slice
+    truth: Tensor
+
+def _crops(image: Tensor, target: Tensor, touched: Tensor, masks: Tensor, places: Tensor | None) -> Iterator[_Crop]:
+    """The crops of the objects, in their order."""
+    objects, counts = torch.unique_consecutive(target, return_counts=True)
+    images = image[counts.cumsum(0) - 1]
+    listed = (objects.tolist(), counts.tolist(), images.tolist(), touched[objects].int().tolist())
+    start = 0
+    for number, count, index, (x1, y1, x2, y2) in zip(*listed, strict=True):
+        cells, start = slice(start, start + count), start + count
+        if x1 < x2 and y1 < y2:
+            rows, columns = slice(y1, y2), slice(x1, x2)
+            shown, value = (masks[number], 1) if places is None else (masks[index], int(places[number]))
+            yield _Crop(cells, count, index, rows, columns, shown[rows, columns] == value)
+
+
+_MOST_LOGITS = 2**20
+"""Logits that are worked out at once: enough to make the calls few, and too few to leave the processor's cache."""
+
+
+def _chunks(crops: Iterable[_Crop]) -> Iterator[list[_Crop]]:
+    """The crops in groups of no more logits than are worked out at once, or of one crop."""
+    chunk: list[_Crop] = []
+    total = 0
+    for crop in crops:
+        logits = crop.count * crop.truth.numel()
+        if chunk and total + logits > _MOST_LOGITS:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(crop)
+        total += logits
+    if chunk:
+        yield chunk
+
+
+class _InCrops(torch.autograd.Function):
     """The loss and, at once, its gradients, which in a logit x are (sigmoid(x) - truth) · weight."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        coefficients: Tensor,
-        prototypes: Tensor,
-        image: Tensor,
-        objects: Tensor,
-        counts: Tensor,
-        batch: Batch,
-    ) -> Tensor:
-        size = (prototypes.shape[2], prototypes.shape[3])
-        masks, places = _truth(batch, size)
+    def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, crops: Iterable[_Crop]) -> Tensor:
         channels_last = prototypes.permute(0, 2, 3, 1)
         grad_coefficients = torch.zeros_like(coefficients)
         grad_prototypes = torch.zeros(channels_last.shape)
         total = torch.zeros(())
-        rows = counts.cumsum(0)
-        boxes = _touched(batch, size)[objects].int().tolist()
-        for number, end, count, box in zip(objects.tolist(), rows.tolist(), counts.tolist(), boxes, strict=True):
-            cells, index = slice(end - count, end), int(image[end - 1])
-            crop = (slice(box[1], box[3]), slice(box[0], box[2]))
-            if crop[0].start >= crop[0].stop or crop[1].start >= crop[1].stop:
-                continue
-            shown = masks[number] if places is None else masks[index]
-            truth = (shown[crop] == (1 if places is None else places[number])).flatten()
-            prototype = channels_last[index][crop].reshape(-1, channels_last.shape[-1])
-            logits = coefficients[cells] @ prototype.T
-            weight = 1 / logits.shape[1]
-            total += (F.softplus(logits).sum() - logits[:, truth].sum()) * weight
-            gradient = (logits.sigmoid() - truth.float()) * weight
-            grad_coefficients[cells] = gradient @ prototype
-            grad_prototypes[index][crop] += (gradient.T @ coefficients[cells]).view(*shown[crop].shape, -1)
-        ctx.save_for_backward(grad_coefficients, grad_prototypes.permute(0, 3, 1, 2))
+        for chunk in _chunks(crops):
+            seen = [channels_last[crop.image, crop.rows, crop.columns].float().flatten(0, 1) for crop in chunk]
+            known = [coefficients[crop.cells] for crop in chunk]
+            parts = [(own @ places.T).flatten() for own, places in zip(known, seen, strict=True)]
+            logits, sizes = torch.cat(parts), [len(part) for part in parts]
+            truth = torch.cat([crop.truth.flatten().expand(crop.count, -1).flatten() for crop in chunk]).float()
+            weights = torch.tensor([1 / crop.truth.numel() for crop in chunk])
+            weight = weights.repeat_interleave(torch.tensor(sizes))
+            total += torch.dot(F.softplus(logits).addcmul_(logits, truth, value=-1), weight)
+            gradients = torch.split(logits.sigmoid_().sub_(truth).mul_(weight), sizes)
+            for crop, own, places, flat in zip(chunk, known, seen, gradients, strict=True):
+                gradient = flat.view(crop.count, -1)
+                grad_coefficients[crop.cells] = gradient @ places
+                area = grad_prototypes[crop.image, crop.rows, crop.columns]
+                area += (gradient.T @ own).view_as(area)
+        ctx.save_for_backward(grad_coefficients, grad_prototypes)
+        ctx.precision = prototypes.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_coefficients, grad_prototypes = ctx.saved_tensors
-        return grad_coefficients * factor, grad_prototypes * factor, None, None, None, None
+        scaled = torch.empty_like(grad_prototypes, dtype=ctx.precision)
+        torch.mul(grad_prototypes, factor, out=scaled)
+        return grad_coefficients * factor, scaled.permute(0, 3, 1, 2), None
 
 
 def _touched(batch: Batch, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the network computes in. A byte is the same number in each of them."""
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
@@ -29,8 +30,9 @@ def _cpu_has_bf16() -> bool:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """Where the network runs in a precision; parameters, batch norm's statistics and the optimizer stay fp32."""
-    enabled = precision in _TYPES
-    return torch.autocast(device.type, dtype=_TYPES.get(precision, torch.bfloat16), enabled=enabled)
+    if precision == "fp32":
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=TYPES[precision])
 
 
 def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

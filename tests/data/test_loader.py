@@ -64,6 +64,7 @@ def test_a_batch_has_the_shapes_that_are_promised(samples):
         count = len(batch.classes)
         assert batch.images.shape[1:] == (3, SIZE, SIZE)
         assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert (batch.boxes.shape, batch.boxes.dtype) == ((count, 4), torch.float32)
         assert (batch.masks.shape, batch.masks.dtype) == ((len(batch.images), 16, 16), torch.int32)
         assert batch.image_index.tolist() == sorted(batch.image_index.tolist())
@@ -99,6 +100,29 @@ def test_an_epoch_can_be_entered_at_any_step(samples, workers):
     for step in range(4):
         assert equal(list(loader.epoch(1, start_step=step)), whole[step:])
     assert equal(epochs(loader, 1), whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epochs_come_out_the_same_in_any_order(samples, workers):
+    loader = TrainingLoader(samples, hyper(workers=workers))
+    known = {number: epochs(TrainingLoader(samples, hyper()), number) for number in range(6)}
+    for number in (0, 1, 4, 5, 2, 3, 3, 0):
+        next(iter(loader.epoch(number)))  # left after its first batch
+        assert equal(list(loader.epoch(number, start_step=1)), known[number][1:])
+        assert list(loader.epoch(number, start_step=len(loader))) == []
+        assert equal(epochs(loader, number), known[number])
+
+
+def test_an_epoch_that_failed_can_be_entered_again(samples):
+    loader = TrainingLoader(samples, hyper(batch=2))
+    whole = epochs(loader, 0)
+    good = samples[3].image.read_bytes()
+    loader = TrainingLoader(samples, hyper(batch=2))
+    samples[3].image.write_bytes(b"broken")
+    with pytest.raises(SegcError):
+        epochs(loader, 0)
+    samples[3].image.write_bytes(good)
+    assert equal(epochs(loader, 0), whole)
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -266,7 +290,7 @@ def test_boxes_and_masks_lie_on_the_letterboxed_photograph(coco):
     for index in range(len(images)):
         item = scenes[0, index, (320, 256)]
         assert isinstance(item, TrainingItem)
-        assert item.image.shape == (3, 320, 256)
+        assert item.image.shape == (320, 256, 3)
         assert (item.boxes[:, 2:] > item.boxes[:, :2]).all()
         assert (item.boxes[:, [0, 2]] <= 256).all()
         for place, (x0, y0, x1, y1) in enumerate(item.boxes / 4, 1):
@@ -282,7 +306,7 @@ def test_the_frame_is_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / "blue.png"), blue)
     item = TrainingSet((Sample(tmp_path / "blue.png", None, ()),), hyper())[0, 0, (SIZE, SIZE)]
     assert isinstance(item, TrainingItem)
-    assert item.image[:, 0, 0].tolist() == [0, 0, 200]
+    assert item.image[0, 0].tolist() == [0, 0, 200]
 
 
 HUNG_UP = """
