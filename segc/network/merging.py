@@ -3,6 +3,7 @@
 Parameters and their gradients stay those of the graph; values differ by rounding. Inference runs node by node.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
-from segc.graph.ir import Graph, Node
+from segc.graph.ir import Graph, Node, Parameter
 from segc.network.operators import resize_nearest
 
 
@@ -35,11 +36,12 @@ class Merged:
 
 def merged(graph: Graph) -> Iterator[Merged]:
     """The sequences of a graph's nodes that can run as one call; no node is in two of them."""
+    readers = Counter(name for node in graph.nodes for name in node.inputs) + Counter(graph.outputs)
+    only_read_once = {name: node for node in graph.nodes for name in node.outputs if readers[name] == 1}
     for node in graph.nodes:
-        for rule in _RULES.get(node.op, ()):
-            if found := rule(graph, node):
-                yield found
-                break
+        found = (rule(node, only_read_once, graph.parameters) for rule in _RULES.get(node.op, ()))
+        if call := next(filter(None, found), None):
+            yield call
 
 
 def batch_norm_silu(x: Tensor, norm: nn.Module) -> Tensor:
@@ -140,19 +142,25 @@ def pointwise_of_enlarged(small: Tensor, other: Tensor, convolution: nn.Conv2d, 
     return resize_nearest(F.conv2d(small, of_small), scale).add_(F.conv2d(other, of_other))
 
 
-def _batch_norm_silu(graph: Graph, silu: Node) -> Merged | None:
-    norm = _made_for(graph, silu.inputs[0], "batch_norm")
-    return Merged((norm, silu), norm.inputs, batch_norm_silu) if norm else None
+Makers = Mapping[str, Node]
+"""Which node makes a tensor, of those tensors that are read once."""
+
+Parameters = Mapping[str, Parameter]
 
 
-def _transposed_then_plain(graph: Graph, plain: Node) -> Merged | None:
-    transposed = _made_for(graph, plain.inputs[0], "conv_transpose2d")
-    if transposed is None or not (_is_dense(transposed) and _is_dense(plain)) or "bias" in plain.parameters:
+def _batch_norm_silu(silu: Node, makers: Makers, _: Parameters) -> Merged | None:
+    norm = makers.get(silu.inputs[0])
+    return Merged((norm, silu), norm.inputs, batch_norm_silu) if norm and norm.op == "batch_norm" else None
+
+
+def _transposed_then_plain(plain: Node, makers: Makers, parameters: Parameters) -> Merged | None:
+    transposed = makers.get(plain.inputs[0])
+    if transposed is None or transposed.op != "conv_transpose2d" or transposed.attributes["groups"] != 1:
         return None
-    channels, between, *first = graph.parameters[transposed.parameters["weight"]].shape
-    out, _, *second = graph.parameters[plain.parameters["weight"]].shape
+    channels, between, *first = parameters[transposed.parameters["weight"]].shape
+    out, _, *second = parameters[plain.parameters["weight"]].shape
     padded = any((*transposed.attributes["padding"], *transposed.attributes["output_padding"]))
-    if padded or tuple(first) != transposed.attributes["stride"] or plain.attributes["stride"] != (1, 1):
+    if padded or tuple(first) != transposed.attributes["stride"] or not _is_elementary(plain):
         return None
     padding = tuple(k - 1 - p for k, p in zip(second, plain.attributes["padding"], strict=True))
     apart = channels * between * prod(first) + between * out * prod(second) * prod(first)
@@ -162,29 +170,28 @@ def _transposed_then_plain(graph: Graph, plain: Node) -> Merged | None:
     return Merged((transposed, plain), transposed.inputs, transposed_then_plain, {"padding": padding})
 
 
-def _pointwise_of_enlarged(graph: Graph, pointwise: Node) -> Merged | None:
-    joined = _made_for(graph, pointwise.inputs[0], "concat")
-    if joined is None or joined.attributes["axis"] != 1 or len(joined.inputs) != 2:
+def _pointwise_of_enlarged(pointwise: Node, makers: Makers, parameters: Parameters) -> Merged | None:
+    joined = makers.get(pointwise.inputs[0])
+    if joined is None or joined.op != "concat" or joined.attributes["axis"] != 1 or len(joined.inputs) != 2:
         return None
-    enlarged = _made_for(graph, joined.inputs[0], "resize_nearest")
-    plain = _is_dense(pointwise) and pointwise.attributes["stride"] == (1, 1) and "bias" not in pointwise.parameters
-    if enlarged is None or not plain or graph.parameters[pointwise.parameters["weight"]].shape[2:] != (1, 1):
+    enlarged = makers.get(joined.inputs[0])
+    if enlarged is None or enlarged.op != "resize_nearest" or not _is_elementary(pointwise):
+        return None
+    if parameters[pointwise.parameters["weight"]].shape[2:] != (1, 1) or any(pointwise.attributes["padding"]):
         return None
     inputs = (enlarged.inputs[0], joined.inputs[1])
     return Merged((enlarged, joined, pointwise), inputs, pointwise_of_enlarged, {"scale": enlarged.attributes["scale"]})
 
 
-def _made_for(graph: Graph, tensor: str, op: str) -> Node | None:
-    """The node of an operator that makes a tensor, where exactly one node reads it and nobody outside of the graph."""
-    producer = graph.producer(tensor)
-    alone = len(graph.consumers(tensor)) == 1 and tensor not in graph.outputs
-    return producer if producer and producer.op == op and alone else None
+def _is_elementary(convolution: Node) -> bool:
+    """Whether a convolution has no stride, no gaps in its kernel, no groups and no bias."""
+    attributes = convolution.attributes
+    ones = (*attributes["stride"], *attributes["dilation"], attributes["groups"])
+    return all(value == 1 for value in ones) and "bias" not in convolution.parameters
 
 
-def _is_dense(convolution: Node) -> bool:
-    """Whether each output channel reads every input channel, in a kernel without gaps."""
-    return bool(convolution.attributes["groups"] == 1 and convolution.attributes.get("dilation", (1, 1)) == (1, 1))
-
-
-_RULES = {"silu": (_batch_norm_silu,), "conv2d": (_transposed_then_plain, _pointwise_of_enlarged)}
+_RULES: dict[str, tuple[Callable[[Node, Makers, Parameters], Merged | None], ...]] = {
+    "silu": (_batch_norm_silu,),
+    "conv2d": (_transposed_then_plain, _pointwise_of_enlarged),
+}
 """By the operator of the last node: what the nodes that end there may be merged to."""

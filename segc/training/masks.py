@@ -91,6 +91,7 @@ class _Crop:
     columns: slice
     truth: Tensor
 
+
 def _crops(image: Tensor, target: Tensor, touched: Tensor, masks: Tensor, places: Tensor | None) -> Iterator[_Crop]:
     """The crops of the objects, in their order."""
     objects, counts = torch.unique_consecutive(target, return_counts=True)
