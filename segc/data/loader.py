@@ -1,9 +1,13 @@
 """Training batches: a pure function of seed, epoch and place in the epoch, whatever number of workers makes them."""
 
 import itertools
+import os
 import signal
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import TracebackType
@@ -49,6 +53,9 @@ _ITSELF, _BLENDED, _DONOR = 0, 1, 2
 _MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPLR, _REPLACEMENT = range(10)
 """What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
 
+
+_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
+"""What it takes to see that workers get too little of the processors."""
 
 Faults = tuple[Diagnostic, ...]
 """What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
@@ -381,6 +388,9 @@ class TrainingLoader:
         rank: number of this process, from 0.
         world: number of processes. Where a batch has fewer images than that, some shares of it are empty.
         skip: give the places of images that cannot be read to others; ``Batch.faults`` names them.
+        yielding: have workers run only when a processor has nothing else to do, where the network runs on processors
+            too: each time that a thread of it shares one with a worker, all its other threads wait for that one. Where
+            other programs leave too little for that, workers compete as usual after a while.
     """
 
     def __init__(
@@ -392,26 +402,31 @@ class TrainingLoader:
         rank: int = 0,
         world: int = 1,
         skip: bool = False,
+        yielding: bool = False,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper, skip=skip)
         self._told = False
         self._order = _Order(len(samples), hyper, rank, world)
-        workers = min(hyper.workers, len(self._order))
-        self._loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_sampler=self._order,
-            num_workers=workers,
-            collate_fn=partial(collate, like=self.dataset.empty()),
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
-            multiprocessing_context=START_METHOD if workers else None,
-        )
+        self._workers, self._pin_memory = min(hyper.workers, len(self._order)), pin_memory
+        self._starvation = Starvation() if yielding and self._workers else None
+        self._loader = self._make_loader()
         self._batches: Iterator[Any] = iter(())
         self._next: tuple[int, int] | None = None
         """Epoch and step of the batch that comes next where nobody asks for another one."""
+
+    def _make_loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self._order,
+            num_workers=self._workers,
+            collate_fn=partial(collate, like=self.dataset.empty()),
+            pin_memory=self._pin_memory,
+            persistent_workers=self._workers > 0,
+            worker_init_fn=partial(_start_worker, yielding=self._starvation is not None),
+            multiprocessing_context=START_METHOD if self._workers else None,
+        )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -429,22 +444,58 @@ class TrainingLoader:
         Raises:
             SegcError: D002 for images that cannot be read; all those of the batch are named.
         """
-        going_on, self._next = self._next == (epoch, start_step), None
-        if not going_on:
-            self._order.epoch, self._order.start_step = epoch, start_step
-            self._batches = iter(self._loader)
+        if self._next != (epoch, start_step):
+            self._begin(epoch, start_step)
         for step in range(start_step, len(self)):
-            self._next = None  # until the batch is there
-            batch = next(self._batches)
-            if not isinstance(batch, Batch):
-                raise SegcError(batch)
+            batch = self._take()
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
+    def _begin(self, epoch: int, step: int) -> None:
+        self._next = None
+        self._order.epoch, self._order.start_step = epoch, step
+        self._batches = iter(self._loader)
 
-def _start_worker(_: int) -> None:
-    """Leave the processors to the network: a worker is one thread."""
+    def _take(self) -> Batch:
+        going_on, self._next = self._next, None  # until the batch is there
+        if self._starvation and going_on and self._starvation.is_lasting():
+            self._starvation = None
+            self._loader = self._make_loader()
+            self._begin(*going_on)
+        asked = time.monotonic()
+        batch = next(self._batches)
+        if self._starvation:
+            self._starvation.add(asked, time.monotonic())
+        if not isinstance(batch, Batch):
+            raise SegcError(batch)
+        return batch
+
+
+class Starvation:
+    """Notices that training waits for batches most of the time."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_BATCHES_TO_JUDGE_BY)
+
+    def add(self, asked: float, came: float) -> None:
+        """Take in when a batch was asked for, and when it came, in seconds on one clock."""
+        self._recent.append((asked, came))
+
+    def is_lasting(self) -> bool:
+        """Whether that has been so for long enough to do something about it."""
+        if len(self._recent) < _BATCHES_TO_JUDGE_BY:
+            return False
+        passed = self._recent[-1][1] - self._recent[0][0]
+        waited = sum(came - asked for asked, came in self._recent)
+        return passed > _SECONDS_TO_JUDGE_BY and waited > passed / 2
+
+
+def _start_worker(_: int, *, yielding: bool) -> None:
+    """Leave the processors to the network: a worker is one thread, which gives way to all others where it is to."""
     cv2.setNumThreads(0)
+    if yielding and sys.platform == "linux":
+        with suppress(OSError):  # not everywhere may a process ask for that
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The terminal's Ctrl-C reaches all processes; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _unless_hung_up

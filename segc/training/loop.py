@@ -169,6 +169,7 @@ class Training:
             rank=world.rank,
             world=world.size,
             skip=loaded.project.dataset.corrupt == "skip",
+            yielding=device.type == "cpu",
         )
         self._named: set[Diagnostic] = set()
         precision = choose_precision(hyper.precision, device)

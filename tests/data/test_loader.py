@@ -1,7 +1,10 @@
 """Training batches: what is in them, and that they depend on seed, epoch and place alone."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import cv2
@@ -11,7 +14,7 @@ import torch
 
 from segc.data.dataset import Sample, read_samples
 from segc.data.labels import parse_labels
-from segc.data.loader import TrainingItem, TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.loader import Starvation, TrainingItem, TrainingLoader, TrainingSet, epoch_order, step_size
 from segc.diagnostics import SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
@@ -309,6 +312,52 @@ def test_the_frame_is_rgb(tmp_path):
     assert item.image[0, 0].tolist() == [0, 0, 200]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such scheduling elsewhere")
+@pytest.mark.parametrize("yielding", [True, False])
+def test_workers_give_way_where_they_are_to(samples, yielding):
+    loader = TrainingLoader(samples, hyper(workers=2), yielding=yielding)
+    batches = loader.epoch(0)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert {os.sched_getscheduler(one.pid or 0) for one in workers} == {os.SCHED_IDLE if yielding else os.SCHED_OTHER}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such scheduling elsewhere")
+def test_workers_that_get_nowhere_compete_after_a_while_and_make_the_same_batches(samples, monkeypatch):
+    expected = epochs(TrainingLoader(samples, hyper(batch=1)), 0, 1, 2)
+    monkeypatch.setattr("segc.data.loader._SECONDS_TO_JUDGE_BY", 0.2)
+    composed = TrainingSet._composed
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        return composed(*arguments)
+
+    monkeypatch.setattr(TrainingSet, "_composed", slow)
+    loader = TrainingLoader(samples, hyper(batch=1, workers=1), yielding=True)
+    first = next(loader.epoch(0))
+    before = multiprocessing.active_children()
+    found = [first, *loader.epoch(0, 1), *epochs(loader, 1, 2)]
+    after = multiprocessing.active_children()
+    assert [os.sched_getscheduler(one.pid or 0) for one in after] == [os.SCHED_OTHER]
+    assert before != after
+    assert equal(found, expected)
+
+
+def test_only_waiting_most_of_the_time_is_starvation():
+    def judged(waits: float, works: float, batches: int) -> bool:
+        starvation, now = Starvation(), 0.0
+        for _ in range(batches):
+            starvation.add(now, now + waits)
+            now += waits + works
+        return starvation.is_lasting()
+
+    assert judged(1, 0.1, 8)
+    assert not judged(1, 0.1, 7)
+    assert not judged(0.1, 1, 100)
+    assert not judged(0.01, 0.001, 8)
+    assert not judged(0, 0, 8)
+
+
 HUNG_UP = """
 import sys
 from multiprocessing.connection import Client
@@ -324,7 +373,7 @@ resource_sharer.stop(10)  # waits until the call that was hung up on has been se
 
 
 @pytest.mark.parametrize(
-    ("start", "shown"), [("", True), ("from segc.data.loader import _start_worker as s; s(0)", False)]
+    ("start", "shown"), [("", True), ("from segc.data.loader import _start_worker as s; s(0, yielding=False)", False)]
 )
 def test_a_worker_says_nothing_of_a_main_process_that_ended_while_it_fetched_a_batch(start, shown):
     done = subprocess.run(
