@@ -65,10 +65,10 @@ class _BatchNormSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        statistics = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        norm.get_buffer("num_batches_tracked").add_(1)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
         normalised, mean, inverse_deviation = torch.native_batch_norm(
-            x, weight, bias, *statistics, True, norm.momentum or 0.0, norm.eps
+            x, weight, bias, norm.running_mean, norm.running_var, True, norm.momentum or 0.0, norm.eps
         )
         ctx.save_for_backward(x, weight, bias, mean, inverse_deviation)
         ctx.epsilon = norm.eps
