@@ -54,9 +54,6 @@ _MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPL
 """What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
 
 
-_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
-"""What it takes to see that workers get too little of the processors."""
-
 Faults = tuple[Diagnostic, ...]
 """What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
 
@@ -469,6 +466,10 @@ class TrainingLoader:
         if not isinstance(batch, Batch):
             raise SegcError(batch)
         return batch
+
+
+_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
+"""What it takes to see that workers get too little of the processors."""
 
 
 class Starvation:
