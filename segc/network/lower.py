@@ -116,18 +116,15 @@ def _graph_module(graph: Graph, owner: SegmentationNetwork, *, training: bool) -
     for node in graph.nodes:
         if node.name in inner:
             continue
+        call = calls.get(node.name)
+        inputs = [values[name] for name in (call or node).inputs]
         label = node.name.replace(".", "_")
-        if call := calls.get(node.name):
-            inputs = [values[name] for name in call.inputs]
-            modules = [program.get_attr(_owner(part)) for part in call.nodes if part.op in MODULES]
-            result = program.create_node(
-                "call_function", call.function, (*inputs, *modules), dict(call.settings), name=label
-            )
+        if call:
+            inputs += [program.get_attr(_owner(part)) for part in call.nodes if part.op in MODULES]
+            result = program.create_node("call_function", call.function, tuple(inputs), dict(call.settings), name=label)
         elif node.op in MODULES:
-            inputs = [values[name] for name in node.inputs]
             result = program.create_node("call_module", _owner(node), tuple(inputs), name=label)
         else:
-            inputs = [values[name] for name in node.inputs]
             attributes = dict(node.attributes)
             if node.op == "silu":
                 attributes["inplace"] = not training and _is_only_reader(graph, node)
