@@ -444,7 +444,14 @@ class TrainingLoader:
         if self._next != (epoch, start_step):
             self._begin(epoch, start_step)
         for step in range(start_step, len(self)):
-            batch = self._take()
+            self._next = None  # until the batch is there
+            if self._starvation and self._starvation.is_lasting():
+                self._starvation = None
+                self._loader = self._make_loader()
+                self._begin(epoch, step)
+            batch = self._wait()
+            if not isinstance(batch, Batch):
+                raise SegcError(batch)
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
@@ -453,18 +460,11 @@ class TrainingLoader:
         self._order.epoch, self._order.start_step = epoch, step
         self._batches = iter(self._loader)
 
-    def _take(self) -> Batch:
-        going_on, self._next = self._next, None  # until the batch is there
-        if self._starvation and going_on and self._starvation.is_lasting():
-            self._starvation = None
-            self._loader = self._make_loader()
-            self._begin(*going_on)
+    def _wait(self) -> Batch | Faults:
         asked = time.monotonic()
-        batch = next(self._batches)
+        batch: Batch | Faults = next(self._batches)
         if self._starvation:
             self._starvation.add(asked, time.monotonic())
-        if not isinstance(batch, Batch):
-            raise SegcError(batch)
         return batch
 
 

@@ -48,7 +48,7 @@ def batch_norm_silu(x: Tensor, norm: nn.Module) -> Tensor:
     """Batch norm, then SiLU.
 
     On a processor nothing but the input is kept for the backward pass. The normalised values are computed again there,
-    which takes less time than writing them to memory and reading them back.
+    which takes no longer than to write them to memory and read them back.
 
     Args:
         x: feature maps [N, C, H, W].

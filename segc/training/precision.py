@@ -8,7 +8,7 @@ import torch
 Precision = Literal["fp32", "bf16", "fp16"]
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the network computes in. A byte is the same number in each of them."""
+"""What the network computes in. Each of them has all values of a byte exactly."""
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
