@@ -11,7 +11,7 @@ from segc.training.run import RESULTS, read_results
 
 if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
-    from segc.sessions import Warn
+    from segc.sessions.choose import Warn
     from segc.spec.load import LoadedProject
 
 REPORT = "report.html"

@@ -16,11 +16,11 @@ from segc.diagnostics import Diagnostic, fail
 from segc.evaluation.coco import evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
 from segc.files import atomic_directory, write_atomic
+from segc.network.device import choose_device, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import Plan, make_plan
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint
-from segc.training.device import choose_device, peak_memory
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
 from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
@@ -106,7 +106,7 @@ def train(
         OSError: where something cannot be written.
     """
     world = launched_world()
-    device = choose_device(loaded.project.hyperparameters.device, world)
+    device = choose_device(loaded.project.hyperparameters.device, world.size, world.local_rank)
     torch.backends.cudnn.deterministic = True
     with joined(world, device):
         # Only the first process looks: the others may be on machines that do not see the same files.
