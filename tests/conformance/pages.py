@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from operators import RECIPES  # noqa: E402
 from refusals import REFUSALS  # noqa: E402
+from run import BESIDE  # noqa: E402
 
 from segc.targets.registry import targets  # noqa: E402
 
@@ -37,7 +38,7 @@ options' models by `python tests/conformance/pages.py`; `segc doctor` tells what
 
 def operators_page() -> str:
     """Operators by target, as Markdown."""
-    names = list(targets())
+    names = [*targets(), *BESIDE]
     notes: list[str] = []
     lines = [OPERATORS_HEAD, f"| operator | {' | '.join(names)} |", f"| --- |{' :-: |' * len(names)}"]
     for recipe in RECIPES:
