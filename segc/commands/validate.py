@@ -1,8 +1,9 @@
 """``segc validate``: check project files, and say what they describe, without importing any framework."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,7 +55,7 @@ def command(
             if loaded is not None and summary is not None:
                 summary["data"], faults = _data_summary(loaded)
                 diagnostics += faults
-                sound = sound and not faults
+                sound = sound and not any(one.severity == "error" for one in faults)
     show = _show_json if form == "json" else _show_text
     show(summaries, diagnostics)
     if not sound:
@@ -81,20 +82,15 @@ def _summary(loaded: "LoadedProject") -> dict[str, Any]:
     }
 
 
-def _data_summary(loaded: "LoadedProject") -> tuple[dict[str, Any], tuple["Diagnostic", ...]]:
+def _data_summary(loaded: "LoadedProject") -> tuple[dict[Any, Any], tuple["Diagnostic", ...]]:
     """What is in the splits of a dataset, and what is wrong with it."""
     from segc.commands.common import image_bar
-    from segc.data.check import check_split
+    from segc.data.check import check_dataset
 
-    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
-    found: dict[str, Any] = {}
-    faults: tuple[Diagnostic, ...] = ()
-    for split in splits:
-        with image_bar(f"checking {split}") as progress:
-            checked = check_split(loaded, split, progress)
-        found[split] = checked.to_json()
-        faults += checked.diagnostics
-    return found, faults
+    with ExitStack() as bars:
+        found = check_dataset(loaded, lambda split: bars.enter_context(image_bar(f"checking {split}")))
+    splits = {split: {**checked.to_json(), "summary": checked.contents.summary()} for split, checked in found.items()}
+    return splits, tuple(one for checked in found.values() for one in checked.diagnostics)
 
 
 def _show_json(summaries: list[tuple[Path, dict[str, Any] | None]], diagnostics: tuple["Diagnostic", ...]) -> None:
@@ -131,8 +127,8 @@ def _contents(data: dict[str, Any]) -> str:
     """What is in a split, in words."""
     from segc.diagnostics import CODES
 
-    text = f"{data['images']} images, {data['empty']} of them without objects, {data['objects']} objects"
-    if data["crowds"]:
-        text += f" and {data['crowds']} crowd regions"
-    faults = ", ".join(f"{count} x {code} {CODES[code]}" for code, count in data["faults"].items())
-    return f"{text}; faults: {faults}" if faults else text
+    def listed(kind: str) -> str:
+        counted = ", ".join(f"{count} x {code} {CODES[code]}" for code, count in data[kind].items())
+        return f"; {kind}: {counted}" if counted else ""
+
+    return str(data["summary"]) + listed("faults") + listed("remarks")
