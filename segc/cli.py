@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        _with_hint(error).show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -94,6 +94,17 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report(_machine_fault(error))
     return status if isinstance(status, int) else 0
+
+
+def _with_hint(error: click.ClickException) -> click.ClickException:
+    """A usage error that says how a key of the project is set which was taken for an option of the command line."""
+    if not isinstance(error, click.NoSuchOption):
+        return error
+    from segc.spec.remedies import option_hint
+
+    hint = option_hint(error.option_name)
+    text = f"No such option '{error.option_name}': {hint}."
+    return error if hint is None else click.NoSuchOption(error.option_name, text, ctx=error.ctx)
 
 
 TRAINING_PACKAGES = ("torch", "faster_coco_eval")

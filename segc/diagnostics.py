@@ -147,6 +147,7 @@ class Diagnostic:
         snippet: The text of the line; read from ``file`` when it is shown, where it is not given.
         count: How often it was found; more than once where it stands for others of its kind, see `Findings`.
         examples: The next ones of those others, few.
+        fix: What to write in place of the characters that are meant, where that is safe to do unasked.
     """
 
     code: str
@@ -161,6 +162,7 @@ class Diagnostic:
     snippet: str | None = None
     count: int = 1
     examples: tuple["Diagnostic", ...] = ()
+    fix: str | None = None
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -187,28 +189,34 @@ def fail(code: str, message: str, *, file: Path | None = None, help: str | None 
 MOST_EXAMPLES = 3
 """Diagnostics of one kind that are shown; more are counted."""
 
-_PARTICULARS = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|[-+]?\d[\w.,+-]*")
+_NUMBERS_AND_PATHS = re.compile(r"\S*[/\\]\S*|[-+]?\d[\w.,+-]*")
+_NAMES = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"")
+
+_Kind = tuple[str, str, str, str]
 
 
 class Findings:
     """Diagnostics gathered by kind, in flat memory: of each kind the first few and the number of all.
 
-    Two are of a kind where code and message are the same but for names, paths and numbers.
+    Two are of a kind where code, message and way out are the same but for names, paths and numbers; a way out that
+    names something else is another one.
     """
 
     def __init__(self, found: Iterable[Diagnostic] = ()) -> None:
         self.counts: Counter[str] = Counter()
         """Number of diagnostics by code."""
-        self._kinds: dict[tuple[str, str, str], list[Diagnostic]] = {}
-        self._totals: Counter[tuple[str, str, str]] = Counter()
+        self._kinds: dict[_Kind, list[tuple[int, Diagnostic]]] = {}
+        self._totals: Counter[_Kind] = Counter()
         self.extend(found)
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Take one in."""
-        kind = (diagnostic.code, diagnostic.severity, _PARTICULARS.sub("", diagnostic.message))
+        message = _NUMBERS_AND_PATHS.sub("", _NAMES.sub("", diagnostic.message))
+        way_out = _NUMBERS_AND_PATHS.sub("", diagnostic.help or "")
+        kind = (diagnostic.code, diagnostic.severity, message, way_out)
         first = self._kinds.setdefault(kind, [])
         if len(first) < MOST_EXAMPLES:
-            first.append(diagnostic)
+            first.append((self.counts.total(), diagnostic))
         self._totals[kind] += diagnostic.count
         self.counts[diagnostic.code] += diagnostic.count
 
@@ -221,14 +229,17 @@ class Findings:
         return bool(self._kinds)
 
     def __iter__(self) -> Iterator[Diagnostic]:
-        """Kind by kind: each diagnostic, or, where there are more than a few, one that stands for all."""
+        """In the order they came: each diagnostic, or, of kinds with many, the first one, which stands for all."""
+        shown: list[tuple[int, Diagnostic]] = []
         for kind, first in self._kinds.items():
             total = self._totals[kind]
-            if total == len(first):
-                yield from first
+            if total == sum(one.count for _, one in first):
+                shown += first
             else:
-                head, *others = first
-                yield replace(head, count=total, examples=(*head.examples, *others)[: MOST_EXAMPLES - 1])
+                (at, head), *others = first
+                examples = (*head.examples, *(one for _, one in others))[: MOST_EXAMPLES - 1]
+                shown.append((at, replace(head, count=total, examples=examples)))
+        yield from (one for _, one in sorted(shown, key=lambda pair: pair[0]))
 
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")

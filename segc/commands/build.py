@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, project_argument, set_option
+from segc.commands.common import build_dir_option, build_folder, project_argument, set_option, warn
 
 
 @click.command()
@@ -17,10 +17,13 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     Writes project.lock.json, graph.json, plan.json and summary.txt; the same input gives the same bytes.
     """
     from segc.build import build
+    from segc.data.check import listing_findings
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
     folder = build_folder(loaded, build_dir)
     compiled = build(loaded, folder)
+    if found := listing_findings(loaded):
+        warn(found)
     click.echo(compiled.files["summary.txt"])
     click.echo(f"written to {folder}: {', '.join(compiled.files)}")

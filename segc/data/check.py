@@ -185,13 +185,37 @@ def told(loaded: "LoadedProject", split: Split, samples: Sequence[Sample], found
     """What a split holds and what is not used of it, in lines for the beginning of a training and for its report."""
     from segc.diagnostics import place
 
-    found.extend(unlearnable(loaded, split, samples))
+    found.extend(one for one in unlearnable(loaded, split, samples) if one.severity == "warning")
     lines = [f"{split}: {Contents.of(samples, loaded.project.dataset.class_names).summary()}"]
     for one in found:
         where = place(one)
         count = f" ({one.count} like this)" if one.count > 1 and one.code not in _COUNTED else ""
         lines.append(f"  {one.code} {one.message}{count}{f': {where}' if where else ''}")
     return lines
+
+
+def read_for_training(
+    loaded: "LoadedProject", say: Callable[[str], None] = lambda _: None
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Both splits, for a training, which is told what they hold and what of them is not used.
+
+    Args:
+        loaded: the project.
+        say: called with each line.
+
+    Raises:
+        SegcError: as :func:`segc.data.dataset.read_split`; D017 where there is nothing to learn.
+        OSError: where a folder or a label file cannot be read.
+    """
+    read = []
+    for split in SPLITS:
+        found = Findings()
+        samples = read_split(loaded, split, found)
+        for line in told(loaded, split, samples, found):
+            say(line)
+        read.append(samples)
+    require_objects(loaded, read[0])
+    return read[0], read[1]
 
 
 _COUNTED = frozenset({"D016", "D018", "D021"})

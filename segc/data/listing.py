@@ -53,7 +53,7 @@ def _walk(folder: Path, note: Note, seen: set[tuple[int, int]]) -> Iterator[Path
         elif entry.is_file():
             yield path
         elif entry.is_symlink():
-            note(_unused("D011", path, "this link leads nowhere", f"it points to {path.readlink()}"))
+            note(_unused("D011", path, f"this link leads nowhere: `{path.readlink()}`"))
         else:
             note(_unused("D010", path, "this is neither a file nor a folder"))
 

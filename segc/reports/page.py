@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_image
+from segc.data.dataset import Sample, read_sample
 from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
@@ -373,7 +373,7 @@ def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
     chosen = sorted({round(i) for i in np.linspace(0, len(labelled) - 1, min(_EXAMPLES, len(labelled)))})
     examples = []
     for sample in (labelled[i] for i in chosen):
-        image = read_image(sample.image)
+        image = read_sample(sample)
         prediction = predict_image(
             image,
             evaluated.session.run,

@@ -77,8 +77,9 @@ def _name_problems(named: Mapping[Any, Any]) -> list[Problem]:
     first: dict[str, Any] = {}
     for key, name in named.items():
         if not isinstance(name, str):
-            text = f"a class name is text, not `{'null' if name is None else name}`"
-            found.append(Problem("S103", (key,), text, f'write "{name}" in quotes if that is the name'))
+            written = "null" if name is None else name
+            text = f"a class name is text, not `{written}`"
+            found.append(Problem("S103", (key,), text, f'write "{written}" in quotes if that is the name'))
         elif not name.strip() or not name.isprintable():
             found.append(Problem("X202", (key,), "a class name is empty or has control characters"))
         elif name.strip() in first:

@@ -15,6 +15,9 @@ from segc.spec.paths import expand, missing_path_help, read_path, unset_variable
 from segc.spec.project import Project
 from segc.spec.source import Node, Place, Source, collection, compose, read_source
 
+PATH_CODES = ("X212", "X221")
+"""What is said about paths that lead nowhere on this machine: a spec may be sound all the same."""
+
 
 @dataclass(frozen=True)
 class LoadedProject:
@@ -134,9 +137,12 @@ class _Loader:
     def _tree(self, source: Source, wanted: str) -> Node | None:
         """The root of a text, which is a mapping."""
         root, diagnostics = compose(source)
-        self.diagnostics += diagnostics
         if root is None:
+            from segc.spec.recovery import syntax_faults
+
+            self.diagnostics += syntax_faults(source, diagnostics)
             return None
+        self.diagnostics += diagnostics
         if root.value is None and not root.quoted:
             text = "the file is empty" if not diagnostics else "nothing is left of the file"
             self.diagnostics.append(root.place._replace(length=1).diagnostic("Y006", text, "`segc init` writes one"))
@@ -267,7 +273,7 @@ class _Loader:
     def _report_missing_splits(self, data: Node, dataset: Node) -> None:
         for key in ("train", "val"):
             if data.child(key) is None and dataset.child(key) is None:
-                from segc.spec.explain import near
+                from segc.spec.remedies import near
 
                 close = next((other for other in data.value if isinstance(other, str) and near(other, [key])), None)
                 place = (data.value[close].key if close else None) or data.place._replace(length=1)
@@ -281,7 +287,8 @@ class _Loader:
         if text is not None and PurePath(expand(text)).is_absolute():
             return text
         folder = _absolute(read_path(above, text or ".").path)
-        if text is not None and not folder.is_dir() and (meant := self._meant_folder(above, text, described)):
+        guess = text is not None and not unset_variables(text) and not folder.is_dir()
+        if text is not None and guess and (meant := self._meant_folder(above, text, described)):
             note = f"there is no folder {folder}: read as {meant}"
             self.diagnostics.append(place.diagnostic("X222", note, severity="warning"))
             folder = meant
@@ -375,7 +382,9 @@ def _path_problems(loaded: LoadedProject) -> Iterator[Problem]:
                 file = getattr(dataset.annotations, split)
                 yield from _path_problem(root, ("dataset", "annotations", split), file, "no annotation file")
     if project.architecture.weights is not None:
-        yield from _path_problem(loaded.root, ("architecture", "weights"), project.architecture.weights, "no weights")
+        yield from _path_problem(
+            loaded.root, ("architecture", "weights"), project.architecture.weights, "no weights file"
+        )
 
 
 def _path_problem(folder: Path, at: tuple[str | int, ...], text: str, kind: str) -> Iterator[Problem]:

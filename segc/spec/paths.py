@@ -26,6 +26,8 @@ class ReadPath(NamedTuple):
 def expand(text: str) -> str:
     """A path with ``~`` and ``${VAR}`` or ``$VAR`` replaced; a variable that is not set stays as it is."""
     replaced = _VARIABLE.sub(lambda match: os.environ.get(match[1] or match[2], match[0]), text)
+    if "\0" in replaced:
+        return replaced  # no path of any system
     return os.path.expanduser(replaced)  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
@@ -71,7 +73,7 @@ def missing_path_help(path: Path) -> str:
     while not os.path.isdir(above) and above != above.parent:  # noqa: PTH112
         above = above.parent
     wanted = path.relative_to(above).parts[0] if path != above else ""
-    if (above / wanted).is_file():
+    if os.path.isfile(above / wanted):  # noqa: PTH113
         unpack = " It is an archive: unpack it" if path.suffix.lower() in {".zip", ".tar", ".gz", ".tgz", ".7z"} else ""
         return f"{above / wanted} is a file, not a folder{'.' if unpack else ''}{unpack}"
     try:
