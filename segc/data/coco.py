@@ -429,6 +429,9 @@ def _numbers(values: Sequence[Any], at: str) -> NDArray[np.float64]:
 def _polygon(part: Any, image: _Image, at: str) -> NDArray[np.float32]:
     if not isinstance(part, list):
         raise _Fault("D003", f"{_shown(part)} is no list of coordinates", at=at)
+    if any(isinstance(one, list | dict) for one in part):
+        advice = "write the coordinates in turn: [x, y, x, y, …]"
+        raise _Fault("D003", f"{_shown(part[0])} is a point of its own", advice, at)
     if len(part) < 6 or len(part) % 2:
         advice = "a polygon has 2 numbers a point and at least 3 points"
         raise _Fault("D003", f"{len(part)} numbers are no polygon", advice, at)

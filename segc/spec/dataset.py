@@ -158,6 +158,11 @@ def _schema_as_written(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [
         {"required": ["data"], "not": {"required": ["names"]}, "title": "from an existing data file"},
         {"required": ["train", "val", "names"], "not": {"required": ["data"]}, "title": "given here"},
+        {
+            "required": ["train", "val", "annotations"],
+            "not": {"anyOf": [{"required": ["names"]}, {"required": ["data"]}]},
+            "title": "names from the annotation file",
+        },
     ]
     schema["if"] = {"properties": {"format": {"const": "coco"}}, "required": ["format"]}
     schema["then"] = {"required": ["annotations"]}
@@ -205,7 +210,9 @@ class Dataset(SpecModel):
         description="Images to validate on: one folder or several, relative to `path`.", examples=["images/val"]
     )
     names: ClassNames = Field(
-        description="Class names in the order of their numbers, or a mapping of number to name.",
+        description="Class names in the order of their numbers, or a mapping of number to name. With `format: coco` "
+        "they may be fewer than the file's categories, whose other objects are left out; without any, all categories "
+        "of the training annotations are taken, in the order of their ids.",
         examples=[["person", "bicycle"]],
     )
     data: str | None = Field(

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
 from segc.schema import Problem, SpecModel
+from segc.spec.categories import read_categories
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
@@ -131,7 +132,7 @@ class _Loader:
             root = self._override(root, override)
         dataset = root.child("dataset")
         if dataset is not None and isinstance(dataset.value, dict):
-            root = _with(root, "dataset", self._take_over(dataset))
+            root = _with(root, "dataset", self._with_names(self._take_over(dataset)))
         return self._validate(root), root
 
     def _tree(self, source: Source, wanted: str) -> Node | None:
@@ -227,6 +228,29 @@ class _Loader:
             *items[int(key) + 1 :],
         ]
         return collection(items, node.place, node.key)
+
+    # -- the class names of an annotation file
+
+    def _with_names(self, dataset: Node) -> Node:
+        """The dataset with the names of COCO's categories, where it has none of its own."""
+        form, annotations = dataset.child("format"), dataset.child("annotations")
+        train = annotations.child("train") if annotations is not None else None
+        if dataset.child("names") is not None or form is None or form.value != "coco" or train is None:
+            return dataset
+        folder = dataset.child("path")
+        root = folder.value if folder is not None else "."
+        if not isinstance(train.value, str) or not isinstance(root, str):
+            return dataset
+        file = _absolute(read_path(read_path(self.path.parent, root).path, train.value).path)
+        try:
+            names = list(read_categories(file).values())
+        except (OSError, ValueError) as error:
+            reason = missing_path_help(file) if isinstance(error, FileNotFoundError) else None
+            text = f"the class names cannot be taken from {file}: {getattr(error, 'strerror', None) or error}"
+            self.diagnostics.append(train.place.diagnostic("X205", text, reason or "give `names`"))
+            names = ["any"]
+        nodes = [Node(name, train.place, text=name) for name in names]
+        return _with(dataset, "names", collection(nodes, train.place, train.key))
 
     # -- the data file of the dataset
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from segc.data.coco import annotated_images, read_annotations
 from segc.data.dataset import list_images, read_sample, read_split
 from segc.diagnostics import Findings, SegcError
 from segc.evaluation.rle import encode_mask, encode_polygons
+from segc.spec.categories import CategoriesError, read_categories
 from segc.spec.load import load_project
 
 NAMES = ("cat", "dog", "bird")
@@ -377,3 +379,53 @@ def test_an_image_of_another_size_is_named(project, folder):
     with pytest.raises(SegcError) as error:
         read_sample(read_split(project(), "train")[0])
     assert error.value.diagnostics[0].code == "D008"
+
+
+def test_class_names_are_those_of_the_file_where_the_project_has_none(folder, project):
+    path = project().path
+    path.write_text(re.sub(r"names: \[[^\]]*\]", "", path.read_text()).replace(", }", "}"))
+    assert load_project(path).project.dataset.names == ("things", "cat", "dog")
+    (folder / "instances.json").unlink()
+    with pytest.raises(SegcError) as error:
+        load_project(path)
+    assert [one.code for one in error.value.diagnostics] == ["X205"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    names=st.lists(st.text(max_size=12).filter(str.strip), min_size=1, max_size=5, unique_by=str.strip),
+    spaced=st.booleans(),
+    ascii_only=st.booleans(),
+    nested=st.booleans(),
+)
+def test_categories_are_found_without_reading_the_rest(tmp_path_factory, names, spaced, ascii_only, nested):
+    file = tmp_path_factory.mktemp("c") / "a.json"
+    categories = [{"id": 10 - index, "name": name, "keypoints": ["[", '"']} for index, name in enumerate(names)]
+    content = {
+        "info": {"text": '"categories": ['},
+        "categories": categories,
+        "annotations": [{"segmentation": [[1, 2]]}],
+    }
+    if nested:
+        content["info"]["categories"] = []
+    file.write_text(json.dumps(content, indent=1 if spaced else None, ensure_ascii=ascii_only))
+    assert list(read_categories(file).values()) == [name.strip() for name in reversed(names)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"categories": 3}',
+        '{"categories": [',
+        '{"categories": []}',
+        '{"categories": [{"id": 1}]}',
+        '{"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a "}]}',
+    ],
+)
+def test_a_file_without_categories_says_so(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CategoriesError):
+        read_categories(tmp_path / "a.json")
