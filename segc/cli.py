@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "which targets can be emitted and run here, and what is missing",
     "weights": "import and inspect weights",
     "schema": "print the JSON Schema of project.yaml",
+    "explain": "what a diagnostic means and how it is mended",
 }
 """Command to the line that ``segc --help`` shows; the code is in ``segc.commands.<command>``."""
 
