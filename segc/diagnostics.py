@@ -52,6 +52,7 @@ CODES: dict[str, str] = {
     "X216": "nothing to freeze, or nothing left to train",
     "X221": "variable in a path not set",
     "X222": "path not read as it is written",
+    "X223": "file of another kind",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",

@@ -91,3 +91,17 @@ def _parsed(text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CategoriesError(f"this is no JSON: {error}") from None
+
+
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def first_image(file: Path) -> str | None:
+    """The first name of an image in an annotation file, if there is one.
+
+    Raises:
+        OSError: where the file cannot be read.
+    """
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = _FILE_NAME.search(data)
+        return None if found is None else str(_parsed(found[1]))

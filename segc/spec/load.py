@@ -1,6 +1,7 @@
 """From a ``project.yaml`` to a `Project`, or to everything that is wrong with it."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -14,6 +15,7 @@ from segc.spec.categories import read_categories
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
+from segc.spec.recognise import NAMED, kind_of
 from segc.spec.source import Node, Place, Source, collection, compose, read_source
 
 PATH_CODES = ("X212", "X221")
@@ -127,6 +129,13 @@ class _Loader:
     def load(self, source: Source, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
         root = self._tree(source, "a spec is a mapping of keys to values")
         if root is None:
+            return None, None
+        kind = kind_of(root.value)
+        if kind not in {None, "project"}:
+            first = next(iter(root.value.values()))
+            text = f"this is {NAMED[kind]}, not a project" if kind else ""
+            way_out = f"segc init --from {shlex.quote(str(source.file or self.path))} makes a project of it"
+            self.diagnostics.append((first.key or first.place).diagnostic("X223", text, way_out))
             return None, None
         for override in overrides:
             root = self._override(root, override)

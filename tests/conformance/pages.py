@@ -2,7 +2,8 @@
 
     python tests/conformance/pages.py
 
-writes them anew, from the options' models, the recipes, and the refusals that ``test_operators.py`` checks, and the explanations of diagnostics.
+writes them anew, from the options' models, the recipes, the refusals that ``test_operators.py`` checks, and the
+explanations of diagnostics.
 """
 
 import sys

