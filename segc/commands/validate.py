@@ -179,15 +179,18 @@ def _data_summary(loaded: "LoadedProject") -> tuple[dict[Any, Any], tuple["Diagn
 
 def _show(form: str, checked: list[_Checked], diagnostics: tuple["Diagnostic", ...]) -> None:
     from segc.diagnostics import Findings, to_dict
-    from segc.outputs import to_github, to_sarif
 
     if form == "json":
         files = [{"file": each.name, "valid": each.sound, **each.summary} for each in checked]
         report = {"version": 1, "files": files, "diagnostics": [to_dict(one) for one in diagnostics]}
         click.echo(json.dumps(report, indent=2, ensure_ascii=True))
     elif form == "sarif":
+        from segc.outputs import to_sarif
+
         click.echo(json.dumps(to_sarif(diagnostics), indent=2, ensure_ascii=True))
     elif form == "github":
+        from segc.outputs import to_github
+
         click.echo(to_github(Findings(diagnostics)), nl=False)
     else:
         _show_text(checked, tuple(Findings(diagnostics)))

@@ -1,7 +1,6 @@
 """From a ``project.yaml`` to a `Project`, or to everything that is wrong with it."""
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -11,7 +10,6 @@ from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
 from segc.schema import Problem, SpecModel
-from segc.spec.categories import read_categories
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
@@ -132,6 +130,8 @@ class _Loader:
             return None, None
         kind = kind_of(root.value)
         if kind not in {None, "project"}:
+            import shlex
+
             first = next(iter(root.value.values()))
             text = f"this is {NAMED[kind]}, not a project" if kind else ""
             way_out = f"segc init --from {shlex.quote(str(source.file or self.path))} makes a project of it"
@@ -246,6 +246,8 @@ class _Loader:
         train = annotations.child("train") if annotations is not None else None
         if dataset.child("names") is not None or form is None or form.value != "coco" or train is None:
             return dataset
+        from segc.spec.categories import read_categories
+
         folder = dataset.child("path")
         root = folder.value if folder is not None else "."
         if not isinstance(train.value, str) or not isinstance(root, str):

@@ -1,6 +1,5 @@
 """Paths in a spec: what stands for a home folder or a variable, what exports write, and the way out of a wrong one."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -81,6 +80,8 @@ def missing_path_help(path: Path) -> str:
         names = sorted(entry.name for entry in inside if path.suffix or entry.is_dir())
     except OSError:
         names = []
+    import difflib  # valid specs need none of it
+
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
     if close:
         return f"the nearest folder that is there is {above}; did you mean `{close[0]}` in it?"

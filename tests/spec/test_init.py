@@ -158,8 +158,8 @@ def test_arguments_of_a_run_are_taken_over_and_every_one_is_accounted_for(
     (folder / "runs/train").mkdir(parents=True)
     arguments = {
         "task": "segment", "mode": "train", "model": "yolov8m-seg.pt", "data": "rf/data.yaml", "epochs": 7, "batch": -1,
-        "imgsz": 320, "device": "null", "amp": "false", "nbs": 32, "cache": "ram", "lr0": 0.5, "degrees": 5, "dropout": 0.0,
-        "workers": 100000, "int8": "false", "quux": 1, "freeze": 3,
+        "imgsz": 320, "device": "null", "amp": "false", "nbs": 32, "cache": "ram", "lr0": 0.5, "degrees": 5,
+        "dropout": 0.0, "workers": 100000, "int8": "false", "quux": 1, "freeze": 3,
     }  # fmt: skip
     file = folder / "runs/train/args.yaml"
     file.write_text("".join(f"{key}: {value}\n" for key, value in arguments.items()))
