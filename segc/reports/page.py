@@ -76,6 +76,8 @@ def training_page(
     train_samples: Sequence[Sample],
     rows: Sequence[Mapping[str, Any]],
     run: str,
+    *,
+    data: Sequence[str] = (),
 ) -> str:
     """The HTML page of a training: one file that needs nothing else.
 
@@ -85,6 +87,7 @@ def training_page(
         train_samples: the images that were trained on.
         rows: those of ``results.csv``.
         run: the run's name.
+        data: what the splits hold and what of them is not used, in lines.
     """
     names = evaluated.metrics.names
     return _render(
@@ -95,6 +98,7 @@ def training_page(
         training=_training_figures(rows),
         labels=_label_figures({"train": train_samples, evaluated.split: evaluated.samples}, names),
         batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
+        data=data,
     )
 
 
@@ -109,7 +113,7 @@ def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> s
         lstrip_blocks=True,
     )
     metrics = evaluated.metrics
-    settings = {"epochs": "", "training": [], "batches": [], **sections}
+    settings = {"epochs": "", "training": [], "batches": [], "data": (), **sections}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         project=loaded.project,
