@@ -12,7 +12,7 @@ from segc.data.exif import FIRST_TRANSPOSED, as_stored, exif_orientation
 from segc.data.labels import Instance, read_labels
 from segc.data.listing import folder_images, is_image_name, note_unused
 from segc.diagnostics import MOST_EXAMPLES, Diagnostic, Findings, SegcError, fail
-from segc.inference.sources import IMAGE_SUFFIXES, ImageError, decode_image
+from segc.inference.kinds import IMAGE_SUFFIXES
 from segc.spec.paths import missing_path_help
 
 if TYPE_CHECKING:
@@ -350,6 +350,8 @@ def _image_bytes(path: Path) -> bytes:
 
 
 def _decoded(path: Path, data: bytes) -> NDArray[np.uint8]:
+    from segc.inference.sources import ImageError, decode_image
+
     try:
         return decode_image(data, path.name)
     except ImageError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segc.diagnostics import Diagnostic
-from segc.inference.sources import IMAGE_SUFFIXES
+from segc.inference.kinds import IMAGE_SUFFIXES
 
 Note = Callable[[Diagnostic], None]
 """Told about one thing that is not used."""

@@ -17,11 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".ras", ".sr", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-"""What folders and patterns are searched for, all that OpenCV reads; a file named outright may have any suffix."""
+from segc.inference.kinds import IMAGE_SUFFIXES
 
 MAX_PIXELS = 1 << 27
 """Pixels that an image may have: 134 million, 400 MB once decoded."""

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from segc.data.check import check_dataset, check_split, told
 from segc.data.dataset import list_images, read_split
 from segc.diagnostics import Findings, SegcError
-from segc.inference.sources import IMAGE_SUFFIXES, find_sources
+from segc.inference.kinds import IMAGE_SUFFIXES
+from segc.inference.sources import find_sources
 from segc.spec.load import LoadedProject, load_project
 
 ROW = "0 .25 .25 .5 .25 .5 .5 .25 .5\n"
