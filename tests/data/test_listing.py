@@ -320,3 +320,17 @@ def test_a_picture_is_read_as_stored_where_its_labels_are_for_that(tmp_path, ori
     if orientation >= 5 or orientation == 1:
         assert np.array_equal(image, cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
     assert [one.code for one in found] == ([] if orientation == 1 else ["D020"])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpe", ".gif", ".avif", ".jp2", ".ppm", ".bmp", ".webp", ".tif", ".ras"])
+def test_pictures_of_every_kind_come_out_as_they_are(tmp_path, suffix):
+    from segc.data.dataset import read_image
+
+    rows, columns = np.mgrid[:96, :128]
+    pixels = np.dstack([rows * 2, columns * 2 - 1 + 0 * rows, 255 - rows]).clip(0, 255).astype(np.uint8)
+    if not cv2.haveImageWriter(f"x{suffix}"):
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    _, data = cv2.imencode(suffix, pixels)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(bytes(data))
+    assert np.abs(read_image(path).astype(int) - pixels).mean() < 25
