@@ -24,6 +24,8 @@ _NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "_darknet.label
 _ANNOTATIONS = "_annotations.coco.json"
 _MOST_LABELS_READ = 20_000
 _MOST_FOLDERS = 100
+_LARGEST_LABELME = 1 << 28
+_LONGEST_HEAD = 1 << 20
 
 
 @dataclass
@@ -54,7 +56,9 @@ def take_over(source: Path) -> Origin:
     if source.is_dir():
         return _from_folder(source)
     if source.suffix.lower() == ".json":
-        return _from_coco(source)
+        return _from_labelme(source.parent) if _labelme_names([source]) is not None else _from_coco(source)
+    if source.suffix.lower() == ".xml":
+        return _from_cvat(source)
     text = read_source(source)
     if isinstance(text, Diagnostic):
         raise SegcError(text)
@@ -301,6 +305,10 @@ def _from_folder(folder: Path) -> Origin:
     )
     if annotations is not None:
         return _from_coco(annotations)
+    if (cvat := next((file for file in sorted(folder.glob("*.xml")) if _cvat_names(file)), None)) is not None:
+        return _from_cvat(cvat)
+    if _labelme_names(sorted(folder.rglob("*.json"))[:1]) is not None:
+        return _from_labelme(folder)
     for layout in ("images/{split}", "{split}/images", "{split}"):
         splits = {split: _existing(folder, layout, names) for split, names in _SPLITS.items()}
         if splits["train"]:
@@ -315,21 +323,79 @@ def _from_folder(folder: Path) -> Origin:
     )
 
 
+def _from_labelme(folder: Path) -> Origin:
+    """A project of images with LabelMe's files beside them."""
+    names = _labelme_names(sorted(folder.rglob("*.json"))[:_MOST_LABELS_READ]) or []
+    if not names:
+        raise fail("X223", "LabelMe's files in this folder have no shape", file=folder)
+    train, val = (_existing(folder, "{split}", known) for known in _SPLITS.values())
+    return _split_project(folder, "labelme", train or ".", val if train else None, names)
+
+
+def _labelme_names(files: Iterable[Path]) -> list[str] | None:
+    """Labels of the shapes of LabelMe's files, sorted; None where a file is another's."""
+    import json
+
+    names: set[str] = set()
+    for file in files:
+        try:
+            content = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST_LABELME else None
+        except (ValueError, RecursionError):
+            return None
+        shapes = content.get("shapes") if isinstance(content, dict) and "imagePath" in content else None
+        if not isinstance(shapes, list):
+            return None
+        labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
+        names |= {label.strip() for label in labels if isinstance(label, str) and label.strip()}
+    return sorted(names) if files else None
+
+
+def _from_cvat(source: Path) -> Origin:
+    """A project of a CVAT XML for images."""
+    names = _cvat_names(source)
+    if not names:
+        text = "this is no CVAT XML for images, version 1.1, that names its labels"
+        raise fail("X223", text, file=source)
+    folder = source.parent
+    images = "images" if (folder / "images").is_dir() else "."
+    annotations = f"  annotations: {{train: {scalar(source.name)}, val: {scalar(source.name)}}}\n"
+    return _split_project(folder, "cvat", images, None, names, annotations)
+
+
+def _cvat_names(source: Path) -> list[str]:
+    """The labels that the head of a CVAT XML names."""
+    from html import unescape
+
+    with source.open("rb") as file:
+        head = file.read(_LONGEST_HEAD).decode("utf-8", errors="replace")
+    if "<annotations>" not in head:
+        return []
+    found = re.findall(r"<label>\s*<name>([^<]{1,200})</name>", head)
+    return list(dict.fromkeys(unescape(name).strip() for name in found))
+
+
+def _split_project(
+    folder: Path, form: str, train: str, val: str | None, names: Iterable[str], annotations: str = ""
+) -> Origin:
+    """A project of a folder, with a word where there is nothing to validate on."""
+    notes = [] if val else ["val: the training images, for want of others: hold some images back"]
+    body = f"{annotations}  train: {scalar(train)}\n  val: {scalar(val or train)}\n  names: {_names(names)}\n"
+    body = body.replace("{", "{{").replace("}", "}}")
+    return Origin(
+        f"  path: {{folder}}  # relative to this file\n  format: {form}\n{body}", {"folder": folder}, notes=notes
+    )
+
+
 def _existing(folder: Path, layout: str, names: Iterable[str]) -> str | None:
     return next((entry for name in names if (folder / (entry := layout.format(split=name))).is_dir()), None)
 
 
 def _from_tree(folder: Path, train: str, val: str | None) -> Origin:
     """A project of images with YOLO labels."""
-    notes = []
-    if val is None:
-        notes.append("val: the training images, for want of others: hold some images back")
     names, note = _tree_names(folder)
-    notes.append(note)
-    body = f"  train: {train}\n  val: {val or train}\n  names: {_names(names)}\n".replace("{", "{{").replace("}", "}}")
-    return Origin(
-        f"  path: {{folder}}  # relative to this file\n  format: yolo\n{body}", {"folder": folder}, notes=notes
-    )
+    origin = _split_project(folder, "yolo", train, val, names)
+    origin.notes.append(note)
+    return origin
 
 
 def _tree_names(folder: Path) -> tuple[list[str], str]:

@@ -5,6 +5,7 @@ import pytest
 
 from segc import cli
 from segc.data.dataset import list_images
+from segc.spec.dataset import Dataset
 from segc.spec.hyperparameters import Augment, Hyperparameters
 from segc.spec.init import project_name
 from segc.spec.load import LoadedProject, check_project, load_project
@@ -148,6 +149,40 @@ def test_coco_annotations_become_a_valid_project(
     pairs = zip((train, val), images, strict=True)
     expected = [f"d/{place}/{(file or train).replace('/', '-')}.jpg" for file, place in pairs]
     assert images_of(loaded) == [[one] for one in expected]
+
+
+needs_formats = pytest.mark.skipif(
+    "labelme" not in str(Dataset.model_fields["format"].annotation), reason="this segc reads YOLO and COCO labels alone"
+)
+
+
+@needs_formats
+@pytest.mark.parametrize("splits", [("train", "val"), ("",)])
+def test_a_labelme_folder_becomes_a_valid_project(folder: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        (folder / "d" / split).mkdir(parents=True)
+        (folder / "d" / split / "a.jpg").touch()
+        shapes = '[{"label": "dog", "points": [[1, 1], [5, 1], [5, 5]]}, {"label": "a cat", "points": []}]'
+        (folder / "d" / split / "a.json").write_text(f'{{"shapes": {shapes}, "imagePath": "a.jpg"}}')
+    assert cli.run(["init", "--from", "d"]) == 0
+    assert cli.run(["validate"]) == 0
+    loaded = load_project(folder / "project.yaml")
+    assert (loaded.project.dataset.format, loaded.project.dataset.names) == ("labelme", ("a cat", "dog"))
+    assert [len(one) for one in images_of(loaded)] == [1, 1]
+
+
+@needs_formats
+@pytest.mark.parametrize("source", ["d", "d/annotations.xml"])
+def test_a_cvat_export_becomes_a_valid_project(folder: Path, source: str) -> None:
+    (folder / "d" / "images").mkdir(parents=True)
+    labels = "<label><name>cat &amp; co</name></label><label>\n<name>dog</name></label>"
+    (folder / "d" / "annotations.xml").write_text(
+        f"<?xml version='1.0'?>\n<annotations>\n<version>1.1</version><meta>{labels}</meta></annotations>"
+    )
+    assert cli.run(["init", "--from", source]) == 0
+    assert cli.run(["validate"]) == 0
+    dataset = load_project(folder / "project.yaml").project.dataset
+    assert (dataset.format, dataset.names, dataset.train) == ("cvat", ("cat & co", "dog"), "images")
 
 
 def test_arguments_of_a_run_are_taken_over_and_every_one_is_accounted_for(
