@@ -142,7 +142,7 @@ class Project:
         """Metrics of boxes and masks: ``metrics.box.map``, ``.map50``, ``.map75``, ``.maps``; ``metrics.seg`` the same.
 
         Args:
-            weights: a file to use instead of the trained weights.
+            weights: a file, a published name or an address to use instead of the trained weights.
             artifact: an emitted model to run in place of weights.
             split: whose images.
             batch: images a run, where the model leaves it open.
@@ -159,7 +159,7 @@ class Project:
         return evaluate_project(
             self.loaded,
             self.build_dir,
-            weights=_path(weights),
+            weights=_weights(weights),
             artifact=_path(artifact),
             split=split,
             batch=batch,
@@ -187,7 +187,7 @@ class Project:
 
         Args:
             sources: what to segment; of a folder its images, not those in folders below.
-            weights: a file to use instead of the trained weights.
+            weights: a file, a published name or an address to use instead of the trained weights.
             artifact: an emitted model to run in place of weights.
             conf: least score; where not given, that of a model that suppresses by itself, else the project's.
             iou: overlap that makes two boxes one; likewise.
@@ -202,7 +202,7 @@ class Project:
         from segc.prediction import filters_of, find, predict
 
         found = find([str(source) for source in sources])
-        session = self._session(_path(weights), _path(artifact), runtime)
+        session = self._session(_weights(weights), _path(artifact), runtime)
         given = {"conf": conf, "iou": iou, "max_det": max_det}
         filters = filters_of(session, given, self.loaded, retina=retina)
         return (predict(source, session, filters)[1] for source in found)
@@ -224,7 +224,7 @@ class Project:
 
         Args:
             targets: names of targets; all that the project lists where none is given.
-            weights: a file to use instead of the trained weights.
+            weights: a file, a published name or an address to use instead of the trained weights.
             untrained: seeded weights as they are before training, to try a target out.
             force: emit again what is up to date.
             time_limit: seconds that a worker process may take.
@@ -241,7 +241,7 @@ class Project:
             self.loaded,
             self.build_dir,
             targets,
-            weights=_path(weights),
+            weights=_weights(weights),
             untrained=untrained,
             force=force,
             time_limit=TIME_LIMIT if time_limit is None else time_limit,
@@ -251,6 +251,15 @@ class Project:
 
 def _path(value: PathLike | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def _weights(value: PathLike | None) -> Path | None:
+    """A file, or what a published name or an address gives."""
+    if not isinstance(value, str):
+        return _path(value)
+    from segc.weights.resolve import weights_file
+
+    return weights_file(value)
 
 
 def _warn(diagnostics: Sequence[Diagnostic]) -> None:

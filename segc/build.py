@@ -46,6 +46,8 @@ def compile_project(loaded: LoadedProject, folder: Path) -> Build:
     Raises:
         SegcError: where the dataset is there but lists no training images.
     """
+    from segc.weights.lineage import LOCK
+
     project = loaded.project
     graph = project_graph(project)
     images = _training_images(loaded)
@@ -53,7 +55,7 @@ def compile_project(loaded: LoadedProject, folder: Path) -> Build:
     launch = launch_commands(loaded.path.name, project.name)
     graph_text = write_graph(graph)
     files = {
-        "project.lock.json": canonical_json(_lock(project, graph_text)),
+        LOCK: _lock(loaded, folder, graph_text),
         "graph.json": graph_text,
         "plan.json": canonical_json(_plan_text(project, plan, launch)),
         "summary.txt": summary(project, graph, plan, launch),
@@ -108,14 +110,23 @@ def summary(project: Project, graph: Graph, plan: Plan | None, launch: Launch) -
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _lock(project: Project, graph_text: str) -> dict[str, Any]:
-    return {
-        "format": LOCK_FORMAT,
-        "segc_version": __version__,
-        "spec": project.model_dump(mode="json"),
-        "spec_digest": spec_digest(project),
-        "graph_digest": digest(graph_text),
-    }
+def _lock(loaded: LoadedProject, folder: Path, graph_text: str) -> str:
+    """What the project says with all defaults, its graph's digest, and the weights it starts from.
+
+    The digest of weights that were fetched stays what the lock in the folder says it is.
+    """
+    from segc.weights.lineage import start_record
+
+    return canonical_json(
+        {
+            "format": LOCK_FORMAT,
+            "segc_version": __version__,
+            "spec": loaded.project.model_dump(mode="json"),
+            "spec_digest": spec_digest(loaded.project),
+            "graph_digest": digest(graph_text),
+            "weights": start_record(loaded, folder),
+        }
+    )
 
 
 def _plan_text(project: Project, plan: Plan | None, launch: Launch) -> dict[str, Any]:

@@ -20,7 +20,7 @@ COMMANDS = {
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
     "doctor": "which targets can be emitted and run here, and what is missing",
-    "weights": "import and inspect weights",
+    "weights": "fetch, import, inspect and export weights; licences",
     "schema": "print the JSON Schema of project.yaml",
     "explain": "what a diagnostic means and how it is mended",
 }

@@ -1,4 +1,4 @@
-"""Architecture families: one file each, with ``SCALES``, ``Scale`` and ``build``, all giving a graph."""
+"""Architecture families: one file each, with ``SCALES``, ``Scale``, ``PARTS`` and ``build``, all giving a graph."""
 
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,12 @@ class Wanted(Protocol):
     def scale(self) -> Any:
         """A key of the family's ``SCALES``, or ``depth``, ``width`` and ``max_channels``."""
         ...
+
+
+def parts_of(graph: "Graph") -> dict[str, tuple[str, ...]]:
+    """Backbone, neck and head of a network, by what the names of their parameters begin with."""
+    parts: dict[str, tuple[str, ...]] = FAMILIES[str(graph.metadata["family"])].PARTS
+    return parts
 
 
 def build_graph(architecture: Wanted, nc: int, size: tuple[int, int], batch: int = 1) -> "Graph":

@@ -15,6 +15,13 @@ STRIDES = (8, 16, 32)
 BINS = 16
 COEFFICIENTS = 32
 
+PARTS = {
+    "backbone": tuple(f"model.{index}." for index in range(10)),
+    "neck": tuple(f"model.{index}." for index in range(10, 22)),
+    "head": ("model.22.",),
+}
+"""Parts of the network, by what the names of their parameters begin with."""
+
 _EPSILON = 1e-3
 _MOMENTUM = 0.03
 

@@ -19,6 +19,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     from segc.build import build
     from segc.data.check import listing_findings
     from segc.spec.load import load_project
+    from segc.weights.resolve import start_facts, told
 
     loaded = load_project(project, overrides)
     folder = build_folder(loaded, build_dir)
@@ -26,4 +27,6 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     if found := listing_findings(loaded):
         warn(found)
     click.echo(compiled.files["summary.txt"])
+    if facts := start_facts(loaded, folder):
+        click.echo(told(facts))
     click.echo(f"written to {folder}: {', '.join(compiled.files)}")

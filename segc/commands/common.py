@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
     from segc.spec.load import LoadedProject
 
+    _FileType = click.ParamType[Path]
+else:
+    _FileType = click.ParamType
+
 project_argument = click.argument(
     "project", type=click.Path(path_type=Path), default=Path("project.yaml"), metavar="[PROJECT]"
 )
@@ -39,6 +43,28 @@ build_dir_option = click.option(
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Where results go; by default build/ beside the project file.",
+)
+
+
+class WeightsFile(_FileType):
+    """Weights on a command line: a file, a published name or an address, which is fetched; gives the file."""
+
+    name = "weights"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        """The file."""
+        if isinstance(value, Path):
+            return value
+        from segc.weights.resolve import weights_file
+
+        return weights_file(value)
+
+
+weights_option = click.option(
+    "--weights",
+    type=WeightsFile(),
+    metavar="WEIGHTS",
+    help="Weights to use instead of the trained ones: a file, a name that `segc weights list` shows, or an address.",
 )
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option, warn
+from segc.commands.common import (
+    build_dir_option,
+    build_folder,
+    console,
+    project_argument,
+    set_option,
+    warn,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,12 +39,7 @@ if TYPE_CHECKING:
     help="An artifact by its name in the project, or a target: all of the project's artifacts of it, else one with "
     "default options; may be repeated; `all` for all targets there are. By default all that the project lists.",
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Weights to emit, instead of the build directory's best or last.",
-)
+@weights_option
 @click.option("--untrained", is_flag=True, help="Emit seeded weights as they are before training, to try a target out.")
 @click.option("--force", is_flag=True, help="Emit again what is up to date.")
 @click.option(
@@ -181,6 +184,8 @@ def _report(emissions: Sequence[Emission]) -> None:
     # Where nobody looks at a terminal, paths are better whole than wrapped.
     screen = Console(width=None if sys.stdout.isatty() else 200)
     screen.print(table)
+    for descent in dict.fromkeys(emission.descent for emission in emissions if emission.descent):
+        screen.print(descent, markup=False, highlight=False)
     for emission in emissions:
         for note in emission.notes:
             screen.print(f"{emission.name}: {note}", markup=False, highlight=False)

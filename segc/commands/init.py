@@ -14,8 +14,9 @@ import click
     metavar="FILE|FOLDER",
     help="Take over a YOLO data file, a run's args.yaml, a model's .yaml, a COCO .json, or a folder with a dataset.",
 )
+@click.option("--weights", metavar="WEIGHTS", help="Weights to start from: a name of `segc weights list`, or a file.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def command(path: Path, source: Path | None, force: bool) -> None:
+def command(path: Path, source: Path | None, weights: str | None, force: bool) -> None:
     """Write a commented project file to PATH, by default project.yaml. A folder gets a project.yaml."""
     from segc.diagnostics import fail
     from segc.files import write_atomic
@@ -26,7 +27,7 @@ def command(path: Path, source: Path | None, force: bool) -> None:
         path /= "project.yaml"
     if path.exists() and not force:
         raise fail("F005", "there is a file already", file=path, help="--force replaces it")
-    text, notes = project_text(path, source if source is None else Path.cwd() / source)
+    text, notes = project_text(path, source if source is None else Path.cwd() / source, weights)
     write_atomic(path, text)
     for note in notes:
         click.echo(f"  {note}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, warn
+from segc.commands.common import build_dir_option, build_folder, project_option, set_option, warn, weights_option
 from segc.compute import prepare_to_compute
 from segc.diagnostics import fail, render_text
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 @project_option
 @set_option
 @build_dir_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights to use instead of the trained."
-)
+@weights_option
 @click.option(
     "--artifact",
     type=click.Path(path_type=Path),

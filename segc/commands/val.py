@@ -12,6 +12,7 @@ from segc.commands.common import (
     project_argument,
     set_option,
     warn,
+    weights_option,
 )
 from segc.compute import prepare_to_compute
 
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 @project_argument
 @set_option
 @build_dir_option
-@click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights to use instead of the trained."
-)
+@weights_option
 @click.option(
     "--artifact", type=click.Path(path_type=Path), metavar="NAME|PATH", help="Run this emitted model instead."
 )

@@ -53,7 +53,9 @@ def command(
 
     With --format json one object is printed: {"version": 1, "files": [...], "diagnostics": [...]}. A file has `file`
     and `valid`, and where the spec itself is sound `name`, `family`, `scale`, `nc`, `imgsz` [height, width],
-    `parameters`, `flops` (a multiply-add counts as two), `spec_digest` and `paths` (whether they were checked); with
+    `parameters`, `flops` (a multiply-add counts as two), `spec_digest`, `paths` (whether they were checked) and,
+    where it starts from weights, `weights`: `source`, `address` and published `licence` of what is fetched at first
+    use, `file` where it is there; with
     --data also `data`, for `train` and `val` the numbers of `images`, `objects`, `crowds`, `boxes`, images without
     objects, `empty`, those of them without a label file, `unlabelled`, objects by class, `classes`, a `summary`, and
     `faults` and `remarks`, errors and warnings by code.
@@ -163,7 +165,17 @@ def _summary(loaded: "LoadedProject") -> dict[str, Any]:
         "parameters": total.parameters,
         "flops": total.flops,
         "spec_digest": spec_digest(project),
+        **_weights_summary(loaded),
     }
+
+
+def _weights_summary(loaded: "LoadedProject") -> dict[str, Any]:
+    """What is to be said of weights to start from; validation fetches nothing."""
+    if loaded.project.architecture.weights is None:
+        return {}
+    from segc.weights.resolve import start_facts
+
+    return {"weights": start_facts(loaded, loaded.build_dir)}
 
 
 def _data_summary(loaded: "LoadedProject") -> tuple[dict[Any, Any], tuple["Diagnostic", ...]]:
@@ -204,6 +216,10 @@ def _show_text(checked: list[_Checked], diagnostics: tuple["Diagnostic", ...]) -
     for each in checked:
         if each.summary:
             click.echo(f"{each.name}: {_verdict(each)}: {_described(each.summary)}")
+            if "weights" in each.summary:
+                from segc.weights.resolve import told
+
+                click.echo(f"  {told(each.summary['weights'])}")
             for split, data in each.summary.get("data", {}).items():
                 click.echo(f"  {split}: {_contents(data)}")
     errors = sum(one.count for one in diagnostics if one.severity == "error")

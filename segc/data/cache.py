@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.caches import cache_folder
+
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """How workers start. Forked ones start at once and share the cache in memory; elsewhere forking is not safe."""
 
@@ -125,11 +127,6 @@ class MemoryCache:
         )
 
 
-def cache_folder() -> Path:
-    """Where pictures are kept on disk: ``segc/images`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segc" / "images"
-
-
 _HEADER = struct.Struct("<8s5I")
 _MAGIC = b"segcimg1"
 """Changes with the format of the files and with how pictures are made."""
@@ -154,7 +151,7 @@ class DiskCache:
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], budget: int, folder: Path | None = None) -> None:
         self._paths, self._size, self._budget = paths, size, budget
-        self._folder = cache_folder() if folder is None else folder
+        self._folder = cache_folder("images") if folder is None else folder
         self._lock = multiprocessing.get_context(START_METHOD).Lock()
         self._state = shared_numbers(2)  # bytes in the folder, and the number of the error that ended the keeping
         try:

@@ -16,6 +16,7 @@ from segc.inference.metadata import parse_metadata
 from segc.targets.contract import CALIBRATED, MEASURED, modules
 from segc.targets.description import DESCRIPTION, Description
 from segc.targets.registry import artifact_name, targets
+from segc.weights import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
     from segc.targets.contract import TargetOptions
     from segc.targets.description import Status
+    from segc.weights.lineage import Lineage
 
 CALIBRATION_IMAGES = 32
 """Training photographs that an int8 artifact is calibrated on."""
@@ -50,6 +52,7 @@ class Emission:
         size: bytes of the model.
         lowering_seconds: time of the conversion in the worker, without imports.
         summary: the verification's result in a line.
+        descent: what the weights descend from, in a line.
         notes: what was not done or not checked.
         diagnostics: why there is no good artifact.
     """
@@ -63,6 +66,7 @@ class Emission:
     size: int = 0
     lowering_seconds: float = 0.0
     summary: str = ""
+    descent: str = ""
     notes: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
 
@@ -75,6 +79,7 @@ class Job:
     build_dir: Path
     weights: Mapping[str, Any]
     trained: bool
+    lineage: Lineage
     weights_digest: str
     images: Sequence[Path]
     warnings: Sequence[Diagnostic]
@@ -241,6 +246,7 @@ class Order:
             graph=self.graph,
             weights_digest=job.weights_digest,
             trained=job.trained,
+            lineage=job.lineage,
             filters=job.filters,
             root=job.loaded.dataset_root,
             images=choose(job.images),
@@ -381,6 +387,7 @@ class Order:
             model,
             size,
             summary=summary,
+            descent=lineage.line(self.job.lineage),
             notes=tuple(description.notes),
         )
 

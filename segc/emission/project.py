@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from segc.spec.load import LoadedProject
     from segc.targets.contract import Target, TargetOptions
+    from segc.weights.lineage import Lineage
 
 TIME_LIMIT = 900.0
 """Seconds that a worker may take, unless told otherwise."""
@@ -179,14 +180,16 @@ def _prepare(loaded: LoadedProject, build_dir: Path, weights: Path | None, *, un
     graph = project_graph(loaded.project)
     values: Mapping[str, Any]
     warnings: Sequence[Diagnostic] = ()
+    descent: Lineage = ()
     if untrained:
         from segc.network.initialise import initial_weights
 
         values = initial_weights(graph.parameters, loaded.project.hyperparameters.seed)
     else:
+        from segc.weights.lineage import stated
         from segc.weights.resolve import trained_weights
 
         found = trained_weights(loaded, build_dir, graph, weights)
-        values, warnings = found.tensors, found.warnings
+        values, warnings, descent = found.tensors, found.warnings, stated(found.metadata)
     images = list_images(loaded, "val")
-    return Job(loaded, build_dir, values, not untrained, weights_digest(values), images, warnings)
+    return Job(loaded, build_dir, values, not untrained, descent, weights_digest(values), images, warnings)

@@ -12,6 +12,7 @@ from segc.emission.provenance import code_digest
 from segc.emission.reference import TORCH
 from segc.files import atomic_directory, canonical_json, digest, digest_file
 from segc.targets.description import DESCRIPTION, FORMAT, read_description
+from segc.weights import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
     from segc.targets.contract import Target, TargetOptions
     from segc.targets.description import Description
+    from segc.weights.lineage import Lineage
 
 UP_TO_DATE = "up to date"
 """What is said of an artifact that did not have to be made again."""
@@ -44,6 +46,7 @@ class Inputs:
         graph: the graph as JSON.
         weights_digest: of the weights' names and values.
         trained: whether they were trained.
+        lineage: what they descend from.
         filters: defaults of the predict scripts.
         root: the dataset's folder.
         images: photographs that it is verified on.
@@ -57,6 +60,7 @@ class Inputs:
     graph: str
     weights_digest: str
     trained: bool
+    lineage: Lineage
     filters: Filters
     root: Path
     images: Sequence[Path]
@@ -75,7 +79,11 @@ class Inputs:
             "metadata": self.metadata.to_json(),
             "thresholds": {"conf": self.filters.conf, "iou": self.filters.iou, "max_det": self.filters.max_det},
             "graph_digest": digest(self.graph),
-            "weights": {"digest": self.weights_digest, "trained": self.trained},
+            "weights": {
+                "digest": self.weights_digest,
+                "trained": self.trained,
+                lineage.KEY: lineage.to_json(self.lineage),
+            },
             "versions": {"segc": __version__, **{r.package: r.version() for r in needed}, **self.target.tools()},
             "photographs": self.digests(self.images),
             "calibration": self.digests(self.calibration),

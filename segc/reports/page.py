@@ -78,6 +78,7 @@ def training_page(
     run: str,
     *,
     data: Sequence[str] = (),
+    descent: str = "",
 ) -> str:
     """The HTML page of a training: one file that needs nothing else.
 
@@ -88,6 +89,7 @@ def training_page(
         rows: those of ``results.csv``.
         run: the run's name.
         data: what the splits hold and what of them is not used, in lines.
+        descent: what the weights descend from, in a line.
     """
     names = evaluated.metrics.names
     return _render(
@@ -95,6 +97,7 @@ def training_page(
         evaluated,
         heading=f"{loaded.project.name}: {run}",
         epochs=_epoch_facts(rows),
+        descent=descent,
         training=_training_figures(rows),
         labels=_label_figures({"train": train_samples, evaluated.split: evaluated.samples}, names),
         batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
@@ -113,7 +116,7 @@ def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> s
         lstrip_blocks=True,
     )
     metrics = evaluated.metrics
-    settings = {"epochs": "", "training": [], "batches": [], "data": (), **sections}
+    settings = {"epochs": "", "descent": "", "training": [], "batches": [], "data": (), **sections}
     return environment.get_template("report.html.j2").render(
         version=__version__,
         project=loaded.project,

@@ -8,6 +8,7 @@ from segc.evaluation.project import evaluate_project
 from segc.files import write_atomic
 from segc.reports.page import training_page
 from segc.training.run import RESULTS, read_results
+from segc.weights.lineage import line, lineage_of
 
 if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
@@ -36,17 +37,19 @@ def report_run(
         OSError: where the page cannot be written.
     """
     epochs = loaded.project.hyperparameters.epochs
+    best = folder / "best.safetensors"
     evaluated = evaluate_project(
         loaded,
         folder,
-        weights=folder / "best.safetensors",
+        weights=best,
         allow_unlabelled=True,
         progress=progress,
         warn=warn,
     )
     rows = read_results(folder / RESULTS, epochs)
     page = folder / REPORT
+    descent = line(lineage_of(best))
     data: list[str] = []
     train_samples, _ = read_for_training(loaded, data.append)
-    write_atomic(page, training_page(loaded, evaluated, train_samples, rows, folder.name, data=data))
+    write_atomic(page, training_page(loaded, evaluated, train_samples, rows, folder.name, data=data, descent=descent))
     return page

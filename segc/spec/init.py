@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from segc.architectures.published import Published
 from segc.diagnostics import SegcError
 from segc.spec.explain import flow
 from segc.spec.hyperparameters import Augment, Hyperparameters
 from segc.spec.load import check_text
 from segc.spec.takeover import Origin, relative, scalar, take_over
+from segc.spec.weights import NoReferenceError, parse_reference
 
 _SHOWN = ("imgsz", "epochs", "batch")
 """Hyperparameters that stand in a new file uncommented: those that nearly everyone changes."""
@@ -34,9 +36,10 @@ version: 1
 name: {name}
 
 architecture:
-  family: yolov8-seg
+  family: {family}
   scale: {scale}  # n, s, m, l or x from smallest to largest, or {{depth: 0.33, width: 0.25, max_channels: 1024}}
-  # weights: weights.safetensors  # to start from: own .safetensors, or another project's .pt, read safely
+  {weights}  # to start from: a published name (segc weights list), an address, or a file
+  # licences: [Apache-2.0, MIT]  # what these weights, and all that they descend from, may be licensed under
 
 {dataset}
 # What is commented out here has the value that is shown.
@@ -53,12 +56,13 @@ def project_name(folder: Path) -> str:
     return name or "project"
 
 
-def project_text(path: Path, source: Path | None = None) -> tuple[str, list[str]]:
+def project_text(path: Path, source: Path | None = None, weights: str | None = None) -> tuple[str, list[str]]:
     """The text of a new ``project.yaml``, which is valid as it stands, and notes on what was taken over.
 
     Args:
         path: Where it is going to be written, absolute.
         source: What to take over, see :func:`segc.spec.takeover.take_over`.
+        weights: Weights to start from, as ``architecture.weights`` names them; published ones give the scale too.
 
     Raises:
         SegcError: where that cannot be taken over; its diagnostics point into it.
@@ -68,9 +72,12 @@ def project_text(path: Path, source: Path | None = None) -> tuple[str, list[str]
     if origin.dataset is not None:
         places = {name: scalar(relative(place, path.parent)) for name, place in origin.paths.items()}
         dataset = "dataset:\n" + origin.dataset.format(**places)
+    row = _published(weights)
     text = _TEMPLATE.format(
         name=scalar(project_name(path.parent)),
-        scale=origin.scale,
+        family=row.family if row else "yolov8-seg",
+        scale=row.scale if row else origin.scale,
+        weights=f"weights: {scalar(weights)}" if weights else "# weights: yolov8n-seg",
         dataset=dataset,
         hyperparameters=_lines(Hyperparameters, "  ", origin.hyperparameters),
     )
@@ -78,6 +85,14 @@ def project_text(path: Path, source: Path | None = None) -> tuple[str, list[str]
     if loaded is None:
         raise SegcError(diagnostics)
     return text, origin.notes
+
+
+def _published(weights: str | None) -> Published | None:
+    """The row of published weights; what names none is told by the check of the whole text."""
+    try:
+        return parse_reference(weights).published if weights else None
+    except NoReferenceError:
+        return None
 
 
 def _lines(model: type[BaseModel], indent: str, given: Mapping[str, Any], *, inner: str = "") -> str:

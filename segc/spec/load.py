@@ -57,9 +57,12 @@ class LoadedProject:
 
     @property
     def weights_path(self) -> Path | None:
-        """The weights to start from, absolute, if any are asked for."""
-        weights = self.project.architecture.weights
-        return None if weights is None else _absolute(read_path(self.root, weights).path)
+        """The file of weights to start from, absolute; None where none are asked for, or they are to be fetched."""
+        start = self.project.architecture.start
+        if start is None or start.path is None:
+            return None
+        path = _absolute(read_path(self.root, start.path).path)
+        return path if start.address is None or path.is_file() else None
 
     @property
     def build_dir(self) -> Path:
@@ -416,10 +419,9 @@ def _path_problems(loaded: LoadedProject) -> Iterator[Problem]:
             if dataset.annotations is not None:
                 file = getattr(dataset.annotations, split)
                 yield from _path_problem(root, ("dataset", "annotations", split), file, "no annotation file")
-    if project.architecture.weights is not None:
-        yield from _path_problem(
-            loaded.root, ("architecture", "weights"), project.architecture.weights, "no weights file"
-        )
+    start = project.architecture.start
+    if start is not None and start.path is not None and start.address is None:
+        yield from _path_problem(loaded.root, ("architecture", "weights"), start.path, "no weights file")
 
 
 def _path_problem(folder: Path, at: tuple[str | int, ...], text: str, kind: str) -> Iterator[Problem]:

@@ -51,6 +51,7 @@ class Description(BaseModel):
     model: str = Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$")
     status: Status
     key: str = ""
+    weights: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
     notes: list[str] = []
     parity: dict[str, Any] = {}

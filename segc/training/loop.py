@@ -182,7 +182,7 @@ class Training:
 
     def _first_weights(self) -> dict[str, Any]:
         initial = initial_weights(self.build.graph.parameters, self.hyper.seed)
-        transfer = starting_weights(self.loaded, self.build.graph)
+        transfer = starting_weights(self.loaded, self.build.graph, self.build.folder)
         if transfer is None:
             return initial
         self.report.say(transfer.summary())
@@ -425,7 +425,7 @@ class Training:
 
     def _save_weights(self, which: str) -> None:
         file = self.folder / f"{which}.safetensors"
-        metadata = own_metadata(self.loaded, self.build.graph)
+        metadata = own_metadata(self.loaded, self.build.graph, self.folder)
         save_weights(file, to_numpy(self.engine.average.network), metadata)
         publish(file, self.build.folder)
 

@@ -7,6 +7,7 @@ from segc.build import build, compile_project
 from segc.training.distributed import launched_world
 from segc.training.loop import Outcome, train
 from segc.training.report import report_on
+from segc.weights.resolve import starting_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,8 +38,12 @@ def train_project(
         What it came to; nothing in a process that does not lead.
 
     Raises:
-        SegcError: as ``segc.training.loop.train``; F004 for a logger that is not installed.
+        SegcError: as ``segc.training.loop.train`` and ``segc.weights.resolve.starting_file``; F004 for a logger that is
+            not installed.
     """
+    if not resume:
+        # Before anything is compiled: the lock holds fast what was fetched.
+        starting_file(loaded, folder)
     # Of several processes the first one alone writes.
     compiled = (build if launched_world().leads else compile_project)(loaded, folder)
     with report_on(screen, loaded.project.hyperparameters.loggers) as report:

@@ -33,11 +33,11 @@ _MAX_CLASSES = 100_000
 _MAX_SHARING = 4
 """How many times its own size a file's tensors may take in elements: several may view one storage, not any number."""
 
-STATE_KEYS = ("ema", "model", "state_dict", "model_state_dict", "module")
+STATE_KEYS = (
+    *("ema", "ema_state_dict", "state_dict_ema", "model_ema"),
+    *("model", "state_dict", "model_state_dict", "module", "net", "network", "weights"),
+)
 """Keys that checkpoints keep weights under, the preferred first: averaged weights are those that are validated."""
-
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that torch's parallel and compiled wrappers put before every name."""
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _NO_STORAGE = "torch.save writes it in one piece; copy or download the file again"
@@ -52,6 +52,7 @@ class ForeignCheckpoint:
             state-dict names.
         names: class names by index, where the checkpoint has them.
         license: the licence string it carries.
+        lineage: what it says it descends from, as segc's own exports do.
         producer: what it says of its origin: class of the module, version of the package that wrote it.
         notes: what the reader chose or left out, one sentence each.
     """
@@ -59,16 +60,18 @@ class ForeignCheckpoint:
     tensors: dict[str, NDArray[np.generic]]
     names: tuple[str, ...] | None = None
     license: str | None = None
+    lineage: str | None = None
     producer: str | None = None
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path) -> ForeignCheckpoint:
+def read_checkpoint(path: Path, *, tensors: bool = True) -> ForeignCheckpoint:
     """Read a ``.pt`` or ``.pth`` file; nothing in it is run, no package it names is imported.
 
     Args:
         path: a file that ``torch.save`` (1.6 or newer) wrote: a dictionary with a module or a state dict under one of
             ``STATE_KEYS``, a bare state dict, or a whole module.
+        tensors: read the numbers too; without them only what the file says of itself.
 
     Raises:
         SegcError: W001 where it is no such file, W002 where it is damaged, W003 where its pickle names or calls
@@ -87,7 +90,7 @@ def read_checkpoint(path: Path) -> ForeignCheckpoint:
         _check_kind(path, file)
         with zipfile.ZipFile(file) as archive:
             reader = _Archive(archive, size, path)
-            return _interpret(inert.read(reader.pickle()), reader, path)
+            return _interpret(inert.read(reader.pickle()), reader, path, tensors=tensors)
 
 
 @contextmanager
@@ -235,7 +238,7 @@ def _is_float(dtype: str) -> bool:
     return dtype in {"f8", "f4", "f2", "bf16"}
 
 
-def _interpret(root: Any, archive: _Archive, path: Path) -> ForeignCheckpoint:
+def _interpret(root: Any, archive: _Archive, path: Path, *, tensors: bool) -> ForeignCheckpoint:
     found = _find_weights(root)
     if found is None:
         raise fail(
@@ -246,15 +249,16 @@ def _interpret(root: Any, archive: _Archive, path: Path) -> ForeignCheckpoint:
         )
     place, holder = found
     notes = [f"weights taken from `{place}`"] if place else []
-    references = dict(_module_tensors(holder) if isinstance(holder, Instance) else _table_tensors(holder))
-    references, wrapper = _without_wrappers(references)
-    notes += [f"prefix `{wrapper}` left off every name"] if wrapper else []
     names, remark = _class_names(root, holder)
     notes += [remark] if remark else []
+    references = dict(_module_tensors(holder) if isinstance(holder, Instance) else _table_tensors(holder))
+    if len(references) > MAX_TENSORS:
+        raise TooLarge(f"over {MAX_TENSORS} tensors")
     return ForeignCheckpoint(
-        tensors={name: archive.tensor(reference) for name, reference in references.items()},
+        tensors={name: archive.tensor(reference) for name, reference in references.items()} if tensors else {},
         names=names,
         license=_text_entry(root, "license"),
+        lineage=_text_entry(root, "lineage", 1 << 20),
         producer=_producer(root, holder),
         notes=tuple(notes),
     )
@@ -319,17 +323,6 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _without_wrappers(tensors: dict[str, TensorReference]) -> tuple[dict[str, TensorReference], str]:
-    if len(tensors) > MAX_TENSORS:
-        raise TooLarge(f"over {MAX_TENSORS} tensors")
-    taken = ""
-    for wrapper in _WRAPPERS * 2:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-            taken += wrapper
-    return tensors, taken
-
-
 def _class_names(root: Any, holder: Instance | Table) -> tuple[tuple[str, ...] | None, str]:
     """Class names by index, from the module's ``names`` or the checkpoint's; and a remark where they are of no use."""
     holders = (holder, root, root.get("model") if isinstance(root, Table) else None)
@@ -356,9 +349,9 @@ def _dense(pairs: list[tuple[Any, Any]]) -> tuple[str, ...] | None:
     return usable if usable and len(usable) == len(pairs) else None
 
 
-def _text_entry(root: Any, key: str) -> str | None:
+def _text_entry(root: Any, key: str, most: int = _MAX_NAME) -> str | None:
     value = root.get(key) if isinstance(root, Table) else None
-    printable = type(value) is str and 0 < len(value) <= _MAX_NAME and value.isprintable()
+    printable = type(value) is str and 0 < len(value) <= most and value.isprintable()
     return value if printable else None
 
 

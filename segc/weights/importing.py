@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segc.architectures import build_graph
-from segc.diagnostics import fail
+from segc.architectures import build_graph, parts_of
+from segc.diagnostics import SegcError, fail
 from segc.files import digest_file
 from segc.version import __version__
-from segc.weights.recognise import recognise
-from segc.weights.resolve import CHECKPOINT_SUFFIXES, network_metadata, read_source
+from segc.weights.names import aligned
+from segc.weights.reading import Source, is_checkpoint, read_source
+from segc.weights.recognise import recognise, refuse_other_scale
+from segc.weights.resolve import network_metadata
 from segc.weights.store import StoredTensor, describe_weights, save_weights
 from segc.weights.transfer import Transfer, class_count, transfer
 
@@ -81,26 +83,37 @@ def import_weights(file: Path, output: Path, project: Path | None = None) -> Imp
         architecture, names = spec.architecture, spec.dataset.class_names
         graph = build_graph(architecture, len(names), spec.hyperparameters.size)
 
-    result = transfer(graph.parameters, source.tensors, names=names, source_names=source.names, origin=file.name)
+    if project is not None:
+        refuse_other_scale(source.tensors, graph, file)
+    tensors, renamed = aligned(source.tensors, graph.parameters)
+    result = transfer(
+        graph.parameters, tensors, names=names, source_names=source.names, origin=file.name, parts=parts_of(graph)
+    )
     if not result.matched:
-        raise fail(
-            "W007",
-            f"nothing in it fits {architecture.family} of this scale and number of classes",
-            file=file,
-            help="leave out --project to have the network told from the shapes",
-        )
+        raise _misfit(source, architecture.family, next(iter(graph.parameters)), file)
     as_in_source = {entry.name for entry in result.reshaped if entry.by_rows}
     written = {name: array for name, array in result.tensors.items() if name not in as_in_source}
-    written |= {name: source.tensors[name] for name in as_in_source}
+    written |= {name: tensors[name] for name in as_in_source}
     metadata = {
         **network_metadata(graph, architecture.model_dump(mode="json")["scale"], source.names or None),
         **source.metadata,
         "segc_version": __version__,
         "source_digest": digest_file(file),
     }
-    metadata["nc"] = str(class_count(source.tensors) or metadata["nc"])
+    metadata["nc"] = str(class_count(tensors) or metadata["nc"])
     save_weights(output, written, metadata)
-    return Imported(file, output, project, result, metadata, tuple(written), source.notes)
+    return Imported(file, output, project, result, metadata, tuple(written), (*source.notes, *renamed))
+
+
+def _misfit(source: Source, family: str, wanted: str, file: Path) -> SegcError:
+    first = next(iter(source.tensors), None)
+    return fail(
+        "W007",
+        f"nothing in it fits {family}: "
+        + (f"its tensors have names like {first}, the network's like {wanted}" if first else "it has no tensors"),
+        file=file,
+        help=f"`segc weights show {file}` lists its tensors",
+    )
 
 
 def describe(file: Path) -> tuple[tuple[StoredTensor, ...], dict[str, str]]:
@@ -111,7 +124,7 @@ def describe(file: Path) -> tuple[tuple[StoredTensor, ...], dict[str, str]]:
     Raises:
         SegcError: as the readers.
     """
-    if file.suffix.lower() not in CHECKPOINT_SUFFIXES:
+    if not is_checkpoint(file):
         return describe_weights(file)
     source = read_source(file)
     stored = (StoredTensor(name, _STORED_AS[array.dtype.name], array.shape) for name, array in source.tensors.items())

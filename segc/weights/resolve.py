@@ -2,63 +2,155 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segc.diagnostics import Diagnostic, fail
+from segc.architectures import parts_of
+from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.files import digest_file
 from segc.graph.ir import Graph
-from segc.weights.store import Weights, load_weights
+from segc.spec.architecture import start_problems
+from segc.spec.weights import NoReferenceError, WeightsReference, parse_reference
+from segc.weights import fetching, lineage
+from segc.weights.fetching import Expected
+from segc.weights.reading import Source, read_source
+from segc.weights.recognise import refuse_other_scale
+from segc.weights.store import Weights
 from segc.weights.transfer import Transfer, not_finite, transfer
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
 
-CHECKPOINT_SUFFIXES = (".pt", ".pth")
 TRAINED = ("best.safetensors", "last.safetensors")
 """Names under ``weights/`` of a build directory, the preferred first."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Weights as a file has them, own or foreign.
-
-    Attributes:
-        tensors: float32 and int64 arrays by name.
-        names: class names by index, where the file has them.
-        metadata: texts to keep with the weights, such as the licence they carry.
-        notes: what the reader chose or left out, one sentence each.
-    """
-
-    tensors: dict[str, NDArray[np.generic]]
-    names: tuple[str, ...] | None
-    metadata: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-
-def read_source(path: Path) -> Source:
-    """Read own weights or, by the suffix ``.pt`` or ``.pth``, another project's checkpoint.
+def weights_file(text: str) -> Path:
+    """The file of weights as a command line names them: a published name, an address, fetched where need be, or a file.
 
     Raises:
-        SegcError: as ``load_weights`` and ``read_checkpoint``.
+        SegcError: X207 where the text names none, else as ``segc.weights.fetching.fetch``.
     """
-    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
-        own = load_weights(path)
-        return Source(own.tensors, own.names, own.metadata)
-    from segc.weights.checkpoint import read_checkpoint
+    try:
+        reference = parse_reference(text)
+    except NoReferenceError as error:
+        # What is there under the very name is meant.
+        if Path(text).is_file():
+            return Path(text)
+        raise fail("X207", error.message, help=error.way_out) from None
+    return reference.file(Path()) or fetching.fetch(reference)
 
-    foreign = read_checkpoint(path)
-    metadata = {"source": path.name}
-    if foreign.names:
-        metadata["names"] = json.dumps(foreign.names, ensure_ascii=False)
-    if foreign.license:
-        metadata["license"] = foreign.license
-    if foreign.producer:
-        metadata["producer"] = foreign.producer
-    return Source(foreign.tensors, foreign.names, metadata, foreign.notes)
+
+def starting_file(loaded: "LoadedProject", build_dir: Path, *, seconds: float = fetching.FETCH_SECONDS) -> Path | None:
+    """The file that ``architecture.weights`` names, fetched where need be; None where the project names none.
+
+    What was fetched for the first time is held fast in the lock of the build directory.
+
+    Raises:
+        SegcError: X217 and X218 for published weights that cannot be started from, N003 where the file's digest is not
+            what it must be, else as ``segc.weights.fetching.fetch``.
+    """
+    start = loaded.project.architecture.start
+    if start is None:
+        return None
+    if (file := loaded.weights_path) is not None:
+        _check_digest(start, file)
+        return file
+    refused = [
+        Diagnostic(p.code, p.message, file=loaded.path, help=p.help)
+        for p in start_problems(loaded.project.architecture)
+    ]
+    if refused:
+        raise SegcError(refused)
+    fixed = lineage.pinned(build_dir, start.address)
+    path = fetching.fetch(start, _fixed(start, build_dir), seconds=seconds)
+    if fixed is None:
+        lineage.hold_fast(loaded, build_dir)
+    return path
+
+
+def standing(loaded: "LoadedProject", build_dir: Path) -> Path | None:
+    """The file that ``architecture.weights`` names, where it is there already; nothing is fetched.
+
+    Raises:
+        SegcError: N003 where a file's digest is not the one that the project states.
+    """
+    start = loaded.project.architecture.start
+    if start is None:
+        return None
+    if (file := loaded.weights_path) is not None:
+        if not file.is_file():
+            return None
+        _check_digest(start, file)
+        return file
+    return fetching.cached(start, _fixed(start, build_dir))
+
+
+def start_facts(loaded: "LoadedProject", build_dir: Path) -> dict[str, str | None] | None:
+    """Where the weights to start from come from, and whether they are there; None where a project starts from none.
+
+    Returns:
+        ``source`` as the project has it; ``address`` that they are fetched from, if they are no file; ``licence``, as
+        published; ``file``, where it is there already. Nothing is fetched, and a file's bytes are not looked at.
+    """
+    start = loaded.project.architecture.start
+    if start is None:
+        return None
+    file = loaded.weights_path
+    fetched = start.address is not None and file is None
+    there = fetching.cached(start, _fixed(start, build_dir), thorough=False) if fetched else file
+    return {
+        "source": start.text,
+        "address": fetching.mirrored(start) if fetched else None,
+        "licence": start.published.licence if fetched and start.published else None,
+        "file": str(there) if there is not None and there.is_file() else None,
+    }
+
+
+def told(facts: Mapping[str, str | None]) -> str:
+    """The same in a line."""
+    licence = f" ({facts['licence']})" if facts["licence"] else ""
+    if facts["address"] is None:
+        return f"weights: {facts['source']}, {'a file' if facts['file'] else 'a file that is not there'}"
+    state = "in the cache" if facts["file"] else "not in the cache, to be fetched at first use"
+    return f"weights: {facts['source']}{licence}, {state}; {facts['address']}"
+
+
+def _fixed(start: WeightsReference, build_dir: Path) -> list[Expected]:
+    """The digest that the lock holds fast, where the project itself states none."""
+    digest = lineage.pinned(build_dir, start.address)
+    if digest is None or start.sha256:
+        return []
+    way_out = (
+        "where it was published anew and you trust it, state its digest: "
+        f"architecture.weights: {{source: {start.text}, sha256: {{sha256}}}}"
+    )
+    return [Expected(digest, str(build_dir / lineage.LOCK), way_out)]
+
+
+def _check_digest(start: WeightsReference, file: Path) -> None:
+    if start.sha256 and file.is_file() and (digest := digest_file(file)) != f"sha256:{start.sha256}":
+        raise fail("N003", f"its digest is {digest}; the project states {start.sha256}", file=file)
+
+
+def trained_file(loaded: "LoadedProject", build_dir: Path) -> Path:
+    """The file of the weights trained last, the best before the last, else of those that the project starts from.
+
+    Raises:
+        SegcError: W008 where there are none, else as :func:`starting_file`.
+    """
+    trained = (file for name in TRAINED if (file := build_dir / "weights" / name).exists())
+    path = next(trained, None) or starting_file(loaded, build_dir)
+    if path is None:
+        raise fail(
+            "W008",
+            f"no trained weights in {build_dir / 'weights'}, and the project names none",
+            file=loaded.path,
+            help="train first (segc train), give weights (--weights), or set architecture.weights; "
+            "to try a target out, segc emit --untrained",
+        )
+    return path
 
 
 def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None) -> Weights:
@@ -74,18 +166,11 @@ def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, expl
     Raises:
         SegcError: W008 where there are none, W007 where they do not fit the network, else as :func:`read_source`.
     """
-    path = explicit or _trained_file(build_dir) or _starting_file(loaded)
-    if path is None:
-        raise fail(
-            "W008",
-            f"no trained weights in {build_dir / 'weights'}, and the project names none",
-            file=loaded.path,
-            help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
-            "to try a target out, segc emit --untrained",
-        )
-    source = read_source(path)
+    path = explicit or trained_file(loaded, build_dir)
+    source = _read(loaded, path)
     result = transfer(graph.parameters, source.tensors, origin=path.name)
     if not result.complete:
+        refuse_other_scale(source.tensors, graph, path)
         raise fail(
             "W007", f"the weights do not fit the network: {_first_misfits(result)}", file=path, help=_MISFIT_HELP
         )
@@ -94,7 +179,14 @@ def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, expl
     )
 
 
-def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
+def _read(loaded: "LoadedProject", path: Path) -> Source:
+    """Weights whose licences the project allows."""
+    source = read_source(path)
+    lineage.check_licences(loaded, lineage.stated(source.metadata), path)
+    return source
+
+
+def starting_weights(loaded: "LoadedProject", graph: Graph, build_dir: Path | None = None) -> Transfer | None:
     """What a training starts from: as much of ``architecture.weights`` as fits, or None where the project names none.
 
     ``Transfer.apply(initial)`` gives a value for every parameter; ``summary()`` says what was taken.
@@ -102,32 +194,26 @@ def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
     Raises:
         SegcError: W007 where nothing fits, else as :func:`read_source`.
     """
-    path = _starting_file(loaded)
+    path = starting_file(loaded, build_dir or loaded.build_dir)
     if path is None:
         return None
-    source = read_source(path)
+    source = _read(loaded, path)
+    refuse_other_scale(source.tensors, graph, path)
     result = transfer(
         graph.parameters,
         source.tensors,
         names=loaded.project.dataset.class_names,
         source_names=source.names,
-        origin=path.name,
+        origin=loaded.project.architecture.start.shown if loaded.project.architecture.start else path.name,
+        parts=parts_of(graph),
     )
     if not result.matched:
         raise fail("W007", "nothing in these weights fits the network", file=path, help=_MISFIT_HELP)
-    return result
+    descent = lineage.line(lineage.stated(source.metadata))
+    return replace(result, notes=(*source.notes, *result.notes, descent))
 
 
 _MISFIT_HELP = "architecture.scale and the number of classes must be those the weights were trained with"
-
-
-def _trained_file(build_dir: Path) -> Path | None:
-    return next((path for name in TRAINED if (path := build_dir / "weights" / name).exists()), None)
-
-
-def _starting_file(loaded: "LoadedProject") -> Path | None:
-    named = loaded.project.architecture.weights
-    return None if named is None else loaded.root / named
 
 
 def _first_misfits(result: Transfer) -> str:
@@ -176,8 +262,14 @@ def name_differences(there: Sequence[str], here: Sequence[str]) -> str:
     return shown + (f", and {len(different) - 3} more" if len(different) > 3 else "")
 
 
-def own_metadata(loaded: "LoadedProject", graph: Graph) -> Mapping[str, str]:
-    """What segc writes into the weights of a project: everything that is needed to use them alone."""
+def own_metadata(loaded: "LoadedProject", graph: Graph, run: Path | None = None) -> Mapping[str, str]:
+    """What segc writes into the weights of a project: everything that is needed to use them alone.
+
+    Args:
+        loaded: the project.
+        graph: its network.
+        run: the folder of the run that trains them, whose lock says what they descend from.
+    """
     from segc.spec.project import spec_digest
     from segc.version import __version__
 
@@ -187,6 +279,7 @@ def own_metadata(loaded: "LoadedProject", graph: Graph) -> Mapping[str, str]:
         "imgsz": json.dumps(project.hyperparameters.size),
         "spec_digest": spec_digest(project),
         "segc_version": __version__,
+        **({} if run is None else {lineage.KEY: lineage.to_text(lineage.trained(loaded, run))}),
     }
 
 

@@ -126,6 +126,31 @@ def describe_weights(path: Path) -> tuple[tuple[StoredTensor, ...], dict[str, st
     return tuple(sorted(stored, key=lambda tensor: tensor.name)), metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors.
+
+    Raises:
+        SegcError: as :func:`load_weights`.
+        OSError: where it cannot be opened.
+    """
+    _check_bounds(path)
+    with path.open("rb") as file:
+        text = file.read(int.from_bytes(file.read(8), "little"))
+    try:
+        found = json.loads(text).get("__metadata__") or {}
+        return {key: value for key, value in found.items() if isinstance(value, str)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise fail("W002", "the safetensors file's header is broken", file=path, help="copy it again") from error
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins so is a safetensors file: the length of its header, and a brace.
+
+    Any text or other binary file read as a length gives an enormous one.
+    """
+    return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_FILE_BYTES
+
+
 def _read(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, str]]:
     from safetensors import SafetensorError, deserialize
 
@@ -158,8 +183,7 @@ def _check_bounds(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(9)
     length = int.from_bytes(head[:8], "little")
-    # Any text or other binary file read as a length gives an enormous one.
-    if len(head) < 9 or head[8:] != b"{" or length > MAX_FILE_BYTES:
+    if not is_safetensors(head):
         raise fail(
             "W001",
             "not a safetensors file",

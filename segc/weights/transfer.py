@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.graph.ir import Parameter
+from segc.weights.names import aligned
 
 _CLASS_ROWS = re.compile(r"model\.\d+\.cv3\.\d+\.2\.(weight|bias)")
 """Parameters with one row a class, by their standard names."""
@@ -62,6 +63,8 @@ class Transfer:
         notes: what to know about it, one sentence each.
         source: what it was taken from.
         source_names: the source's class names by index, where it has them.
+        parts: of each part of the network its name, how many of its tensors were taken, wholly or by rows, and how many
+            it has.
     """
 
     tensors: dict[str, NDArray[np.generic]]
@@ -74,6 +77,7 @@ class Transfer:
     notes: tuple[str, ...] = ()
     source: str = ""
     source_names: tuple[str, ...] | None = None
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -107,7 +111,12 @@ class Transfer:
         ]
         origin = f" from {self.source}" if self.source else ""
         first = f"{len(self.matched)} of {total} parameters taken{origin}" + "".join(f", {part}" for part in left)
-        return "\n".join((first, *self.notes))
+        parts = self.taken_of_parts()
+        return "\n".join((first, *([f"tensors taken: {parts}"] if parts else []), *self.notes))
+
+    def taken_of_parts(self) -> str:
+        """How many tensors of each part were taken, such as ``backbone 156 of 156``."""
+        return ", ".join(f"{part} {taken} of {total}" for part, taken, total in self.parts)
 
     def to_json(self) -> dict[str, Any]:
         """The account as JSON values: counts, and every key."""
@@ -121,7 +130,9 @@ class Transfer:
             "filled": list(self.filled),
             "unused": list(self.unused),
         }
-        return {"counts": {kind: len(names) for kind, names in keys.items()}, **keys, "notes": list(self.notes)}
+        parts = {part: {"taken": taken, "of": total} for part, taken, total in self.parts}
+        counts = {kind: len(names) for kind, names in keys.items()}
+        return {"counts": counts, "parts": parts, **keys, "notes": list(self.notes)}
 
 
 def transfer(
@@ -131,8 +142,9 @@ def transfer(
     names: Sequence[str] | None = None,
     source_names: Sequence[str] | None = None,
     origin: str = "",
+    parts: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Transfer:
-    """Take what fits a network from a source.
+    """Take what fits a network from a source, whose names may have a prefix of their own.
 
     Args:
         parameters: the network's, as in ``Graph.parameters``.
@@ -141,7 +153,9 @@ def transfer(
             all or none, by their places.
         source_names: the source's class names by index.
         origin: what to call the source in the report.
+        parts: prefixes of the parameters of each part of the network, to count by.
     """
+    source, renamed = aligned(source, parameters)
     row_keys = _keys_with_class_rows(parameters, source, len(names or ()), len(source_names or ()))
     fit = _Fit(_class_pairs(names, source_names), row_keys)
     for name, parameter in parameters.items():
@@ -158,10 +172,19 @@ def transfer(
         missing=tuple(fit.missing),
         filled=tuple(fit.filled),
         unused=unused,
-        notes=(*fit.notes, *_remarks(fit, unused, names)),
+        notes=(*renamed, *fit.notes, *_remarks(fit, unused, names, source_names)),
         source=origin,
         source_names=None if source_names is None else tuple(source_names),
+        parts=_counts(fit, parameters, parts or {}),
     )
+
+
+def _counts(
+    fit: "_Fit", parameters: Mapping[str, Parameter], parts: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, int, int], ...]:
+    taken = (fit.tensors.keys() | fit.rows.keys()) - set(fit.filled)
+    names = ((part, [name for name in parameters if name.startswith(prefixes)]) for part, prefixes in parts.items())
+    return tuple((part, len(taken.intersection(found)), len(found)) for part, found in names)
 
 
 class _Fit:
@@ -264,8 +287,16 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
-def _remarks(fit: _Fit, unused: Sequence[str], names: Sequence[str] | None) -> list[str]:
+def _remarks(
+    fit: _Fit, unused: Sequence[str], names: Sequence[str] | None, source_names: Sequence[str] | None
+) -> list[str]:
     found = []
+    if names and source_names and any(_CLASS_ROWS.fullmatch(name) for name in fit.matched):
+        others = [
+            f"{here} has that of {there}" for here, there in zip(names, source_names, strict=False) if here != there
+        ]
+        shown = ", ".join(others[:3]) + (f", and {len(others) - 3} more" if len(others) > 3 else "")
+        found += [f"class rows taken by their places: {shown}"] if others else []
     if fit.pairs and names and any(entry.by_rows for entry in fit.reshaped):
         shown = ", ".join(names[here] for here, _ in fit.pairs[:8]) + (", …" if len(fit.pairs) > 8 else "")
         found.append(f"class rows taken by name for {len(fit.pairs)} of {len(names)} classes: {shown}")

@@ -77,6 +77,8 @@ EXPECTED = {
     "no_folder": [("X212", 7, 9)],
     "mask_size": [("X213", 14, 15)],
     "frozen_scope": [("X216", 14, 21), ("X216", 14, 31)],
+    "weights_of_another_scale": [("X217", 6, 12)],
+    "licence_not_allowed": [("X218", 6, 12)],
     "several": [("S103", 13, 11), ("S104", 14, 10), ("S102", 15, 3)],
 }
 """Name of a file in ``broken/`` to (code, line, column) of everything that is wrong with it."""

@@ -105,8 +105,9 @@ def test_a_bound_method_on_a_module_is_no_obstacle(tmp_path: Path, whole_module:
         lambda state: {"model": state},
         lambda state: {"state_dict": state, "epoch": 1},
         lambda state: {"ema": {"module": state}, "model": {}},
-        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
-        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: {"ema": None, "model": state},
+        lambda state: {"ema": {}, "net": state},
+        lambda state: {"ema_state_dict": state},
     ],
 )
 def test_plain_state_dicts_are_found(tmp_path: Path, wrap: Any) -> None:

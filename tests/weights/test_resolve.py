@@ -1,13 +1,17 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from segc.architectures import build_graph
 from segc.commands.weights import command
 from segc.diagnostics import SegcError
+from segc.files import digest_file
 from segc.graph.ir import Graph
 from segc.network.initialise import initial_weights
 from segc.spec.load import LoadedProject, load_project
@@ -86,12 +90,17 @@ def test_the_best_weights_come_before_the_last_and_those_before_the_start(tmp_pa
         assert weights.names == NAMES
 
 
-def test_weights_of_another_scale_are_refused_with_the_first_misfits(tmp_path: Path) -> None:
+def test_weights_of_another_scale_are_refused_with_the_scale_that_they_are_of(tmp_path: Path) -> None:
     save(tmp_path / "s.safetensors", project(tmp_path / "s", scale="s"))
     loaded = project(tmp_path / "n")
-    with pytest.raises(SegcError, match=r"model\.0\.conv\.weight is \[32, 3, 3, 3\], not \[16, 3, 3, 3\]") as error:
+    with pytest.raises(SegcError) as error:
         trained_weights(loaded, loaded.build_dir, graph_of(loaded), tmp_path / "s.safetensors")
-    assert code_of(error) == "W007"
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == "W007"
+    assert diagnostic.message == (
+        "weights of yolov8-seg, scale s: model.0.conv.weight is [32, 3, 3, 3] there, [16, 3, 3, 3] here"
+    )
+    assert "scale: s" in (diagnostic.help or "")
 
 
 def test_weights_with_other_class_names_are_taken_with_a_warning(tmp_path: Path) -> None:
@@ -230,6 +239,117 @@ def test_import_never_writes_over_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(SegcError):
         import_weights(tmp_path / "w.safetensors", tmp_path / "w.safetensors")
     assert (tmp_path / "w.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.model.", "_orig_mod.", "module."])
+def test_a_state_dict_of_any_prefix_is_imported_whole(tmp_path: Path, prefix: str) -> None:
+    loaded = project(tmp_path)
+    tensors = initial_weights(graph_of(loaded).parameters, 1)
+    torch.save({prefix + name: torch.from_numpy(array) for name, array in tensors.items()}, tmp_path / "w.pt")
+    for options in ((), ("--project", loaded.path)):
+        result = run("import", tmp_path / "w.pt", "-o", tmp_path / "w.safetensors", *options)
+        assert "matched    417" in result.output
+        assert f"note: prefix `{prefix}` left off every name" in result.output
+    imported = load_weights(tmp_path / "w.safetensors").tensors
+    assert all(np.array_equal(imported[name], tensors[name]) for name in tensors)
+    (tmp_path / "here").mkdir()
+    result = starting_weights(project(tmp_path / "here", "../w.pt"), graph_of(loaded))
+    assert result is not None
+    assert len(result.matched) == 417
+    assert f"prefix `{prefix}` left off every name" in result.notes
+
+
+def test_the_kind_of_a_file_is_told_by_its_content(tmp_path: Path) -> None:
+    loaded = project(tmp_path)
+    graph = graph_of(loaded)
+    save(tmp_path / "own.pt", loaded)
+    state = {name: torch.from_numpy(array) for name, array in initial_weights(graph.parameters, 1).items()}
+    torch.save(state, tmp_path / "foreign.safetensors")
+    for name in ("own.pt", "foreign.safetensors"):
+        weights = trained_weights(loaded, loaded.build_dir, graph, tmp_path / name)
+        assert np.array_equal(bias_of(weights.tensors, 0), state["model.22.cv3.0.2.weight"][0].numpy())
+        assert run("show", tmp_path / name).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("wrap", "averaged"),
+    [
+        (lambda raw, ema: {"model": raw, "ema": ema}, True),
+        (lambda raw, _: {"model": raw, "ema": None}, False),
+        (lambda _, ema: {"model": None, "ema": ema}, True),
+        (lambda _, ema: {"ema_state_dict": {f"module.{name}": value for name, value in ema.items()}}, True),
+        (
+            lambda raw, _: {name: value.half() if value.is_floating_point() else value for name, value in raw.items()},
+            False,
+        ),
+        (lambda raw, _: raw, False),
+    ],
+)
+def test_a_training_starts_from_averaged_weights_or_from_what_is_there(
+    tmp_path: Path, wrap: Callable[..., Any], averaged: bool
+) -> None:
+    loaded = project(tmp_path, "start.pt")
+    graph = graph_of(loaded)
+    raw, ema = (
+        {name: torch.from_numpy(array) for name, array in initial_weights(graph.parameters, seed).items()}
+        for seed in (1, 2)
+    )
+    torch.save(wrap(raw, ema), tmp_path / "start.pt")
+    result = starting_weights(loaded, graph)
+    assert result is not None
+    assert len(result.matched) == 417
+    wanted = (ema if averaged else raw)["model.0.conv.weight"].numpy()
+    assert np.allclose(result.tensors["model.0.conv.weight"], wanted, atol=1e-3)
+    assert not np.allclose(result.tensors["model.0.conv.weight"], -wanted, atol=1e-3)
+
+
+def test_the_backbone_of_a_detector_is_taken_and_counted_part_by_part(tmp_path: Path) -> None:
+    loaded = project(tmp_path, "detector.pt")
+    graph = graph_of(loaded)
+    state = {
+        name: torch.from_numpy(array)
+        for name, array in initial_weights(graph.parameters, 1).items()
+        if not name.startswith(("model.22.cv4", "model.22.proto"))
+    }
+    torch.save({"model": state}, tmp_path / "detector.pt")
+    result = starting_weights(loaded, graph)
+    assert result is not None
+    assert result.parts[:2] == (("backbone", 162, 162), ("neck", 108, 108))
+    part, taken, total = result.parts[2]
+    assert (part, total) == ("head", 147)
+    assert 0 < taken < total
+    assert f"tensors taken: backbone 162 of 162, neck 108 of 108, head {taken} of 147" in result.summary()
+    assert all(name.startswith(("model.22.cv4", "model.22.proto")) for name in result.missing)
+
+
+def test_a_training_from_another_scale_is_refused_with_the_reason(tmp_path: Path) -> None:
+    save(tmp_path / "s.safetensors", project(tmp_path / "s", scale="s"))
+    loaded = project(tmp_path / "n", "../s.safetensors")
+    with pytest.raises(SegcError, match="weights of yolov8-seg, scale s"):
+        starting_weights(loaded, graph_of(loaded))
+    with pytest.raises(SegcError, match="weights of yolov8-seg, scale s"):
+        import_weights(tmp_path / "s.safetensors", tmp_path / "out.safetensors", loaded.path)
+
+
+def test_no_advice_leads_in_a_circle(tmp_path: Path) -> None:
+    loaded = project(tmp_path)
+    save_weights(tmp_path / "w.safetensors", {"other.weight": np.zeros(3, np.float32)}, {})
+    with pytest.raises(SegcError) as error:
+        import_weights(tmp_path / "w.safetensors", tmp_path / "out.safetensors", loaded.path)
+    (diagnostic,) = error.value.diagnostics
+    assert "names like other.weight, the network's like model.0.conv.weight" in diagnostic.message
+    assert "project" not in (diagnostic.help or "")
+
+
+def test_a_digest_that_the_project_states_is_checked(tmp_path: Path) -> None:
+    there = project(tmp_path / "there")
+    save(tmp_path / "w.safetensors", there)
+    digest = digest_file(tmp_path / "w.safetensors").removeprefix("sha256:")
+    loaded = project(tmp_path / "here", f"{{source: ../w.safetensors, sha256: {digest}}}")
+    assert starting_weights(loaded, graph_of(loaded)) is not None
+    loaded = project(tmp_path / "here", f"{{source: ../w.safetensors, sha256: {'ab' * 32}}}")
+    with pytest.raises(SegcError, match="N003"):
+        starting_weights(loaded, graph_of(loaded))
 
 
 def test_show_lists_tensors_and_metadata_of_own_and_foreign_files(tmp_path: Path, peer: Path) -> None:

@@ -46,6 +46,16 @@ def test_another_number_of_classes_leaves_the_class_branch_and_says_so() -> None
     assert len(result.matched) + len(result.reshaped) == len(graph_of(3).parameters)
 
 
+def test_rows_that_classes_of_other_names_take_by_their_places_are_told() -> None:
+    result = transfer(
+        *(graph_of(3).parameters, weights_of(graph_of(3))),
+        names=("cat", "fox", "owl"),
+        source_names=("dog", "fox", "hen"),
+    )
+    assert result.complete
+    assert "class rows taken by their places: cat has that of dog, owl has that of hen" in result.notes
+
+
 def test_rows_of_classes_with_the_same_name_are_taken() -> None:
     there = ("person", "car", "dog", "cat")
     here = ("cat", "fox", "person")

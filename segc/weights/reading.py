@@ -1,0 +1,79 @@
+"""Weights of any kind, told by what is in the file: own safetensors, or another project's PyTorch checkpoint."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segc.weights import lineage
+from segc.weights.checkpoint import ForeignCheckpoint, read_checkpoint
+from segc.weights.store import is_safetensors, load_weights, read_metadata
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth")
+"""What the file is taken for where its content says nothing: the reader then says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as a file has them, own or foreign.
+
+    Attributes:
+        tensors: float32 and int64 arrays by name.
+        names: class names by index, where the file has them.
+        metadata: texts to keep with the weights, such as the licence they carry and what they descend from.
+        notes: what the reader chose or left out, one sentence each.
+    """
+
+    tensors: dict[str, NDArray[np.generic]]
+    names: tuple[str, ...] | None
+    metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a PyTorch checkpoint rather than safetensors, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        head = b""
+    if head.startswith(b"PK\x03\x04"):
+        return True
+    return not is_safetensors(head) and path.suffix.lower() in CHECKPOINT_SUFFIXES
+
+
+def read_source(path: Path) -> Source:
+    """Read own weights or another project's checkpoint.
+
+    Raises:
+        SegcError: as ``load_weights`` and ``read_checkpoint``.
+    """
+    if is_checkpoint(path):
+        foreign = read_checkpoint(path)
+        source = Source(foreign.tensors, foreign.names, _claims(path, foreign), foreign.notes)
+    else:
+        own = load_weights(path)
+        source = Source(own.tensors, own.names, own.metadata)
+    source.metadata[lineage.KEY] = lineage.to_text(lineage.lineage_of(path, source.metadata))
+    return source
+
+
+def read_claims(path: Path) -> dict[str, str]:
+    """What a weights file says of itself, without its tensors.
+
+    Raises:
+        SegcError: as :func:`read_source`.
+    """
+    return _claims(path, read_checkpoint(path, tensors=False)) if is_checkpoint(path) else read_metadata(path)
+
+
+def _claims(path: Path, foreign: ForeignCheckpoint) -> dict[str, str]:
+    said = {
+        "names": json.dumps(foreign.names, ensure_ascii=False) if foreign.names else None,
+        "license": foreign.license,
+        lineage.KEY: foreign.lineage,
+        "producer": foreign.producer,
+    }
+    return {"source": path.name, **{key: text for key, text in said.items() if text}}
