@@ -185,36 +185,38 @@ def _entries(names: "Sequence[str]") -> "list[Entry]":
 @command.command("prune")
 @click.argument("names", nargs=-1, metavar="[WEIGHTS]...")
 @click.option("--all", "everything", is_flag=True, help="Remove all weights from the cache.")
-def prune_command(names: tuple[str, ...], *, everything: bool) -> None:
+@_json_option
+def prune_command(names: tuple[str, ...], *, everything: bool, as_json: bool) -> None:
     """Remove weights from the cache.
 
     Those named, or all, or else what is damaged or broke off. What a process is fetching is left alone.
     """
     if names and everything:
         raise click.UsageError("--all is everything: give no names with it")
-    freed = 0
-    for entry in _entries(names):
-        if not entry.folder.is_dir():
-            click.echo(f"not in the cache: {entry.name}")
-            continue
-        wanted = bool(names) or everything
-        try:
-            with entry.lock(0):
-                freed += _prune(entry, whole=wanted or not entry.sound())
-        except TimeoutError:
-            click.echo(f"left, a process is fetching it: {entry.name}")
-    click.echo(f"{freed / 1e6:.1f} MB freed")
+    found = [_prune(entry, whole=bool(names) or everything) for entry in _entries(names)]
+    if as_json:
+        _print_json(found)
+        return
+    for one in found:
+        click.echo(_printable(f"{one['state']}: {one['file']}"))
+    click.echo(f"{sum(one['freed'] for one in found) / 1e6:.1f} MB freed")
 
 
-def _prune(entry: "Entry", *, whole: bool) -> int:
-    """Remove an entry, or what is left in it of a download that broke off; gives the bytes freed."""
+def _prune(entry: "Entry", *, whole: bool) -> dict[str, Any]:
+    """Remove an entry, or what is left in it of a download that broke off; gives what became of it, and bytes freed."""
     before = entry.size()
-    if whole:
-        click.echo(_printable(f"removed: {entry.name}"))
-        entry.remove()
-        return before
-    entry.drop_part()
-    return before - entry.size()
+    if not before:
+        return {"file": entry.name, "state": "not in the cache", "freed": 0}
+    try:
+        with entry.lock(0):
+            remove = whole or not entry.sound()
+            if remove:
+                entry.remove()
+            else:
+                entry.drop_part()
+    except TimeoutError:
+        return {"file": entry.name, "state": "left, a process is fetching it", "freed": 0}
+    return {"file": entry.name, "state": "removed" if remove else "kept", "freed": before - entry.size()}
 
 
 # -- import and export

@@ -232,7 +232,13 @@ def test_the_command_shows_the_chain_of_files_and_of_artifacts(tmp_path: Path) -
     artifact = tmp_path / "artifact"
     artifact.mkdir()
     (artifact / "m.onnx").write_bytes(b"x")
-    description = {"target": "onnx", "model": "m.onnx", "status": "verified", "weights": {"lineage": told["lineage"]}}
+    description = {
+        "format": 3,
+        "target": "onnx",
+        "model": "m.onnx",
+        "status": "verified",
+        "weights": {"lineage": told["lineage"]},
+    }
     (artifact / "artifact.json").write_text(json.dumps(description))
     for place in (artifact, artifact / "m.onnx"):
         assert json.loads(run("licence", place, "--json").output)["lineage"] == told["lineage"]

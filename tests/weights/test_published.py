@@ -223,7 +223,9 @@ def test_the_cache_is_listed_verified_shown_and_pruned(
     assert "not in the cache: yolov8n-seg.pt" in ran(capsys, "weights", "verify", "yolov8n-seg", status=1)
     assert "not in the cache" in ran(capsys, "weights", "show", "yolov8n-seg")
     assert "error[W013]" in ran(capsys, "weights", "licence", "yolov8n-seg", status=1)
-    ran(capsys, "weights", "prune", "--all")
+    (removed,) = json.loads(ran(capsys, "weights", "prune", "--all", "--json"))
+    assert removed == {"file": "other.pt", "state": "removed", "freed": removed["freed"]}
+    assert removed["freed"] > 1000
     assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
