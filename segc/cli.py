@@ -19,6 +19,7 @@ COMMANDS = {
     "val": "measure boxes and masks on weights or an artifact",
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
+    "data": "convert, check, look at and divide datasets",
     "doctor": "which targets can be emitted and run here, and what is missing",
     "weights": "fetch, import, inspect and export weights; licences",
     "schema": "print the JSON Schema of project.yaml",

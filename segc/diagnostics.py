@@ -103,6 +103,12 @@ CODES: dict[str, str] = {
     "D021": "object of no class of the project left out",
     "D022": "image that no annotation file lists",
     "D023": "categories contradict the class names",
+    "D030": "shape without area left out",
+    "D031": "outline crosses itself",
+    "D032": "images nearly the same",
+    "D033": "image in two splits",
+    "D034": "dataset cannot be written in this format",
+    "D035": "format of a dataset not recognised",
     # R is for training runs
     "R001": "nothing to resume",
     "R002": "the project changed since the run began",

@@ -379,7 +379,7 @@ def _instance(entry: Any, image: _Image, class_id: int) -> Instance:
     crowd = entry.get("iscrowd") or 0
     if crowd not in (0, 1):
         raise _Fault("D003", f"{_shown(crowd)} is neither 0 nor 1", at="/iscrowd")
-    return Instance(class_id, polygons, is_box, bool(crowd))
+    return Instance(class_id, polygons, is_box, bool(crowd), entry.get("id"))
 
 
 def _class(entry: Any, classes: Mapping[Any, int | str]) -> int | str:

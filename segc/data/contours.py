@@ -5,6 +5,7 @@ there and back, so that one closed line says it all to everything that fills pol
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,6 +34,39 @@ def outlines(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], ...]:
             merged = _joined(rings[index], holes) if holes else rings[index]
             pieces.append(_corners(merged).astype(np.float32) + np.array([left, top], np.float32))
     return tuple(pieces)
+
+
+def fill(polygons: Sequence[NDArray[np.floating[Any]]], height: int, width: int) -> NDArray[np.bool_]:
+    """The mask [height, width] of polygons [K, 2], in pixels: what :func:`outlines` undoes.
+
+    A pixel belongs to it where its centre lies inside one of the polygons by the even-odd rule; lines have no width.
+    """
+    mask = np.zeros((height, width), np.bool_)
+    for polygon in polygons:
+        points = polygon.astype(np.float64)
+        top, bottom = (int(np.clip(side, 0, height)) for side in (points[:, 1].min(), points[:, 1].max() + 1))
+        left, right = (int(np.clip(side, 0, width)) for side in (points[:, 0].min(), points[:, 0].max() + 1))
+        if top < bottom and left < right:
+            mask[top:bottom, left:right] |= _inside(points - (left, top), bottom - top, right - left)
+    return mask
+
+
+def _inside(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Where the centres of pixels lie inside a polygon: right of an odd number of its sides in their row."""
+    after = np.roll(points, -1, axis=0)
+    upper = np.where((points[:, 1] <= after[:, 1])[:, None], points, after)
+    lower = np.where((points[:, 1] <= after[:, 1])[:, None], after, points)
+    # Rows whose centre line, at i + 0.5, a side crosses: its upper end counts, its lower one does not.
+    first, last = (np.clip(np.ceil(ends[:, 1] - 0.5), 0, height).astype(np.int64) for ends in (upper, lower))
+    counts = last - first
+    side = np.repeat(np.arange(len(points)), counts)
+    row = np.arange(len(side)) - np.repeat(np.cumsum(counts) - counts, counts) + first[side]
+    slope = (lower[side, 0] - upper[side, 0]) / (lower[side, 1] - upper[side, 1])
+    x = upper[side, 0] + (row + 0.5 - upper[side, 1]) * slope
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    crossings = np.zeros((height, width + 1), np.int32)
+    np.add.at(crossings, (row, column), 1)
+    return np.asarray(np.cumsum(crossings[:, :width], axis=1) % 2 == 1)
 
 
 def _rings(mask: NDArray[np.bool_]) -> tuple[list[Ring], list[list[int]]]:

@@ -146,6 +146,15 @@ def _as_ignored(instance: Instance) -> Instance:
 
 
 def _yolo_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
+    images, folders, unread = _split_images(loaded, split, found)
+    note_unused(folders, images, unread, label_path, found.add)
+    return _required(images, loaded, split, found)
+
+
+def _split_images(
+    loaded: "LoadedProject", split: Split, found: Findings
+) -> tuple[tuple[Path, ...], list[Path], list[Path]]:
+    """The images of a split, sorted; the folders that it names, and the files in them that are no images."""
     images: set[Path] = set()
     unread: list[Path] = []
     folders: list[Path] = []
@@ -157,7 +166,11 @@ def _yolo_images(loaded: "LoadedProject", split: Split, found: Findings) -> tupl
             unread += inside.unread
         else:
             images.update(_images(entry, loaded))
-    note_unused(folders, sorted(images), unread, label_path, found.add)
+    return tuple(sorted(images)), folders, unread
+
+
+def _required(images: tuple[Path, ...], loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
+    """The images of a split, if there are any."""
     if not images:
         raise SegcError(
             (
@@ -170,7 +183,7 @@ def _yolo_images(loaded: "LoadedProject", split: Split, found: Findings) -> tupl
                 *found,
             )
         )
-    return tuple(sorted(images))
+    return images
 
 
 def _yolo_samples(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Sample, ...]:
@@ -217,13 +230,62 @@ def _note_unlisted(loaded: "LoadedProject", split: Split, images: Iterable[Path]
             found.extend(Diagnostic("D022", text, "warning", file=path) for path in inside if path not in listed)
 
 
+def _cvat_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
+    from segc.data.formats.splits import annotated_in_cvat
+
+    images = annotated_in_cvat(*_coco_source(loaded, split), found, skip=loaded.project.dataset.corrupt == "skip")
+    _note_unlisted(loaded, split, images, found)
+    return images
+
+
+def _cvat_samples(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Sample, ...]:
+    from segc.data.formats.splits import read_cvat
+
+    dataset = loaded.project.dataset
+    samples = read_cvat(*_coco_source(loaded, split), dataset.names, found, skip=dataset.corrupt == "skip")
+    _note_unlisted(loaded, split, [sample.image for sample in samples], found)
+    return samples
+
+
+def _voc_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
+    from segc.data.formats.splits import listed_in_voc
+
+    lists = [entry for entry in loaded.split_paths(split) if entry.suffix == ".txt"]
+    return listed_in_voc(lists, loaded.dataset_root) if lists else _image_images(loaded, split, found)
+
+
+def _image_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
+    """Images whose labels are in files of their own, but no text files."""
+    from segc.data.formats.splits import note_unused_labels
+
+    images, folders, unread = _split_images(loaded, split, found)
+    note_unused_labels(loaded.project.dataset.format, folders, images, unread, found)
+    return _required(images, loaded, split, found)
+
+
+def _image_samples(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Sample, ...]:
+    from segc.data.formats.splits import read_images
+
+    dataset = loaded.project.dataset
+    images = list_images(loaded, split, found)
+    return read_images(images, dataset.format, dataset.names, found, skip=dataset.corrupt == "skip")
+
+
 _LISTINGS: dict[str, Callable[["LoadedProject", Split, Findings], tuple[Path, ...]]] = {
     "yolo": _yolo_images,
     "coco": _coco_images,
+    "labelme": _image_images,
+    "cvat": _cvat_images,
+    "voc": _voc_images,
+    "masks": _image_images,
 }
 _READERS: dict[str, Callable[["LoadedProject", Split, Findings], tuple[Sample, ...]]] = {
     "yolo": _yolo_samples,
     "coco": _coco_samples,
+    "labelme": _image_samples,
+    "cvat": _cvat_samples,
+    "voc": _image_samples,
+    "masks": _image_samples,
 }
 
 

@@ -6,7 +6,7 @@ A row of five numbers is a box: ``class centre_x centre_y width height``.
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ class Instance:
         is_box: the label was a box, and the polygon is its four corners.
         is_crowd: a region with many objects of the class that are not told apart. It is not trained on, and
             predictions inside it count neither as right nor as wrong.
+        origin: how its file names it: the line of a text, the id of a COCO annotation, the place of a shape.
     """
 
     class_id: int
     polygons: tuple[NDArray[np.float32], ...]
     is_box: bool = False
     is_crowd: bool = False
+    origin: int | str | None = None
 
 
 class _Fault(Exception):  # noqa: N818 - it never leaves this module
@@ -63,7 +65,7 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
         if not row.strip():
             continue
         try:
-            instance = _instance(row.split(), nc)
+            instance = replace(_instance(row.split(), nc), origin=line)
         except _Fault as fault:
             column, length = _field_place(row, fault.field)
             found.append(

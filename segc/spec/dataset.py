@@ -152,6 +152,10 @@ Classes = Annotated[
 """Some of the classes, by name or number."""
 
 
+_ANNOTATED = ("coco", "cvat")
+"""Formats with one annotation file a split."""
+
+
 def _schema_as_written(schema: dict[str, Any]) -> None:
     """What a data file can give need not stand in the spec."""
     schema["required"] = [key for key in schema["required"] if key not in {"train", "val", "names"}]
@@ -164,7 +168,7 @@ def _schema_as_written(schema: dict[str, Any]) -> None:
             "title": "names from the annotation file",
         },
     ]
-    schema["if"] = {"properties": {"format": {"const": "coco"}}, "required": ["format"]}
+    schema["if"] = {"properties": {"format": {"enum": list(_ANNOTATED)}}, "required": ["format"]}
     schema["then"] = {"required": ["annotations"]}
     schema["else"] = {"properties": {"annotations": {"type": "null"}}}
 
@@ -192,15 +196,17 @@ class Dataset(SpecModel):
     path: str = Field(
         ".", min_length=1, description="Folder of the dataset, relative to this file.", examples=["../data/shapes"]
     )
-    format: Literal["yolo", "coco"] = Field(
+    format: Literal["yolo", "coco", "labelme", "cvat", "voc", "masks"] = Field(
         "yolo",
         description="How labels are stored. yolo: one text file of polygons an image. coco: one JSON file of instances "
-        "a split, named in `annotations`; `train` and `val` are the folders of their images.",
+        "a split, named in `annotations`; `train` and `val` are the folders of their images. cvat: as coco, but with "
+        "CVAT's XML for images 1.1. labelme: one JSON file beside every image. voc: Pascal VOC with instances; "
+        "`train` and `val` may be lists of ImageSets. masks: PNG masks in masks/ for the images in images/.",
         examples=["yolo"],
     )
     annotations: Annotations | None = Field(
         None,
-        description="The annotation files of `format: coco`.",
+        description="The annotation files of `format: coco` and `format: cvat`.",
         examples=[{"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}],
     )
     train: Split = Field(
@@ -262,13 +268,14 @@ class Dataset(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         found: list[Problem] = []
-        if self.format == "coco" and self.annotations is None:
-            text = "COCO annotations are in files that have to be named"
-            way_out = "give `annotations: {train: annotations/train.json, val: annotations/val.json}`"
+        if self.format in _ANNOTATED and self.annotations is None:
+            text = f"{self.format.upper()} annotations are in files that have to be named"
+            end = "json" if self.format == "coco" else "xml"
+            way_out = f"give `annotations: {{train: annotations/train.{end}, val: annotations/val.{end}}}`"
             found.append(Problem("X214", ("format",), text, way_out))
-        if self.format != "coco" and self.annotations is not None:
+        if self.format not in _ANNOTATED and self.annotations is not None:
             text = f"annotation files mean nothing with `format: {self.format}`"
-            found.append(Problem("X214", ("annotations",), text, "set `format: coco`", at_key=True))
+            found.append(Problem("X214", ("annotations",), text, "set `format: coco` or `cvat`", at_key=True))
         for index, one in enumerate(self.classes or ()):
             if one not in self.names and not (isinstance(one, int) and 0 <= one < len(self.names)):
                 found.append(Problem("X215", ("classes", index), f"there is no class `{one}`", "see dataset.names"))

@@ -1,0 +1,23 @@
+"""Names of images that label files give: they stay in their folder."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from segc.data.formats.common import Fault, shown
+
+
+def inside(name: str, folders: Sequence[Path]) -> Path:
+    """The image of that name in the first of the folders that has it.
+
+    Raises:
+        Fault: D003 where the name leaves the folder, D007 where it is in none.
+    """
+    relative = PurePosixPath(name.replace("\\", "/"))
+    leaves = relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts or "\0" in name
+    if leaves or not relative.parts:
+        raise Fault("D003", f"{shown(name)} is no file name inside the folder of the images")
+    path = next((folder / relative for folder in folders if (folder / relative).is_file()), None)
+    if path is None:
+        where = ", ".join(str(folder) for folder in folders)
+        raise Fault("D007", f"there is no image {shown(name)} in {where}")
+    return path

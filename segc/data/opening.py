@@ -1,0 +1,182 @@
+"""Datasets without a project: a folder or a file of labels, opened as a project would name it."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from segc.data.dataset import SPLITS, Split
+from segc.data.listing import folder_images
+from segc.diagnostics import SegcError, fail
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+
+Format = Literal["yolo", "coco", "labelme", "cvat", "voc", "masks"]
+
+
+def open_dataset(
+    source: Path,
+    form: Format | None = None,
+    *,
+    names: Sequence[str] = (),
+    images: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple["LoadedProject", tuple[Split, ...]]:
+    """The dataset of a project file, of a YOLO data file, or of labels alone, and the splits that it has.
+
+    Labels alone are one split, ``train``: a folder of images with LabelMe's files, with ``images/`` and ``labels/`` or
+    ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML.
+
+    Args:
+        source: the file or folder.
+        form: its format, where it is not to be told by what is there.
+        names: class names, in place of those that the labels use.
+        images: the folder of the images that a COCO or CVAT file is about; ``images`` beside it, or its own folder.
+        overrides: of a project, as ``--set`` has them.
+
+    Raises:
+        SegcError: F001 where it is not there, D035 where it is nothing of these; else all that is wrong with it.
+    """
+    from segc.spec.load import check_text, load_project
+
+    if not source.exists():
+        raise fail("F001", f"no such file or folder: {source}", file=source)
+    if source.suffix.lower() in {".yaml", ".yml"}:
+        if _is_project(source):
+            return load_project(source, overrides), SPLITS
+        dataset: dict[str, Any] = {"data": source.name}
+        root, splits = source.parent, SPLITS
+    else:
+        known = form or _recognise(source)
+        root = source if source.is_dir() else source.parent
+        dataset, splits = _described(source, known, names, images), SPLITS[:1]
+    spec = {
+        "version": 1,
+        "name": "dataset",
+        "architecture": {"family": "yolov8-seg", "scale": "n"},
+        "dataset": dataset,
+    }
+    # JSON is YAML; nothing stands in this file, its place is what paths are relative to.
+    loaded, diagnostics = check_text(json.dumps(spec), root.absolute() / "project.yaml", overrides)
+    if loaded is None:
+        raise SegcError(diagnostics)
+    return loaded, splits
+
+
+def _is_project(path: Path) -> bool:
+    """Whether a YAML file is a project; a YOLO data file names splits instead."""
+    from segc.spec.source import Source, compose, read_source
+
+    source = read_source(path)
+    if not isinstance(source, Source):
+        return True  # and what is wrong with it is told by its loader
+    root, _ = compose(source)
+    return root is None or not isinstance(root.value, dict) or "names" not in root.value or "dataset" in root.value
+
+
+def _recognise(source: Path) -> Format:
+    """The format of labels, by the files that are there."""
+    if source.is_file():
+        by_suffix: dict[str, Format] = {".json": "coco", ".xml": "cvat"}
+        if source.suffix.lower() in by_suffix:
+            return by_suffix[source.suffix.lower()]
+    elif (source / "JPEGImages").is_dir():
+        return "voc"
+    elif (source / "images").is_dir() and (source / "masks").is_dir():
+        return "masks"
+    elif (source / "images").is_dir() and (source / "labels").is_dir():
+        return "yolo"
+    elif any(path.with_suffix(".json").is_file() for path in _pictures(source)):
+        return "labelme"
+    raise fail(
+        "D035",
+        f"{source} is no dataset that segc recognises",
+        file=source,
+        help="it knows project and data files, a COCO JSON, a CVAT XML, and folders with LabelMe's files, with images/ "
+        "and labels/ or masks/, or with JPEGImages/; --from names the format",
+    )
+
+
+def _described(source: Path, form: Format, names: Sequence[str], images: Path | None) -> dict[str, Any]:
+    """The ``dataset`` section for labels alone."""
+    if form in {"coco", "cvat"}:
+        folder = images or (source.parent / "images" if (source.parent / "images").is_dir() else source.parent)
+        place = str(folder.absolute())
+        files = {"annotations": {"train": source.name, "val": source.name}}
+    else:
+        inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form, ".")
+        place, files = inner if (source / inner).is_dir() else ".", {}
+    found = list(names) or _names(source, form)
+    return {"path": ".", "format": form, **files, "train": place, "val": place, "names": found}
+
+
+def _names(source: Path, form: Format) -> list[str]:
+    """The class names that labels use.
+
+    Raises:
+        SegcError: X205 where they do not tell any.
+    """
+    names = _NAMES[form](source)
+    if not names:
+        raise fail(
+            "X205", f"{source} does not tell the names of its classes", file=source, help="give them with --names"
+        )
+    return list(names)
+
+
+def _yolo_names(source: Path) -> Iterable[str]:
+    file = next((path for name in ("classes.txt", "obj.names") if (path := source / name).is_file()), None)
+    return [] if file is None else [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+
+
+def _coco_names(source: Path) -> Iterable[str]:
+    from segc.data.formats.common import read_json
+
+    categories = read_json(source).get("categories")
+    listed = [one for one in categories if isinstance(one, dict)] if isinstance(categories, list) else []
+    sound = [one for one in listed if isinstance(one.get("id"), int) and isinstance(one.get("name"), str)]
+    return [one["name"] for one in sorted(sound, key=lambda one: int(one["id"]))]
+
+
+def _cvat_names(source: Path) -> Iterable[str]:
+    from segc.data.formats.cvat import labels_in
+
+    return labels_in(source)
+
+
+def _labelme_names(source: Path) -> Iterable[str]:
+    from segc.data.formats.labelme import labels_in
+
+    return sorted({name for image in _pictures(source) for name in labels_in(image)})
+
+
+def _voc_names(source: Path) -> Iterable[str]:
+    from segc.data.formats.common import Fault
+    from segc.data.formats.voc import labelmap, labels_in
+
+    try:
+        mapped = labelmap(source)
+    except Fault as fault:
+        raise fail(fault.code, fault.message, file=source / "labelmap.txt") from None
+    return mapped.values() or sorted({name for image in _pictures(source / "JPEGImages") for name in labels_in(image)})
+
+
+def _mask_names(source: Path) -> Iterable[str]:
+    from segc.data.formats.masks import labels_in
+
+    return sorted({name for image in _pictures(source / "images") for name in labels_in(image)}) or ["object"]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(folder_images(folder, lambda _: None).images)  # what is left out is told by who reads them
+
+
+_NAMES: dict[Format, Callable[[Path], Iterable[str]]] = {
+    "yolo": _yolo_names,
+    "coco": _coco_names,
+    "labelme": _labelme_names,
+    "cvat": _cvat_names,
+    "voc": _voc_names,
+    "masks": _mask_names,
+}
