@@ -90,6 +90,9 @@ def warn(diagnostics: "Sequence[Diagnostic]") -> None:
 @contextmanager
 def image_bar(what: str) -> "Iterator[Progress]":
     """A bar that counts images in a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():  # nothing to draw is nothing to import
+        yield lambda *_: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 

@@ -1,16 +1,22 @@
 """``segc data``: datasets converted, checked, counted, looked at, divided, and held against trained weights."""
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from segc.commands.common import image_bar, warn
 
 if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Mapping, Sequence
+
     from segc.data.convert import Conversion
+    from segc.data.dataset import Sample
     from segc.data.opening import Format
+    from segc.data.survey import Contents, Survey
 
 _FORMATS = ("yolo", "coco", "labelme", "cvat", "voc", "masks")
 _MOST_SHOWN = 5
@@ -106,3 +112,253 @@ def _conversion_text(done: "Conversion", output: Path) -> str:
 
 def _origin(origin: int | str) -> str:
     return f"object {origin}" if isinstance(origin, int) else origin
+
+
+class _Source:
+    """The dataset that a command works on, from its arguments."""
+
+    def __init__(self, source: Path, form: "Format | None", names: str | None, images: Path | None) -> None:
+        from segc.data.opening import open_dataset
+
+        self.loaded, self.splits = open_dataset(source, form, names=_names(names), images=images)
+        named = self.loaded.path.is_file()  # of a dataset without a project nothing stands there
+        self.heading = self.loaded.project.name if named else source.absolute().name
+
+    def survey(self, visit: "Callable[[Sample], None]" = lambda _: None) -> "Survey":
+        """Go through it."""
+        from segc.data.survey import survey
+
+        with image_bar("reading") as progress:
+            return survey(self.loaded, self.splits, progress=progress, visit=visit)
+
+
+def _source_options(function: "Callable[..., None]") -> "Callable[..., None]":
+    """SOURCE with all that says what it is."""
+    for option in (images_option, names_option, format_option, source_argument):
+        function = option(function)
+    return function
+
+
+form_option = click.option(
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
+)
+page_option = click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with pictures, too."
+)
+
+
+@command.command("check")
+@_source_options
+@form_option
+@page_option
+@click.option("--strict", is_flag=True, help="Exit with 1 where there are remarks, too.")
+@click.pass_context
+def check_command(
+    context: click.Context,
+    source: Path,
+    form: "Format | None",
+    names: str | None,
+    images: Path | None,
+    output: str,
+    report: Path | None,
+    strict: bool,
+) -> None:
+    """Look at every image and every outline: exit 0 where training can take them, 1 where not.
+
+    Images that cannot be read, labels that are wrong, outlines that cross themselves, images that are there twice or
+    nearly so, and those that are in two splits. Facts about images are kept, by content, for the next time.
+
+    With --format json one object is printed: `version`, `splits`, with the counts that `segc data stats` shows,
+    `faults` and `remarks`, numbers by code, and `diagnostics` as of `segc validate`.
+    """
+    chosen = _Source(source, form, names, images)
+    done = chosen.survey()
+    _write_page(report, f"{chosen.heading}: check", done)
+    if output == "json":
+        click.echo(json.dumps(done.to_json(), indent=2))
+    else:
+        _show_check(done)
+    if done.faults or (strict and done.remarks):
+        context.exit(1)
+
+
+def _show_check(done: "Survey") -> None:
+    from segc.diagnostics import CODES, render_text, wants_colour
+
+    found = (*done.faults, *done.remarks)
+    if found:
+        click.echo(render_text(found, colour=wants_colour(sys.stdout)))
+    for split, contents in done.contents.items():
+        click.echo(f"{split}: {_contents(contents)}")
+    for what, counts in (("faults", done.faults.counts), ("remarks", done.remarks.counts)):
+        text = ", ".join(f"{count} x {code} {CODES[code]}" for code, count in sorted(counts.items()))
+        click.echo(f"{what}: {text or 'none'}")
+
+
+def _contents(contents: "Contents") -> str:
+    """What is in a split, in words."""
+    crowds = f" and {contents.crowds} crowd regions" if contents.crowds else ""
+    boxes = f", {contents.boxes} of them boxes" if contents.boxes else ""
+    bare = f" ({contents.unlabelled} have no labels of any kind)" if contents.unlabelled else ""
+    return (
+        f"{contents.images} images, {contents.empty} without objects{bare}; {contents.objects} objects{boxes}{crowds}"
+    )
+
+
+def _write_page(path: Path | None, heading: str, done: "Survey", **settings: Any) -> None:
+    if path is not None:
+        from segc.files import write_atomic
+        from segc.reports.data import data_page
+
+        write_atomic(path, data_page(heading, done, **settings))
+
+
+@command.command("stats")
+@_source_options
+@form_option
+@page_option
+def stats_command(
+    source: Path, form: "Format | None", names: str | None, images: Path | None, output: str, report: Path | None
+) -> None:
+    """Count images and objects: by class, by size, and by image."""
+    chosen = _Source(source, form, names, images)
+    done = chosen.survey()
+    _write_page(report, f"{chosen.heading}: statistics", done, findings=False)
+    if output == "json":
+        click.echo(json.dumps(done.to_json()["splits"], indent=2))
+        return
+    for split, contents in done.contents.items():
+        click.echo(f"{split}: {_contents(contents)}")
+        click.echo(f"  {_distribution(contents)}")
+    click.echo(_class_table(done))
+    if done.faults:
+        click.echo(f"{done.faults.counts.total()} faults are left out of these counts: see `segc data check`", err=True)
+
+
+def _distribution(contents: "Contents") -> str:
+    from statistics import median
+
+    numbers = list(contents.an_image.elements())
+    if not numbers:
+        return "nothing to count"
+    areas = ", ".join(
+        f"{contents.areas[kind] / max(1, contents.areas.total()):.0%} {kind}" for kind in ("small", "medium", "large")
+    )
+    sizes = sorted(contents.sizes, key=lambda size: size[0] * size[1])
+    pictures = f"{sizes[0][1]}x{sizes[0][0]} to {sizes[-1][1]}x{sizes[-1][0]} pixels" if sizes else "no picture"
+    return (
+        f"objects an image: {sum(numbers) / len(numbers):.1f} on average, median {median(numbers):g}, "
+        f"{max(numbers)} at most; {areas}; {pictures}"
+    )
+
+
+def _class_table(done: "Survey") -> str:
+    """Objects and images of every class, the most frequent first."""
+    splits = list(done.contents)
+    width = max(5, *(len(name) for name in done.names))
+    order = sorted(range(len(done.names)), key=lambda i: -sum(int(c.class_objects[i]) for c in done.contents.values()))
+    lines = [f"{'':{width}}" + "".join(f"  {split:>17}" for split in splits)]
+    lines.append(f"{'class':{width}}" + "".join(f"  {'objects':>9}{'images':>8}" for _ in splits))
+    for index in order:
+        cells = "".join(f"  {c.class_objects[index]:9}{c.class_images[index]:8}" for c in done.contents.values())
+        lines.append(f"{done.names[index]:{width}}{cells}")
+    return "\n".join(lines)
+
+
+@command.command("preview")
+@_source_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("preview.html"), show_default=True, metavar="FILE"
+)
+@click.option("--count", type=click.IntRange(1, 1000), default=48, show_default=True, help="Images to show.")
+@click.option("--class", "class_name", metavar="NAME", help="Images with an object of this class only.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Other images for another number.")
+def preview_command(
+    source: Path,
+    form: "Format | None",
+    names: str | None,
+    images: Path | None,
+    output: Path,
+    count: int,
+    class_name: str | None,
+    seed: int,
+) -> None:
+    """Draw the labels of some images on them, on one HTML page."""
+    from segc.data.survey import Draw
+
+    chosen = _Source(source, form, names, images)
+    known = chosen.loaded.project.dataset.names
+    if class_name is not None and class_name not in known:
+        raise click.BadParameter(f"there is no class {class_name}; they are {', '.join(known)}", param_hint="--class")
+    draw = Draw(count, seed, None if class_name is None else known.index(class_name))
+    done = chosen.survey(draw.visit)
+    shown = draw.drawn(done)
+    _write_page(output, f"{chosen.heading}: preview", done, chosen=shown, findings=False)
+    click.echo(f"{output}: {len(shown)} images of {sum(one.images for one in done.contents.values())}")
+
+
+@command.command("split")
+@_source_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where lists go.")
+@click.option("--val", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val.")
+@click.option(
+    "--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of test."
+)
+@click.option(
+    "--group",
+    metavar="REGEX",
+    help="What it finds in a file's name is a group that stays together, as in 'scene\\d+' or '([^/]+)/'.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another division for another number.")
+def split_command(
+    source: Path,
+    form: "Format | None",
+    names: str | None,
+    images: Path | None,
+    output: Path,
+    val: float,
+    test: float,
+    group: str | None,
+    seed: int,
+) -> None:
+    """Divide all images of SOURCE into train, val and perhaps test.
+
+    Every class gets its share in every split as far as that can be, images that are the same or nearly so stay
+    together, and the same images and seed give the same division. Written are lists of images, of a COCO file
+    annotation files.
+    """
+    from segc.data.splitting import split_dataset
+
+    if val + test >= 1:
+        raise click.UsageError("nothing is left to train on: --val and --test must have a sum below 1")
+    shares = {"train": 1 - val - test, "val": val, **({"test": test} if test else {})}
+    chosen = _Source(source, form, names, images)
+    with image_bar("reading") as progress:
+        done = split_dataset(chosen.loaded, chosen.splits, output, shares, pattern=group, seed=seed, progress=progress)
+    total = sum(len(paths) for paths in done.splits.values())
+    for name, paths in done.splits.items():
+        objects = done.counts[name].total()
+        click.echo(f"{name}: {len(paths)} images ({len(paths) / total:.1%}), {objects} objects")
+    click.echo(_missing_classes(chosen.loaded.project.dataset.names, done.counts))
+    notes = [f"{done.groups} groups"] if done.groups < total else []
+    notes += [f"{done.likes} images are kept with one that they are like"] if done.likes else []
+    notes += [f"{done.alone} names have no group"] if done.alone else []
+    if notes:
+        click.echo("; ".join(notes))
+    click.echo("in project.yaml:\ndataset:")
+    for key, value in done.section.items():
+        # A project knows two splits; the third one is for `segc val --set dataset.val=…` in the end.
+        lead = "# " if key == "test" else ""
+        click.echo(f"  {lead}{key}: {json.dumps(value, ensure_ascii=False)}")
+
+
+def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]") -> str:
+    """Classes that a split has no object of, though there are some."""
+    there = {class_id for one in counts.values() for class_id in one}
+    lines = []
+    for split, own in counts.items():
+        lacking = sorted(there - set(own))
+        if lacking:
+            shown = ", ".join(names[i] for i in lacking[:_MOST_SHOWN]) + (", …" if len(lacking) > _MOST_SHOWN else "")
+            lines.append(f"{len(lacking)} classes have no object in {split}: {shown}")
+    return "\n".join(lines) or "every class is in every split"

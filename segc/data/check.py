@@ -140,6 +140,22 @@ def _check_split(
     return Checked(contents, errors.counts, remarks.counts, (*faults, *remarks))
 
 
+def sound_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks: Findings) -> Sequence[Sample]:
+    """The samples of a split, of one that has faults without what these are about; faults are gathered, not raised.
+
+    Raises:
+        OSError: where a folder or a label file cannot be read.
+    """
+    noted = Findings()
+    try:
+        samples: Sequence[Sample] = read_split(loaded, split, noted)
+    except SegcError as error:
+        faults.extend(error.diagnostics)
+        samples, noted = _sound_part(loaded, split)
+    remarks.extend(noted)
+    return samples
+
+
 def _sound_part(loaded: "LoadedProject", split: Split) -> tuple[Sequence[Sample], Findings]:
     """The samples and remarks of a split that has faults, without what these are about."""
     project = loaded.project

@@ -438,23 +438,40 @@ def read_sample(sample: Sample, found: Findings | None = None) -> NDArray[np.uin
     except OSError as error:
         raise fail("D002", error.strerror or str(error), file=sample.image) from None
     image = _decoded(sample.image, data)
+    orientation = exif_orientation(data)
+    stored = is_taken_as_stored(sample, (image.shape[0], image.shape[1]), orientation, found)
+    return as_stored(image, orientation) if stored else image
+
+
+def is_taken_as_stored(sample: Sample, shape: tuple[int, int], orientation: int, found: Findings | None) -> bool:
+    """Whether the labels of an image are for the picture as it is stored, without the turn of its EXIF data.
+
+    Args:
+        sample: the image.
+        shape: (height, width) of the picture upright.
+        orientation: what its EXIF data asks for.
+        found: takes in, as warnings, what is odd about it.
+
+    Raises:
+        SegcError: D008 where the labels are for neither.
+    """
     if sample.size is None:
-        return image
-    shape = (image.shape[0], image.shape[1])
-    turned = exif_orientation(data)
+        return False
     if shape == sample.size:
-        if turned != 1 and found is not None and (turned < FIRST_TRANSPOSED or shape[0] == shape[1]):
+        if orientation != 1 and found is not None and (orientation < FIRST_TRANSPOSED or shape[0] == shape[1]):
             text = (
                 "its size does not tell whether its labels are for the picture upright or as stored: upright is taken"
             )
-            help_ = f"EXIF orientation {turned}; look at it with its labels"
+            help_ = f"EXIF orientation {orientation}; look at it with its labels"
             found.add(Diagnostic("D020", text, "warning", file=sample.image, help=help_))
-        return image
-    if turned >= FIRST_TRANSPOSED and shape[::-1] == sample.size:
+        return False
+    if orientation >= FIRST_TRANSPOSED and shape[::-1] == sample.size:
         if found is not None:
-            text = f"EXIF orientation {turned} turns the picture, its labels are for the stored one: read as stored"
+            text = (
+                f"EXIF orientation {orientation} turns the picture, its labels are for the stored one: read as stored"
+            )
             found.add(Diagnostic("D020", text, "warning", file=sample.image))
-        return as_stored(image, turned)
+        return True
     raise fail(
         "D008",
         f"the image is {shape[0]} x {shape[1]} pixels (height x width), its labels are for "

@@ -14,11 +14,10 @@ from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
 from segc.evaluation.project import Evaluated
-from segc.files import resource
 from segc.inference.predict import predict_image
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
-from segc.version import __version__
+from segc.reports.template import render
 
 if TYPE_CHECKING:
     from segc.data.loader import Batch
@@ -106,19 +105,10 @@ def training_page(
 
 
 def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(resource("templates", "report")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metrics = evaluated.metrics
     settings = {"epochs": "", "descent": "", "training": [], "batches": [], "data": (), **sections}
-    return environment.get_template("report.html.j2").render(
-        version=__version__,
+    return render(
+        "report.html.j2",
         project=loaded.project,
         circumstances=evaluated.circumstances(),
         metrics=metrics,

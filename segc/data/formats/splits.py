@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segc.data.dataset import Sample
     from segc.data.formats.xml import Element
 
-IMAGE_BY_IMAGE = ("labelme", "voc", "masks")
+IMAGE_BY_IMAGE = ("yolo", "labelme", "voc", "masks")
 """Formats whose labels are in files of their own for every image."""
 
 _AT_ONCE = 256

@@ -1,0 +1,162 @@
+"""A dataset divided into splits, as lists of images or annotation files that projects can name."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segc.data.dataset import Sample, Split
+from segc.data.division import Member, divide, grouped
+from segc.data.survey import Progress, survey
+from segc.diagnostics import SegcError, fail
+from segc.files import write_atomic
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """A division.
+
+    Attributes:
+        splits: images of each new split, sorted.
+        counts: objects of every class, by split.
+        groups: number of groups.
+        likes: images that are kept together with one that they are like.
+        alone: images whose names the pattern does not fit.
+        section: the ``dataset`` section of a spec that reads it, in its parts that are new.
+    """
+
+    splits: Mapping[str, Sequence[Path]]
+    counts: Mapping[str, Counter[int]]
+    groups: int
+    likes: int
+    alone: int
+    section: Mapping[str, Any]
+
+
+def split_dataset(
+    loaded: "LoadedProject",
+    splits: Sequence[Split],
+    folder: Path,
+    shares: Mapping[str, float],
+    *,
+    pattern: str | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> Divided:
+    """Divide the images of some splits anew, and write a list, or an annotation file, for each new one.
+
+    Images that are the same, or nearly so, come into one split, as do those with the same part of their names.
+
+    Args:
+        loaded: the dataset.
+        splits: whose images are divided, all together.
+        folder: where the lists go.
+        shares: of the new splits, by name; their sum is 1.
+        pattern: a regular expression; what it finds in the name of an image, from the dataset's folder on, is the
+            group that the image belongs to.
+        seed: of what is left to chance.
+        progress: called with the images done and the number of all.
+
+    Raises:
+        SegcError: D034 for a format whose files cannot be divided, F005 where there are such lists already, and other
+            ones; S106 for a pattern that is none; all that is wrong with labels and images.
+        OSError: where a file cannot be read or written.
+    """
+    form = loaded.project.dataset.format
+    if form == "cvat":
+        raise fail("D034", "a CVAT file cannot be divided", help="segc data convert makes COCO or YOLO of it first")
+    try:
+        compiled = re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise fail("S106", f"`{pattern}` is no regular expression: {error}") from None
+    members: list[Member] = []
+
+    def take(sample: Sample) -> None:
+        counts = Counter(one.class_id for one in sample.instances if not one.is_crowd)
+        members.append(Member(_name(sample.image, loaded.dataset_root), counts))
+
+    done = survey(loaded, splits, progress=progress, visit=take)
+    if done.faults:
+        raise SegcError(done.faults)
+    groups = grouped(members, compiled, done.twins)
+    chosen = divide(members, groups, list(shares.values()), seed)
+    images: dict[str, list[Path]] = {name: [] for name in shares}
+    counts: dict[str, Counter[int]] = {name: Counter() for name in shares}
+    for path, member, place in zip(done.paths, members, chosen, strict=True):
+        name = list(shares)[place]
+        images[name].append(Path(path))
+        counts[name].update(member.counts)
+    empty = [name for name, paths in images.items() if not paths]
+    if empty:
+        text = (
+            f"{' and '.join(empty)} would have no image: {len(members)} images in {len(set(groups))} groups are too few"
+        )
+        raise fail("D001", text, help="take another pattern for groups, or other shares")
+    section = _write(loaded, splits, folder, {name: sorted(set(paths)) for name, paths in images.items()})
+    alone = sum(compiled is not None and not compiled.search(member.name) for member in members)
+    return Divided(images, counts, len(set(groups)), len(done.twins), alone, section)
+
+
+def _name(image: Path, root: Path) -> str:
+    try:
+        return image.relative_to(root).as_posix()
+    except ValueError:
+        return image.as_posix()
+
+
+def _write(
+    loaded: "LoadedProject", splits: Sequence[Split], folder: Path, images: Mapping[str, Sequence[Path]]
+) -> dict[str, Any]:
+    form = loaded.project.dataset.format
+    texts: dict[Path, str] = {}
+    if form == "coco":
+        for name, document in _coco_parts(loaded, splits, images).items():
+            texts[folder / f"instances_{name}.json"] = json.dumps(document, ensure_ascii=False) + "\n"
+    else:
+        for name, paths in images.items():
+            lines = [path.stem if form == "voc" else Path(os.path.relpath(path, folder)).as_posix() for path in paths]
+            texts[folder / f"{name}.txt"] = "".join(f"{line}\n" for line in lines)
+    for path, text in texts.items():
+        if path.exists() and path.read_text("utf-8") != text:
+            raise fail("F005", f"{path} is there already, with other images", file=path, help="name another folder")
+    for path, text in texts.items():
+        write_atomic(path, text)
+    files = {name: str(path.absolute()) for name, path in zip(images, texts, strict=True)}
+    if form == "coco":
+        folders = [str(one) for split in splits for one in loaded.split_paths(split)]
+        return {"annotations": files, **{name: list(dict.fromkeys(folders)) for name in images}}
+    return dict(files)
+
+
+def _coco_parts(
+    loaded: "LoadedProject", splits: Sequence[Split], images: Mapping[str, Sequence[Path]]
+) -> dict[str, dict[str, Any]]:
+    """The annotation files of splits, put together and divided anew; ids and all other entries stay as they are."""
+    from segc.data.formats.common import read_json
+
+    files = list(dict.fromkeys(loaded.annotations_path(split) for split in splits))
+    if len(files) > 1:
+        text = "two annotation files may number their images alike: they cannot be divided together"
+        raise fail("D034", text, help="divide one of them: segc data split train.json")
+    document = read_json(files[0])
+    folders = loaded.split_paths(splits[0])
+    place = {path: name for name, paths in images.items() for path in paths}
+    split_of: dict[Any, str] = {}
+    parts: dict[str, dict[str, Any]] = {name: {**document, "images": [], "annotations": []} for name in images}
+    for entry in document["images"]:
+        relative = str(entry["file_name"]).replace("\\", "/")
+        name = next((place[folder / relative] for folder in folders if folder / relative in place), None)
+        if name is not None:
+            split_of[str(entry["id"])] = name
+            parts[name]["images"].append(entry)
+    for entry in document["annotations"]:
+        if str(entry["image_id"]) in split_of:
+            parts[split_of[str(entry["image_id"])]]["annotations"].append(entry)
+    return parts
