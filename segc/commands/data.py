@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from segc.commands.common import image_bar, warn
+from segc.commands.common import (
+    build_dir_option,
+    build_folder,
+    image_bar,
+    project_argument,
+    set_option,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
     from segc.data.dataset import Sample
     from segc.data.opening import Format
     from segc.data.survey import Contents, Survey
+    from segc.evaluation.audit import Audit
+    from segc.sessions import Runtime
 
 _FORMATS = ("yolo", "coco", "labelme", "cvat", "voc", "masks")
 _MOST_SHOWN = 5
@@ -362,3 +371,87 @@ def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]
             shown = ", ".join(names[i] for i in lacking[:_MOST_SHOWN]) + (", …" if len(lacking) > _MOST_SHOWN else "")
             lines.append(f"{len(lacking)} classes have no object in {split}: {shown}")
     return "\n".join(lines) or "every class is in every split"
+
+
+@command.command("audit")
+@project_argument
+@set_option
+@build_dir_option
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights to use instead of the trained."
+)
+@click.option("--split", type=click.Choice(["train", "val", "both"]), default="both", show_default=True)
+@click.option(
+    "--conf",
+    type=click.FloatRange(0.05, 1),
+    default=0.5,
+    show_default=True,
+    help="Least score with which the network speaks against a label.",
+)
+@click.option("--top", type=click.IntRange(1, 10_000), default=200, show_default=True, help="Contradictions to keep.")
+@click.option(
+    "--runtime", type=click.Choice(["auto", "torch", "onnx"]), default="auto", show_default=True, help="As of segc val."
+)
+@form_option
+@page_option
+def audit_command(
+    project: Path,
+    overrides: tuple[str, ...],
+    build_dir: Path | None,
+    weights: Path | None,
+    split: str,
+    conf: float,
+    top: int,
+    runtime: "Runtime",
+    output: str,
+    report: Path | None,
+) -> None:
+    """Rank labels that the trained network contradicts: objects without a label, other classes, poor outlines.
+
+    A network that was trained on a label may have learned it by heart, wrong as it is: what it says about the
+    validation split is worth more.
+    """
+    from segc.compute import prepare_to_compute
+
+    prepare_to_compute()
+    from segc.data.dataset import SPLITS
+    from segc.evaluation.audit import audit_project
+    from segc.spec.load import load_project
+
+    loaded = load_project(project, overrides)
+    splits = SPLITS if split == "both" else tuple(one for one in SPLITS if one == split)
+    with image_bar("auditing") as progress:
+        done = audit_project(
+            loaded,
+            build_folder(loaded, build_dir),
+            splits,
+            weights=weights,
+            conf=conf,
+            most=top,
+            runtime=runtime,
+            progress=progress,
+            warn=warn,
+        )
+    warn(tuple(done.skipped))
+    if report is not None:
+        from segc.files import write_atomic
+        from segc.reports.audit import audit_page
+
+        write_atomic(report, audit_page(f"{loaded.project.name}: audit", done))
+    click.echo(json.dumps(done.to_json(), indent=2) if output == "json" else _audit_text(done))
+
+
+def _audit_text(done: "Audit") -> str:
+    kinds = {"missing": "objects without a label", "class": "other classes", "outline": "other outlines"}
+    counts = ", ".join(f"{done.counts[kind]} {text}" for kind, text in kinds.items())
+    lines = [f"{done.circumstances}: {done.objects} labels on {done.images} images; {counts}"]
+    for one in done.suspicions[:_MOST_SUSPICIONS]:
+        values = one.to_json(done.names)
+        named = "" if one.label is None or one.label.origin is None else f", {_origin(one.label.origin)}"
+        said = "no label" if one.label is None else f"labelled {values['class']}"
+        seen = f"the network sees {values['found']} {one.score:.2f} at {values['box']}, IoU {one.iou:.2f}"
+        lines.append(f"  {one.weight:.2f} {one.kind:7} {one.sample.image}{named}: {said}; {seen}")
+    return "\n".join(lines)
+
+
+_MOST_SUSPICIONS = 20
