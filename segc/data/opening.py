@@ -107,8 +107,10 @@ def _described(source: Path, form: Format, names: Sequence[str], images: Path | 
     else:
         inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form, ".")
         place, files = inner if (source / inner).is_dir() else ".", {}
-    found = list(names) or _names(source, form)
-    return {"path": ".", "format": form, **files, "train": place, "val": place, "names": found}
+    # A COCO file has names of its own, which are taken where none are given.
+    found = list(names) or ([] if form == "coco" else _names(source, form))
+    named = {"names": found} if found else {}
+    return {"path": ".", "format": form, **files, "train": place, "val": place, **named}
 
 
 def _names(source: Path, form: Format) -> list[str]:
@@ -128,15 +130,6 @@ def _names(source: Path, form: Format) -> list[str]:
 def _yolo_names(source: Path) -> Iterable[str]:
     file = next((path for name in ("classes.txt", "obj.names") if (path := source / name).is_file()), None)
     return [] if file is None else [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-
-
-def _coco_names(source: Path) -> Iterable[str]:
-    from segc.data.formats.common import read_json
-
-    categories = read_json(source).get("categories")
-    listed = [one for one in categories if isinstance(one, dict)] if isinstance(categories, list) else []
-    sound = [one for one in listed if isinstance(one.get("id"), int) and isinstance(one.get("name"), str)]
-    return [one["name"] for one in sorted(sound, key=lambda one: int(one["id"]))]
 
 
 def _cvat_names(source: Path) -> Iterable[str]:
@@ -174,7 +167,6 @@ def _pictures(folder: Path) -> list[Path]:
 
 _NAMES: dict[Format, Callable[[Path], Iterable[str]]] = {
     "yolo": _yolo_names,
-    "coco": _coco_names,
     "labelme": _labelme_names,
     "cvat": _cvat_names,
     "voc": _voc_names,
