@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -81,6 +82,43 @@ Freeze = Annotated[
         }
     ),
 ]
+
+
+LARGEST_WEIGHT = 1000.0
+
+
+def _class_weights(value: Any) -> Any:
+    if value is None or value == "balanced":
+        return value
+    if not isinstance(value, Mapping):
+        text = f"class weights are balanced or a mapping of class names to numbers, not `{value}`"
+        refuse([Problem("S103", (), text, "for example `class_weights: {person: 2.0}`; other classes weigh 1")])
+    found = [
+        Problem("S104", (name,), f"a weight is a number above 0, at most {LARGEST_WEIGHT:g}, not `{weight}`")
+        for name, weight in value.items()
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= LARGEST_WEIGHT
+    ]
+    refuse(found)
+    return {str(name): float(weight) for name, weight in value.items()}
+
+
+ClassWeights = Annotated[
+    Literal["balanced"] | dict[str, float] | None,
+    BeforeValidator(_class_weights),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "balanced"},
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": LARGEST_WEIGHT},
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""How much objects of each class count, by name."""
 
 
 Logger = Literal["mlflow", "wandb"]
@@ -170,6 +208,13 @@ class Hyperparameters(SpecModel):
     dfl: float = Field(1.5, ge=0, le=1000, description="Gain of the distribution focal loss.")
     mask: float | None = Field(
         None, ge=0, le=1000, description="Gain of the mask loss; the box loss's where not given.", examples=[7.5]
+    )
+    class_weights: ClassWeights = Field(
+        None,
+        description="How much an object counts in the class loss, by the name of its class; 1 where a class is not "
+        "named. balanced: classes count alike, each object by the mean number of objects of a class over that of its "
+        "own, from 0.1 to 10.",
+        examples=["balanced", {"person": 0.5, "bicycle": 3.0}],
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of the moving average of the weights.")
     ema_tau: float = Field(2000.0, gt=0, le=1e6, description="Steps over which that decay builds up.")

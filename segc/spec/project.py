@@ -62,6 +62,7 @@ class Project(SpecModel):
                 *repeated_targets(self.targets),
                 *refused_targets(self.targets, self.hyperparameters),
                 *refused_freeze(self),
+                *unknown_classes(self),
             ]
         )
         return self
@@ -105,6 +106,16 @@ def refused_freeze(project: Project) -> list[Problem]:
     return [
         Problem(problem.code, ("hyperparameters", "freeze", *problem.path), problem.message, problem.help)
         for problem in freeze_problems(freeze, trained)
+    ]
+
+
+def unknown_classes(project: Project) -> list[Problem]:
+    """Names in ``class_weights`` that are no class."""
+    weights, names = project.hyperparameters.class_weights, project.dataset.class_names
+    return [
+        Problem("X215", ("hyperparameters", "class_weights", name), f"there is no class `{name}`", "see dataset.names")
+        for name in (weights if isinstance(weights, dict) else ())
+        if name not in names
     ]
 
 

@@ -21,6 +21,7 @@ from segc.network.device import choose_device, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import Plan, make_plan
+from segc.training.balance import class_weights, weights_line
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
 from segc.training.ema import NetworkSession
@@ -175,6 +176,11 @@ class Training:
         self._named: set[Diagnostic] = set()
         precision = choose_precision(hyper.precision, device)
         self.engine = Engine(build.graph, hyper, self.plan, device, precision, world)
+        names = loaded.project.dataset.class_names
+        weights = class_weights(hyper.class_weights, names, train_samples)
+        if weights is not None:
+            self.engine.loss.class_weights = torch.from_numpy(weights).to(device)
+            self.report.say(weights_line(weights, names))
         self.progress = Progress()
         self.rows: list[dict[str, Any]] = []
         self.folder = Path()

@@ -45,12 +45,19 @@ class SegmentationLoss:
         strides: pixels a cell of each level.
         bins: bins of each distance.
         world: the processes that share a batch.
+        class_weights: [nc], how much an object of each class counts in the class term; all alike where not given.
     """
 
     def __init__(
-        self, gains: Gains, strides: tuple[int, ...] = (8, 16, 32), bins: int = 16, world: World | None = None
+        self,
+        gains: Gains,
+        strides: tuple[int, ...] = (8, 16, 32),
+        bins: int = 16,
+        world: World | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.gains, self.strides, self.bins, self.world = gains, strides, bins, world or World()
+        self.class_weights = class_weights
         self._cells: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, outputs: "Mapping[str, Tensor]", batch: Batch) -> tuple[Tensor, Tensor]:
@@ -77,7 +84,8 @@ class SegmentationLoss:
         # What the terms are divided by, and the factor of them all, belong to the batch, not to a process's share.
         counts = cells.score.new_tensor([len(cells.target), len(batch.images)])
         total, learning, images = self.world.total(torch.cat([cells.score.sum()[None], counts])).clamp(min=1)
-        target_boxes = batch.boxes[cells.target]
+        target_boxes, classes = batch.boxes[cells.target], batch.classes[cells.target]
+        weights = None if self.class_weights is None else self.class_weights.to(cells.score)[classes]
         # Only the cells that learn an object have a box and a mask to answer for.
         chosen = box_logits[cells.image, cells.anchor].float()
         points, strides = points[cells.anchor], strides[cells.anchor]
@@ -86,7 +94,7 @@ class SegmentationLoss:
             [
                 self.gains.box * ((1 - iou) * cells.score).sum() / total,
                 self.gains.cls
-                * class_loss(class_logits.float(), cells.image, cells.anchor, batch.classes[cells.target], cells.score)
+                * class_loss(class_logits.float(), cells.image, cells.anchor, classes, cells.score, weights)
                 / total,
                 self.gains.dfl
                 * (distribution_loss(chosen, points, target_boxes / strides, self.bins) * cells.score).sum()
@@ -111,7 +119,9 @@ class SegmentationLoss:
         return self._cells[size, device]
 
 
-def class_loss(logits: Tensor, image: Tensor, anchor: Tensor, classes: Tensor, score: Tensor) -> Tensor:
+def class_loss(
+    logits: Tensor, image: Tensor, anchor: Tensor, classes: Tensor, score: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Sum of the binary cross entropies of all cells and classes.
 
     The targets are 0 but for the given cells, whose own class has the given score. As the cross entropy is
@@ -123,8 +133,11 @@ def class_loss(logits: Tensor, image: Tensor, anchor: Tensor, classes: Tensor, s
         anchor: [P].
         classes: [P].
         score: [P] in 0..1.
+        weights: [P], factors of the cross entropy of each given cell with its own class; 1 where not given.
     """
-    return F.softplus(logits).sum() - (logits[image, anchor, classes] * score).sum()
+    own = logits[image, anchor, classes]
+    total = F.softplus(logits).sum() - (own * score).sum()
+    return total if weights is None else total + ((weights - 1) * (F.softplus(own) - own * score)).sum()
 
 
 def distribution_loss(logits: Tensor, points: Tensor, boxes: Tensor, bins: int) -> Tensor:
