@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segc.inference.sources import ImageError, Source
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
+    from segc.spec.project import Project
 
 
 def find(items: Sequence[str]) -> "list[Source]":
@@ -45,16 +46,25 @@ def filters_of(
     """
     from segc.inference.filters import FilterError, Filters, choose_filters
 
-    defaults = Filters()
-    if loaded is not None:
-        chosen = loaded.project.hyperparameters
-        defaults = Filters(chosen.conf, chosen.iou, chosen.max_det)
+    defaults = Filters() if loaded is None else project_filters(loaded.project)
     try:
         return choose_filters(session.metadata, given, defaults, retina=retina)
     except FilterError as error:
         raise fail(
             "I005", str(error), help="emit it again with other thresholds in the project, or without nms"
         ) from None
+
+
+def project_filters(project: "Project") -> "Filters":
+    """What a project asks of detections: the smallest of its least scores, and those by class beside it."""
+    from segc.inference.filters import Filters
+    from segc.inference.thresholds import least_scores
+
+    chosen = project.hyperparameters
+    if isinstance(chosen.conf, float):
+        return Filters(chosen.conf, chosen.iou, chosen.max_det)
+    least = min(least_scores(chosen.conf, project.dataset.class_names))
+    return Filters(least, chosen.iou, chosen.max_det, by_class=chosen.conf)
 
 
 def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[NDArray[np.uint8], Prediction]":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segc.data.opening import Format
     from segc.data.survey import Contents, Survey
     from segc.evaluation.audit import Audit
-    from segc.sessions import Runtime
+    from segc.sessions.choose import Runtime
 
 _FORMATS = ("yolo", "coco", "labelme", "cvat", "voc", "masks")
 _MOST_SHOWN = 5

@@ -99,8 +99,9 @@ class Job:
     @property
     def filters(self) -> Filters:
         """What predict scripts, and graphs that suppress by themselves, take: the project's own."""
-        chosen = self.loaded.project.hyperparameters
-        return Filters(chosen.conf, chosen.iou, chosen.max_det)
+        from segc.prediction import project_filters
+
+        return project_filters(self.loaded.project)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ images.
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ from segc.evaluation.coco import Progress
 from segc.inference.masks import Mask
 from segc.inference.predict import predict_image
 from segc.inference.results import Prediction
-from segc.sessions import Runtime, Warn, weights_session
+from segc.sessions.choose import Runtime, Warn, weights_session
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
@@ -150,14 +150,14 @@ def audit_project(
         warn: told what there is to say about the weights.
 
     Raises:
-        SegcError: all that is wrong with the labels; else as ``segc.sessions.weights_session``.
+        SegcError: all that is wrong with the labels; else as ``segc.sessions.choose.weights_session``.
     """
     project = loaded.project
     samples = [sample for split in splits for sample in read_split(loaded, split)]
     session = weights_session(loaded, build_dir, weights, runtime=runtime, warn=warn)
     done = Audit(project.dataset.class_names, circumstances=f"{', '.join(splits)}, {session.runtime}")
     strongest: list[tuple[float, int, Suspicion]] = []
-    metadata = {**session.metadata, "imgsz": project.hyperparameters.size, "names": done.names}
+    metadata = replace(session.metadata, imgsz=project.hyperparameters.size, names=done.names)
     number = 0
     for place, sample in enumerate(samples, 1):
         try:

@@ -13,6 +13,7 @@ SCRIPT_MODULES = (
     "postprocess",
     "masks",
     "results",
+    "thresholds",
     "model",
     "predict",
     "draw",

@@ -20,12 +20,14 @@ class Filters:
         iou: boxes of one class that overlap a better one more than this are left out.
         max_det: at most so many detections an image.
         retina: masks interpolated at the photograph's resolution.
+        by_class: least scores of classes by name, and of others as ``default``, that hold beside ``conf``.
     """
 
     conf: float = 0.25
     iou: float = 0.7
     max_det: int = 300
     retina: bool = False
+    by_class: Mapping[str, float] | None = None
 
 
 def choose_filters(
@@ -52,7 +54,8 @@ def choose_filters(
     )
     if problem := beyond_suppression(metadata, conf=conf, iou=iou, max_det=max_det):
         raise FilterError(problem)
-    return Filters(conf, iou, max_det, retina)
+    # A score that somebody asks for is asked of every class.
+    return Filters(conf, iou, max_det, retina, defaults.by_class if given.get("conf") is None else None)
 
 
 def beyond_suppression(metadata: Metadata, *, conf: float, iou: float, max_det: int) -> str | None:

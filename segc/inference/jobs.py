@@ -17,6 +17,7 @@ from segc.inference.predict import Run, predict_image
 from segc.inference.results import Prediction, json_record, json_text, label_text
 from segc.inference.sources import ImageError, Source, SourceError
 from segc.inference.text import printable
+from segc.inference.thresholds import above
 
 Write = Callable[[Path, bytes], None]
 """Writes a file whole or not at all, creating the folders above it."""
@@ -75,7 +76,7 @@ def predict_source(
         ImageError: where it cannot be read.
     """
     image = source.read()
-    return image, predict_image(
+    prediction = predict_image(
         image,
         run,
         metadata,
@@ -85,6 +86,7 @@ def predict_source(
         retina=filters.retina,
         path=source.name,
     )
+    return image, above(prediction, filters.by_class)
 
 
 def write_prediction(image: npt.NDArray[np.uint8], prediction: Prediction, files: Files, write: Write) -> None:

@@ -14,7 +14,10 @@ from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
 from segc.evaluation.project import Evaluated
+from segc.inference.filters import Filters
 from segc.inference.predict import predict_image
+from segc.inference.thresholds import above
+from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
 from segc.reports.template import render
@@ -116,7 +119,7 @@ def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> s
         table=_table(metrics),
         curves=[(title, _curve_figures(metrics.names, getattr(metrics, part))) for part, title in _PARTS],
         confusion=_confusion_figure(metrics),
-        examples=_examples(evaluated, loaded.project.hyperparameters),
+        examples=_examples(evaluated, project_filters(loaded.project)),
         **settings,
     )
 
@@ -364,7 +367,7 @@ def _picture(image: pictures.Image, text: str) -> str:
     return f'<img src="{pictures.data_uri(image)}" width="{width}" height="{height}" alt="{text}">'
 
 
-def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
+def _examples(evaluated: Evaluated, filters: Filters) -> list[Example]:
     """Some images of the split, evenly from those with objects, with labels and with predictions."""
     labelled = [sample for sample in evaluated.samples if sample.instances]
     chosen = sorted({round(i) for i in np.linspace(0, len(labelled) - 1, min(_EXAMPLES, len(labelled)))})
@@ -375,10 +378,11 @@ def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
             image,
             evaluated.session.run,
             replace(evaluated.session.metadata, imgsz=evaluated.size, names=tuple(evaluated.metrics.names)),
-            conf=hyper.conf,
-            iou=hyper.iou,
-            max_det=hyper.max_det,
+            conf=filters.conf,
+            iou=filters.iou,
+            max_det=filters.max_det,
         )
+        prediction = above(prediction, filters.by_class)
         small = pictures.fit(image, _EXAMPLE_SIDE)
         size = (small.shape[0], small.shape[1])
         label = pictures.draw(small, pictures.truth(sample, size, evaluated.metrics.names))

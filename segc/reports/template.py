@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from segc.version import __version__
 from segc.files import resource
+from segc.version import __version__
 
 
 def render(template: str, **values: Any) -> str:

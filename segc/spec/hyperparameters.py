@@ -84,6 +84,34 @@ Freeze = Annotated[
 ]
 
 
+def _conf(value: Any) -> Any:
+    scores = value if isinstance(value, Mapping) else {None: value}
+    if not scores:
+        refuse([Problem("S107", (), "no class has a least score here", "for example `conf: {default: 0.25}`")])
+    found = []
+    for name, score in scores.items():
+        path = () if name is None else (name,)
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            example = "for example `conf: 0.25` or `conf: {person: 0.4, default: 0.25}`"
+            found.append(Problem("S103", path, f"a score is a number, not `{score}`", example))
+        elif not 0 <= score <= 1:  # a NaN is not, either
+            found.append(Problem("S104", path, f"a score lies between 0 and 1, {score:g} does not"))
+    refuse(found)
+    return {str(name): float(score) for name, score in value.items()} if isinstance(value, Mapping) else float(value)
+
+
+_SCORE_SCHEMA = {"type": "number", "minimum": 0, "maximum": 1}
+
+Conf = Annotated[
+    float | dict[str, float],
+    BeforeValidator(_conf),
+    WithJsonSchema(
+        {"anyOf": [_SCORE_SCHEMA, {"type": "object", "additionalProperties": _SCORE_SCHEMA, "minProperties": 1}]}
+    ),
+]
+"""The least score of a predicted object: of all classes, or by name."""
+
+
 LARGEST_WEIGHT = 1000.0
 
 
@@ -286,7 +314,12 @@ class Hyperparameters(SpecModel):
         description="Where a training is recorded besides TensorBoard and results.csv: mlflow, wandb.",
         examples=[["mlflow"]],
     )
-    conf: float = Field(0.25, ge=0, le=1, description="Least score of a predicted object.")
+    conf: Conf = Field(
+        0.25,
+        description="Least score of a predicted object, from 0 to 1: of all classes, or by the name of the class, with "
+        "`default` for the others, which is 0.25 where it is not given.",
+        examples=[0.25, {"person": 0.4, "default": 0.25}],
+    )
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
     max_det: int = Field(300, ge=1, le=MOST_DETECTIONS, description="Most objects an image.")
     augment: Augment = Field(default=Augment(), description="Random changes of training images.")

@@ -110,12 +110,15 @@ def refused_freeze(project: Project) -> list[Problem]:
 
 
 def unknown_classes(project: Project) -> list[Problem]:
-    """Names in ``class_weights`` that are no class."""
-    weights, names = project.hyperparameters.class_weights, project.dataset.class_names
+    """Names in ``class_weights`` and ``conf`` that are no class."""
+    names = project.dataset.class_names
+    known = {"class_weights": names, "conf": (*names, "default")}
+    given = {key: getattr(project.hyperparameters, key) for key in known}
     return [
-        Problem("X215", ("hyperparameters", "class_weights", name), f"there is no class `{name}`", "see dataset.names")
-        for name in (weights if isinstance(weights, dict) else ())
-        if name not in names
+        Problem("X215", ("hyperparameters", key, name), f"there is no class `{name}`", "see dataset.names")
+        for key, values in given.items()
+        for name in (values if isinstance(values, dict) else ())
+        if name not in known[key]
     ]
 
 
