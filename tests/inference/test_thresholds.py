@@ -85,3 +85,28 @@ def test_least_scores_are_read_as_they_are_written(tmp_path):
     for conf, expected in (("0.4", 0.4), ("1", 1.0), ("{dog: 0.4, default: 0}", {"dog": 0.4, "default": 0.0})):
         loaded, _ = project(tmp_path, conf)
         assert loaded.project.hyperparameters.conf == expected
+
+
+def test_scripts_carry_the_least_scores_of_classes():
+    from segc.emission.script import render_files
+    from segc.inference.filters import Filters
+    from segc.inference.metadata import Metadata
+    from segc.targets.registry import targets
+
+    entry = targets()["onnx"]
+    defaults = Filters(0.1, by_class={"it's a dog": 0.4, "default": 0.1})
+    text = render_files(entry, entry.default_options(), "m.onnx", Metadata(("it's a dog",), (64, 64)), defaults)[
+        "predict.py"
+    ]
+    compile(text, "predict.py", "exec")
+    assert """by_class={"it's a dog": 0.4, 'default': 0.1})""" in text
+    assert "def above(" in text
+
+
+def test_a_score_that_is_asked_for_is_asked_of_every_class():
+    from segc.inference.filters import Filters, choose_filters
+    from segc.inference.metadata import Metadata
+
+    metadata, defaults = Metadata(NAMES, (64, 64)), Filters(0.1, by_class={"dog": 0.4, "default": 0.1})
+    assert choose_filters(metadata, {}, defaults).by_class == {"dog": 0.4, "default": 0.1}
+    assert choose_filters(metadata, {"conf": 0.3}, defaults).by_class is None

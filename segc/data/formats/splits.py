@@ -236,7 +236,7 @@ def listed_in_voc(lists: Sequence[Path], root: Path) -> tuple[Path, ...]:
 
 def _voc_image(root: Path, stem: str) -> Path | None:
     from segc.data.formats import voc
-    from segc.inference.sources import IMAGE_SUFFIXES
+    from segc.inference.kinds import IMAGE_SUFFIXES
 
     with suppress(Fault):
         return voc.find_image(root, stem, IMAGE_SUFFIXES)
