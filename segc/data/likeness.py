@@ -11,10 +11,8 @@ MOST_BITS = 7
 _BANDS = 8
 """Parts of a mark: of two marks that differ in less bits than there are parts, one part is the same."""
 
-_LARGEST_BUCKET = 2048
-"""Marks with the same part that are all held against each other; of more, each against the next ones in their order."""
-
-_NEXT = 32
+_MOST_STEPS = 2048
+"""Of marks with the same part each is held against so many next ones, in their order."""
 
 
 def near_twins(marks: Sequence[bytes]) -> dict[int, int]:
@@ -33,13 +31,13 @@ def near_twins(marks: Sequence[bytes]) -> dict[int, int]:
     if len(places) < 2:
         return twins
     table = np.frombuffer(b"".join(first), np.uint64).reshape(-1, 2)
+    earliest = places.copy()
     for left, right in _candidates(table):
-        bits = np.bitwise_count(table[left] ^ table[right]).sum(axis=1)
-        near = bits <= MOST_BITS
-        pairs = np.sort(np.stack([places[left[near]], places[right[near]]]), axis=0)
-        for earlier, later in zip(*pairs.tolist(), strict=True):
-            twins[later] = min(twins.get(later, earlier), earlier)
-    return twins
+        near = np.bitwise_count(table[left] ^ table[right]).sum(axis=1) <= MOST_BITS
+        low, high = np.minimum(left[near], right[near]), np.maximum(left[near], right[near])
+        np.minimum.at(earliest, high, places[low])  # places rise with the rows of the table
+    changed = np.flatnonzero(earliest != places)
+    return twins | dict(zip(places[changed].tolist(), earliest[changed].tolist(), strict=True))
 
 
 def _candidates(table: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -48,11 +46,10 @@ def _candidates(table: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], 
     for band in range(_BANDS):
         order = np.lexsort((table[:, 1], table[:, 0], parts[:, band]))
         keys = parts[order, band]
-        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-        for bucket in np.split(order, starts[1:]):
-            if 1 < len(bucket) <= _LARGEST_BUCKET:
-                left, right = np.triu_indices(len(bucket), 1)
-                yield bucket[left], bucket[right]
-            elif len(bucket) > _LARGEST_BUCKET:
-                for step in range(1, _NEXT):
-                    yield bucket[:-step], bucket[step:]
+        at = np.arange(len(order))
+        for step in range(1, _MOST_STEPS + 1):
+            at = at[: np.searchsorted(at, len(order) - step)]
+            at = at[keys[at] == keys[at + step]]
+            if not at.size:
+                break
+            yield order[at], order[at + step]
