@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segc.emission.project import emit_project
 from segc.spec.load import load_project
-from segc.targets.emit import emit_project
 from segc.targets.registry import targets
 
 PROJECT = """\

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.cache import cache_folder
+from segc.caches import cache_folder
 from segc.data.crossings import crosses_itself
 from segc.diagnostics import SegcError
 
@@ -111,7 +111,7 @@ class LookCache:
     def __init__(self, file: Path | None = None) -> None:
         self._base: sqlite3.Connection | None = None
         self._fresh: list[tuple[bytes, bytes]] = []
-        path = cache_folder().parent / "looks-1.sqlite" if file is None else file
+        path = cache_folder("data") / "looks-1.sqlite" if file is None else file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             base = sqlite3.connect(path, timeout=5)
