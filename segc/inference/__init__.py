@@ -18,6 +18,7 @@ SCRIPT_MODULES = (
     "predict",
     "draw",
     "kinds",
+    "image_headers",
     "sources",
     "output",
     "jobs",

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.masks import STRIP_PIXELS
 from segc.inference.results import Prediction
 
 SMALLEST_SIDE = 160
@@ -47,7 +48,9 @@ def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt
     """
     height, width = image.shape[:2]
     factor = -(-SMALLEST_SIDE // max(height, width))
-    canvas = np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8).copy()
+    canvas = image.copy()
+    if factor > 1:
+        canvas = np.array(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8)
     line = max(1, round(max(canvas.shape[:2]) / 500))
     # Large things first, so that small ones lie on top of them.
     order = sorted(range(len(prediction)), key=lambda index: -prediction.masks[index].area)
@@ -73,12 +76,18 @@ def _draw_mask(canvas: npt.NDArray[np.uint8], prediction: Prediction, index: int
     mask = prediction.masks[index]
     if not mask.bitmap.size:
         return
-    bitmap = mask.bitmap.repeat(factor, axis=0).repeat(factor, axis=1)
+    bitmap = mask.bitmap if factor == 1 else mask.bitmap.repeat(factor, axis=0).repeat(factor, axis=1)
     x, y = mask.x * factor, mask.y * factor
     region = canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
     colour = class_colour(int(prediction.classes[index]))
     tint = np.array(colour, np.float32) * MASK_OPACITY
-    region[bitmap] = (region[bitmap] * np.float32(1 - MASK_OPACITY) + tint + 0.5).astype(np.uint8)
+    # What becomes of each brightness of a channel, looked up in strips: a mask may be as large as the largest image.
+    tinted = np.arange(256, dtype=np.float32)[:, None] * np.float32(1 - MASK_OPACITY) + tint + np.float32(0.5)
+    table = tinted.astype(np.uint8)[None]
+    rows = max(1, STRIP_PIXELS // bitmap.shape[1])
+    for first in range(0, bitmap.shape[0], rows):
+        strip = region[first : first + rows]
+        cv2.copyTo(cv2.LUT(strip, table), bitmap[first : first + rows].view(np.uint8), strip)
     outlines, _ = cv2.findContours(bitmap.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
     cv2.drawContours(canvas, outlines, -1, colour, line, cv2.LINE_AA)
 

@@ -145,10 +145,9 @@ def predict_sources(
             failed(error)
             failures += 1
             continue
-        found = ", ".join(f"{number} {name}" for name, number in prediction.counts().items()) or "nothing"
         place = "" if files.overlay is None else f" -> {printable(files.overlay)}"
         size = f"{prediction.width}x{prediction.height}"
-        told(f"{printable(source.name)}: {size}, {found}, {milliseconds:.0f} ms{place}")
+        told(f"{printable(source.name)}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{place}")
         if json_path is not None:
             records.append(json_record(prediction))
     if json_path is not None:

@@ -18,6 +18,9 @@ from segc.inference.letterbox import Letterbox, boxes_to_image
 STRIP_PIXELS = 1 << 20
 """Pixels interpolated at a time; bounds the working memory on large photographs to some 12 MB."""
 
+MOST_MASK_PIXELS = 3 << 27
+"""Pixels in the boxes of one photograph's detections: three of the largest image, 400 MB of masks, some ten seconds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
@@ -61,13 +64,16 @@ class Mask:
         to right; they add up to height · width.
         """
         rows, columns = self.bitmap.shape
-        edges = np.zeros((columns, rows + 2), np.int8)
-        edges[:, 1:-1] = self.bitmap.T
-        steps = np.diff(edges, axis=1)
-        column, row = np.nonzero(steps)
+        if not rows:
+            return [height * width]
+        # Pixels that differ from the one above, then the heads and feet of columns: the turns, once sorted.
+        inner = np.flatnonzero(self.bitmap[1:] != self.bitmap[:-1])
+        head, foot = np.flatnonzero(self.bitmap[0]), np.flatnonzero(self.bitmap[-1])
+        column = np.concatenate([inner % columns, head, foot])
+        row = np.concatenate([inner // columns + 1, np.zeros_like(head), np.full_like(foot, rows)])
+        turns = np.sort((column + self.x) * height + row + self.y)
         # Starts and ends alternate. A run that ends where the next one starts, at a column's foot and the head of the
         # next column, is one run.
-        turns = (column + self.x) * height + row + self.y
         joined = np.flatnonzero(turns[1:] == turns[:-1])
         turns = np.delete(turns, np.concatenate([joined, joined + 1]))
         lengths = np.diff(turns, prepend=0, append=height * width)
@@ -241,6 +247,12 @@ def image_masks(
         _box_mask(row, prototypes, box, ys, xs).trimmed()
         for row, box in zip(coefficients, boxes_to_image(boxes, geometry), strict=True)
     ]
+
+
+def affordable(boxes: npt.NDArray[np.float32]) -> int:
+    """How many detections, best first, ``MOST_MASK_PIXELS`` allow by their boxes [n, 4] on the photograph."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
+    return int(np.searchsorted(np.cumsum(areas), MOST_MASK_PIXELS, side="right"))
 
 
 def join_polygons(polygons: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:

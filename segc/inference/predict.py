@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
-from segc.inference.masks import image_masks
+from segc.inference.masks import affordable, image_masks
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.inference.results import Prediction
@@ -71,6 +71,9 @@ def image_prediction(
 ) -> Prediction:
     """The prediction from one image's network outputs: what `predict_image` does after the network.
 
+    Where a confidence near nought finds hundreds of large things on a large photograph, the best are kept whose masks
+    `MOST_MASK_PIXELS` allows; ``left_out`` counts the others.
+
     Args:
         outputs: the four named outputs without the batch axis.
         geometry: where the photograph lies in the frame that the network saw.
@@ -85,15 +88,18 @@ def image_prediction(
     found = detections(
         outputs["boxes"], outputs["scores"], conf=conf, iou=iou, max_det=max_det, multi_label=multi_label
     )
-    coefficients = outputs["coefficients"][found.anchors]
-    masks = image_masks(coefficients, outputs["prototypes"], found.boxes, geometry, retina=retina)
+    boxes = boxes_to_image(found.boxes, geometry)
+    kept = slice(affordable(boxes))
+    coefficients = outputs["coefficients"][found.anchors[kept]]
+    masks = image_masks(coefficients, outputs["prototypes"], found.boxes[kept], geometry, retina=retina)
     return Prediction(
         path=path,
         height=geometry.original[0],
         width=geometry.original[1],
-        boxes=boxes_to_image(found.boxes, geometry),
-        scores=found.scores,
-        classes=found.classes,
+        boxes=boxes[kept],
+        scores=found.scores[kept],
+        classes=found.classes[kept],
         names=names,
         masks=tuple(masks),
+        left_out=len(boxes) - len(masks),
     )

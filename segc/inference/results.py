@@ -24,6 +24,7 @@ class Prediction:
         classes: [n] int64.
         names: the model's classes.
         masks: n masks on the photograph.
+        left_out: detections below these that a photograph of this size has no room for.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Prediction:
     classes: npt.NDArray[np.int64]
     names: tuple[str, ...]
     masks: tuple[Mask, ...]
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -43,13 +45,20 @@ class Prediction:
         present, number = np.unique(self.classes, return_counts=True)
         return {self.names[int(index)]: int(count) for index, count in zip(present, number, strict=True)}
 
+    def summary(self) -> str:
+        """What was found, for a line: "2 dog, 1 cat" or "nothing", and how many were left out, if any."""
+        found = ", ".join(f"{number} {name}" for name, number in self.counts().items()) or "nothing"
+        more = f"{self.left_out} more left out: too large in all for one photograph, a higher confidence leaves fewer"
+        return f"{found} ({more})" if self.left_out else found
+
     def to_json(self) -> dict[str, Any]:
         """The prediction as JSON values.
 
-        ``image``, ``height``, ``width`` and ``detections``, a list, best score first, of objects with ``class_id``,
-        ``class``, ``score`` (five decimals), ``box`` [x1, y1, x2, y2] in pixels (two decimals), ``area`` in pixels,
-        ``polygons``: the outer outlines, largest first, each a flat list x, y, x, y, … of pixel indices, and ``mask``:
-        the exact mask, holes and all, as COCO's uncompressed run lengths, ``{"size": [height, width], "counts": […]}``.
+        ``image``, ``height``, ``width``, ``left_out`` where it is not 0, and ``detections``, a list, best score first,
+        of objects with ``class_id``, ``class``, ``score`` (five decimals), ``box`` [x1, y1, x2, y2] in pixels (two
+        decimals), ``area`` in pixels, ``polygons``: the outer outlines, largest first, each a flat list x, y, x, y, …
+        of pixel indices, and ``mask``: the exact mask, holes and all, as COCO's uncompressed run lengths,
+        ``{"size": [height, width], "counts": […]}``.
         """
         found = [
             {
@@ -63,7 +72,8 @@ class Prediction:
             }
             for class_id, score, box, mask in zip(self.classes, self.scores, self.boxes, self.masks, strict=True)
         ]
-        return {"image": self.path, "height": self.height, "width": self.width, "detections": found}
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {"image": self.path, "height": self.height, "width": self.width, **left_out, "detections": found}
 
     def label_rows(self) -> list[str]:
         """Rows of a YOLO label file: ``class x1 y1 x2 y2 …``, pixel centres divided by the image's width and height.

@@ -1,26 +1,26 @@
 """Where photographs come from: files, folders, patterns and web addresses, read with bounds on size and time."""
 
+import contextlib
 import glob
 import os
-import struct
-import time
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection, InvalidURL
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.image_headers import HeaderError, check_image_header, quiet_decoders
 from segc.inference.kinds import IMAGE_SUFFIXES
-
-MAX_PIXELS = 1 << 27
-"""Pixels that an image may have: 134 million, 400 MB once decoded."""
 
 MAX_DOWNLOAD = 64 << 20
 """Bytes that an image from the web may have."""
@@ -159,46 +159,112 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Exchange(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """One download with all its redirects; its connections are known, so that it can be cut short.
+
+    Args:
+        url: the address.
+        limit: bytes at most.
+    """
+
+    def __init__(self, url: str, limit: int) -> None:
+        super().__init__()
+        self.url, self.limit = url, limit
+        self.outcome: Future[bytes] = Future()
+        self._sockets: list[socket.socket] = []
+        self._is_cut = False
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        """As the handler does it, through connections that are remembered."""
+        return self.do_open(self._connection(HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        """As the handler does it, through connections that are remembered."""
+        return self.do_open(self._connection(HTTPSConnection), req)
+
+    def _connection(self, kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
+        exchange = self
+
+        class Remembered(kind):  # type: ignore[misc, valid-type]
+            def connect(self) -> None:
+                super().connect()
+                exchange.remember(self.sock)
+
+        return Remembered
+
+    def remember(self, connected: socket.socket) -> None:
+        """Take in a connection; one that comes too late is closed at once."""
+        self._sockets.append(connected)
+        if self._is_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """End every connection: whatever waits for a server does so no longer."""
+        self._is_cut = True
+        for connected in self._sockets:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    def run(self) -> None:
+        """Download; the bytes, or the error, become the outcome."""
+        try:
+            self.outcome.set_result(self._download())
+        except Exception as error:  # noqa: BLE001 - handed on to the thread that waits for the outcome
+            self.outcome.set_exception(error)
+
+    def _download(self) -> bytes:
+        if urllib.parse.urlsplit(self.url).scheme.lower() not in ("http", "https"):
+            raise ImageError(f"{self.url}: only http and https addresses can be fetched")
+        # Spaces and letters beyond ASCII, as people paste them, are escaped; what is escaped already stays.
+        quoted = urllib.parse.quote(self.url, safe=":/?#[]@!$&'()*+,;=%~")
+        request = urllib.request.Request(quoted, headers={"User-Agent": "segc", "Accept": "image/*,*/*;q=0.5"})  # noqa: S310
+        opener = urllib.request.build_opener(_WebRedirects, self)
+        chunks, size = [], 0
+        with opener.open(request, timeout=SOCKET_SECONDS) as response:
+            promised = response.length or 0
+            if promised > self.limit:
+                raise ImageError(f"{self.url}: larger than {self.limit >> 20} MB")
+            while chunk := response.read1(1 << 16):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self.limit:
+                    raise ImageError(f"{self.url}: larger than {self.limit >> 20} MB")
+        if size < promised:
+            raise ImageError(f"{self.url}: the download broke off after {size} of {promised} bytes")
+        return b"".join(chunks)
+
+
 def fetch(url: str, *, limit: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_SECONDS) -> bytes:
     """Bytes of an http(s) address.
 
     Args:
         url: the address.
         limit: bytes at most.
-        seconds: time at most for the whole download; each wait for the server is bounded by ``SOCKET_SECONDS`` too.
+        seconds: time at most for all of it: name, connections, headers, redirects and body. Each wait for the server
+            is bounded by ``SOCKET_SECONDS`` too.
 
     Raises:
         ImageError: for an address of another kind, a fault of the server or the network, too many bytes or seconds.
     """
-    if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
-        raise ImageError(f"{url}: only http and https addresses can be fetched")
-    end = time.monotonic() + seconds
-    chunks, size = [], 0
+    exchange = _Exchange(url, limit)
     try:
-        # Spaces and letters beyond ASCII, as people paste them, are escaped; what is escaped already stays.
-        quoted = urllib.parse.quote(url, safe=":/?#[]@!$&'()*+,;=%~")
-        request = urllib.request.Request(quoted, headers={"User-Agent": "segc", "Accept": "image/*,*/*;q=0.5"})  # noqa: S310
-        opener = urllib.request.build_opener(_WebRedirects)
-        with opener.open(request, timeout=min(SOCKET_SECONDS, seconds)) as response:
-            promised = response.length or 0
-            if promised > limit:
-                raise ImageError(f"{url}: larger than {limit >> 20} MB")
-            while chunk := response.read1(1 << 16):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise ImageError(f"{url}: larger than {limit >> 20} MB")
-                if time.monotonic() > end:
-                    raise ImageError(f"{url}: not downloaded within {seconds:g} seconds")
+        # A thread, since nothing else bounds the look-up of a name, and a server that sends a byte now and then.
+        Thread(target=exchange.run, daemon=True).start()
+        return exchange.outcome.result(seconds)
     except urllib.error.HTTPError as error:
         raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise ImageError(f"{url}: cannot be reached ({error.reason})") from None
+    except ImageError:
+        raise
+    except (InvalidURL, ValueError, OverflowError) as error:
+        raise ImageError(f"{url}: not an address ({error})") from None
     except (HTTPException, OSError) as error:
+        if not exchange.outcome.done():
+            raise ImageError(f"{url}: not downloaded within {seconds:g} seconds") from None
         raise ImageError(f"{url}: the download broke off ({error or type(error).__name__})") from None
-    if size < promised:
-        raise ImageError(f"{url}: the download broke off after {size} of {promised} bytes")
-    return b"".join(chunks)
+    finally:
+        exchange.cut()
 
 
 def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
@@ -212,17 +278,17 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
         name: what an error calls it.
 
     Raises:
-        ImageError: where this is no image that OpenCV reads, or one with more than ``MAX_PIXELS``.
+        ImageError: where this is no image that OpenCV reads, or `check_image_header` finds fault with it.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    size = image_header_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{name}: {size[1]} by {size[0]} pixels; the limit is {MAX_PIXELS >> 20} Mi pixels")
-    if _is_cut_off_jpeg(data):
-        raise ImageError(f"{name}: cut off, its end is missing")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | (_is_deep(data) and cv2.IMREAD_ANYDEPTH))
+        check_image_header(data)
+        flags = cv2.IMREAD_COLOR | (_is_deep(data) and cv2.IMREAD_ANYDEPTH)
+        with quiet_decoders():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except HeaderError as error:
+        raise ImageError(f"{name}: {error}") from None
     except cv2.error as error:
         raise ImageError(f"{name}: not decoded ({error.err or 'beyond what OpenCV takes'})") from None
     if image is None:
@@ -246,92 +312,3 @@ def _eight_bits(image: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.uin
     brightest = int(image.max(initial=0))
     bits = next(bits for bits in (8, 10, 12, 14, 16) if brightest < 1 << bits)
     return np.asarray(np.right_shift(image, bits - 8), np.uint8)
-
-
-def image_header_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) by the header of a PNG, JPEG, WebP, BMP or TIFF file; None for others and for broken headers.
-
-    A few bytes can decode to gigabytes, so the size is looked at before anything is decoded.
-    """
-    readers: dict[bytes, Callable[[bytes], tuple[int, int] | None]] = {
-        b"\x89PNG": _png_size,
-        b"\xff\xd8\xff": _jpeg_size,
-        b"RIFF": _webp_size,
-        b"BM": _bmp_size,
-        b"II*\0": _tiff_size,
-        b"MM\0*": _tiff_size,
-    }
-    reader = next((reader for magic, reader in readers.items() if data.startswith(magic)), None)
-    try:
-        return None if reader is None else reader(data)
-    except (struct.error, IndexError):
-        return None
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _bmp_size(data: bytes) -> tuple[int, int]:
-    # The oldest header has 16-bit sides; a negative height means rows from the top.
-    width, height = struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18)
-    return abs(height), abs(width)
-
-
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        return height, width
-    if kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return height & 0x3FFF, width & 0x3FFF
-    return None
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Markers and where each stands, up to the first scan; what they hold, a thumbnail perhaps, is stepped over."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        yield marker, at
-        if marker == 0xDA:
-            return
-        # Fill bytes, and the markers without a length.
-        bare = marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8
-        at += (1 if marker == 0xFF else 2) if bare else 2 + struct.unpack_from(">H", data, at + 2)[0]
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    # Start-of-frame markers are C0 to CF, but for the three that define tables.
-    frames = (at for marker, at in _jpeg_segments(data) if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
-    at = next(frames, None)
-    if at is None:
-        return None
-    height, width = struct.unpack_from(">HH", data, at + 5)
-    return height, width
-
-
-def _is_cut_off_jpeg(data: bytes) -> bool:
-    """Whether the end marker is missing: the decoder would fill the rest with grey and say nothing."""
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    scan = next((at for marker, at in _jpeg_segments(data) if marker == 0xDA), len(data))
-    return data.find(b"\xff\xd9", scan) < 0
-
-
-def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data.startswith(b"II") else ">"
-    start = struct.unpack_from(f"{order}I", data, 4)[0]
-    sides: dict[int, int] = {}
-    for index in range(struct.unpack_from(f"{order}H", data, start)[0]):
-        entry = start + 2 + 12 * index
-        tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-        # Width (256) and height (257) are 16-bit (kind 3) or 32-bit.
-        if tag in (256, 257):
-            sides[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)[0]
-    return (sides[257], sides[256]) if len(sides) == 2 else None

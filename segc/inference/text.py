@@ -2,5 +2,13 @@
 
 
 def printable(text: object) -> str:
-    """A text as it may be shown: what would move the cursor, change colours or start a line is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    r"""A text as it may be shown: what would move the cursor, change colours or start a line is escaped.
+
+    Escapes are Python's: ``\x1b``, ``\n``, ``\udcff`` for a byte of a file name that is no UTF-8.
+    """
+    shown = str(text)
+    return shown if shown.isprintable() else "".join(map(_printable_character, shown))
+
+
+def _printable_character(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from segc.inference import sources as sources_module
+from segc.inference.image_headers import image_header_size
 from segc.inference.output import encode_picture, first_in_place_of, output_stems, overlay_suffix
-from segc.inference.sources import ImageError, Source, SourceError, decode_image, fetch, find_sources, image_header_size
+from segc.inference.sources import ImageError, Source, SourceError, decode_image, fetch, find_sources
 
 
 def picture(height=24, width=32):
@@ -182,10 +183,10 @@ def test_a_decompression_bomb_is_refused_by_its_header(data):
         (b"", "empty"),
         (b"\xff\xd8\xff\xe0 no more", "cut off"),
         (encoded(".jpg")[:-40], "cut off"),
-        (encoded(".png")[:30], "not an image"),
-        (b"II*\0\xff\xff\xff\xff", "not an image"),
+        (encoded(".png")[:30], "cut off"),
+        (b"II*\0\xff\xff\xff\xff", "cut off"),
         (b"RIFF", "not an image"),
-        (b"BM", "not an image"),
+        (b"BM", "cut off"),
         (b"<html>", "not an image"),
         (bytes(range(256)) * 50, "not an image"),
     ],
@@ -334,10 +335,67 @@ def test_a_silent_or_absent_server_is_given_up(monkeypatch):
             fetch(f"http://127.0.0.1:{port}/a.jpg")
 
 
-@pytest.mark.parametrize("url", ["http://", "http:///a.jpg", "http://host:port/a.jpg", "file:///etc/hostname"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http:///a.jpg",
+        "http://host:port/a.jpg",
+        "http://host:99999999/a.jpg",
+        "http://[::1/",
+        "http://a..b/",
+        f"http://{'a' * 64}.org/",
+        "http://a\nb/",
+        "file:///etc/hostname",
+    ],
+)
 def test_an_address_that_is_none_is_an_image_error(url):
     with pytest.raises(ImageError):
         fetch(url)
+
+
+def drip(connection, first, again=b"x"):
+    """Send something, then a byte at a time for ever."""
+    connection.recv(1 << 16)
+    try:
+        connection.sendall(first)
+        while True:
+            connection.sendall(again)
+            time.sleep(0.02)
+    except OSError:
+        pass
+
+
+SLOW = {
+    "status line": (b"HTTP/1.1 200 ", b"O"),
+    "headers": (b"HTTP/1.1 200 OK\r\nX-A: ", b"x"),
+    "header after header": (b"HTTP/1.1 200 OK\r\n", b"X-A: x\r\n"),
+    "chunk size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-A: ", b"x"),
+    "continue without end": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body of a redirect": (b"HTTP/1.1 302 Found\r\nLocation: /b.jpg\r\nContent-Length: 100000\r\n\r\n", b"x"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_one_deadline_is_over_the_whole_exchange(what):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                drip(connection, *SLOW[what])
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(ImageError, match=r"not downloaded within 0\.3 seconds"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg", seconds=0.3)
+        # The connection is closed with it, or the server would send for ever.
+        server.join(10)
+        assert not server.is_alive()
 
 
 # Names of what is made
