@@ -3,7 +3,11 @@
 import errno
 import importlib
 import os
+import shutil
 import sys
+import tempfile
+from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -67,6 +71,9 @@ def main() -> NoReturn:
     """Run the command line. Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage."""
     # pydantic would look through the metadata of every installed package for plug-ins, a fifth of `segc validate`.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Names of files may hold bytes that are no UTF-8; standard error escapes them by itself.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -85,16 +92,15 @@ def run(arguments: list[str]) -> int:
     except SegcError as error:
         click.echo(render_text(error.diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
         return 1
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("segc"):
-            raise
-        return _report(missing_package(error))
     except BrokenPipeError:
         # The reader went away (`segc schema | head`); nothing is left to say, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        return _report(_machine_fault(error))
+    except (ImportError, MemoryError, OSError) as error:
+        if (fault := _fault(error)) is None:
+            raise
+        click.echo(render_text((fault,), colour=wants_colour(sys.stderr)), err=True, nl=False)
+        return 1
     return status if isinstance(status, int) else 0
 
 
@@ -107,6 +113,18 @@ def _with_hint(error: click.ClickException) -> click.ClickException:
     hint = option_hint(error.option_name)
     text = f"No such option '{error.option_name}': {hint}."
     return error if hint is None else click.NoSuchOption(error.option_name, text, ctx=error.ctx)
+
+
+def _fault(error: ImportError | MemoryError | OSError) -> Diagnostic | None:
+    """What to say about a fault of the machine; None for what is a bug."""
+    if isinstance(error, MemoryError):
+        reason = f": {error}" if str(error) else ""
+        return Diagnostic("F008", f"the memory ran out{reason}", help="free some, or raise its limit")
+    if isinstance(error, OSError):
+        return _machine_fault(error)
+    if isinstance(error, ModuleNotFoundError):
+        return None if (error.name or "").startswith("segc") else missing_package(error)
+    return _unloadable(error)
 
 
 TRAINING_PACKAGES = ("torch", "faster_coco_eval")
@@ -125,6 +143,19 @@ def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
 
 
+def _unloadable(error: ImportError) -> Diagnostic | None:
+    """What to say where the system cannot load a package's library; None for other errors of an import."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ImportError) and (found.path or "").endswith((".so", ".pyd", ".dylib")):
+            _, _, inside = str(found.path).rpartition(f"site-packages{os.sep}")
+            package = inside.partition(os.sep)[0]
+            advice = "give the process more memory (ulimit -v), or install the package again"
+            return Diagnostic("F007", f"the package {package} cannot be loaded: {found}", help=advice)
+        found = found.__cause__ or found.__context__
+    return None
+
+
 _FAULTS = {
     errno.ENOSPC: ("F003", "no space is left on the disk", "free some space; nothing half-written was left behind"),
     errno.EDQUOT: ("F003", "the disk quota is used up", "free some space; nothing half-written was left behind"),
@@ -136,12 +167,18 @@ _FAULTS = {
 }
 
 
+def _full_disk() -> str | None:
+    """The folder, of the temporary and the working one, whose disk is full; for errors that name no file."""
+    folders = [tempfile.gettempdir(), str(Path.cwd())]
+    return next((folder for folder in folders if shutil.disk_usage(folder).free < _FULL), None)
+
+
+_FULL = 1 << 20
+"""Bytes left on a disk that counts as full."""
+
+
 def _machine_fault(error: OSError) -> Diagnostic:
     code, message, advice = _FAULTS.get(error.errno or 0, ("F002", error.strerror or str(error), None))
-    place = f": {error.filename}" if error.filename else ""
+    filename = error.filename or (_full_disk() if error.errno == errno.ENOSPC else None)
+    place = f": {filename}" if filename else ""
     return Diagnostic(code, f"{message}{place}", help=advice)
-
-
-def _report(diagnostic: Diagnostic) -> int:
-    click.echo(render_text((diagnostic,), colour=wants_colour(sys.stderr)), err=True, nl=False)
-    return 1

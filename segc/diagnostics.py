@@ -147,6 +147,8 @@ CODES: dict[str, str] = {
     "F004": "package missing",
     "F005": "file exists already",
     "F006": "another process works here",
+    "F007": "package cannot be loaded",
+    "F008": "memory ran out",
 }
 """Every code that segc can report, with its title. A code keeps its meaning for good."""
 
@@ -361,9 +363,16 @@ def _snippet(diagnostic: Diagnostic) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """One line without control characters: what is shown cannot move the terminal's cursor or colour it."""
+    """One line that cannot move the terminal's cursor or colour it: a space for other blanks, escapes for the rest."""
+    if text.isprintable():
+        return text
     return "".join(
-        character if character.isprintable() else " " if character.isspace() else "\ufffd" for character in text
+        character
+        if character.isprintable()
+        else " "
+        if character.isspace()
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 

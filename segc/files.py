@@ -21,12 +21,21 @@ def resource(*parts: str) -> Path:
 
 def canonical_json(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, two-space indent, a newline at the end."""
-    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return encoded(text).decode()
 
 
 def digest(data: bytes | str) -> str:
     """``sha256:…`` of bytes, or of the UTF-8 bytes of a text."""
-    return "sha256:" + hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+    return "sha256:" + hashlib.sha256(encoded(data) if isinstance(data, str) else data).hexdigest()
+
+
+def encoded(text: str) -> bytes:
+    r"""UTF-8 bytes of a text. What stands in it for a byte of a file name that is no UTF-8 is escaped: ``\udcff``.
+
+    JSON has the same escapes, so a text of ``canonical_json`` gives back the name that it was made of.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def digest_file(path: Path) -> str:
@@ -56,6 +65,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         _to_disk(temporary)
         temporary.replace(path)
+    except OSError as error:
+        # A full disk names no file by itself, and there may be several disks.
+        error.filename = error.filename or os.fspath(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,7 +87,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(retired)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or os.fspath(path)
         if retired.exists() and not path.exists():
             retired.replace(path)
         raise
@@ -90,4 +105,4 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         OSError: where the folder cannot be written or the disk is full; ``path`` is then as it was.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(encoded(content) if isinstance(content, str) else content)

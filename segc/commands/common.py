@@ -80,6 +80,13 @@ def console() -> "Console":
     return Console(stderr=True)
 
 
+def say(line: str) -> None:
+    """One line on standard output, as `printable` gives it: it may hold names of files, classes and tensors."""
+    from segc.inference.text import printable
+
+    click.echo(printable(line))
+
+
 def warn(diagnostics: "Sequence[Diagnostic]") -> None:
     """Show diagnostics that do not stop a command."""
     from segc.diagnostics import render_text, wants_colour

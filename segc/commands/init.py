@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from segc.commands.common import say
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("project.yaml"), metavar="[PATH]")
@@ -30,5 +32,5 @@ def command(path: Path, source: Path | None, weights: str | None, force: bool) -
     text, notes = project_text(path, source if source is None else Path.cwd() / source, weights)
     write_atomic(path, text)
     for note in notes:
-        click.echo(f"  {note}")
-    click.echo(f"wrote {path}; next: segc validate, segc build")
+        say(f"  {note}")
+    say(f"wrote {path}; next: segc validate, segc build")

@@ -10,6 +10,7 @@ from segc.commands.common import (
     console,
     image_bar,
     project_argument,
+    say,
     set_option,
     warn,
 )
@@ -60,9 +61,9 @@ def command(
     row = outcome.row
     for what in ("box", "mask"):
         click.echo(f"{what:<5} mAP50-95 {row[f'{what}_map']:.3f}  mAP50 {row[f'{what}_map50']:.3f}")
-    click.echo(f"best epoch {row['epoch']}: {outcome.best}")
-    click.echo(f"last epoch: {outcome.last}")
-    click.echo(f"run: {outcome.folder}")
+    say(f"best epoch {row['epoch']}: {outcome.best}")
+    say(f"last epoch: {outcome.last}")
+    say(f"run: {outcome.folder}")
     with image_bar("report") as advance:
         page = report_run(loaded, outcome.folder, progress=advance, warn=warn)
-    click.echo(f"report: {page}")
+    say(f"report: {page}")

@@ -10,6 +10,7 @@ from segc.commands.common import (
     build_folder,
     image_bar,
     project_argument,
+    say,
     set_option,
     warn,
     weights_option,
@@ -124,7 +125,7 @@ def command(
         from segc.reports.page import evaluation_page
 
         write_atomic(report_path, evaluation_page(loaded, evaluated))
-    click.echo(evaluated.circumstances())
+    say(evaluated.circumstances())
     click.echo(table(evaluated.metrics))
 
 

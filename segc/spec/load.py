@@ -14,7 +14,7 @@ from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
 from segc.spec.recognise import NAMED, kind_of
-from segc.spec.source import Node, Place, Source, collection, compose, read_source
+from segc.spec.source import DEEPEST, Node, Place, Source, collection, compose, read_source
 
 PATH_CODES = ("X212", "X221")
 """What is said about paths that lead nowhere on this machine: a spec may be sound all the same."""
@@ -70,6 +70,10 @@ class LoadedProject:
         return self.root / "build"
 
 
+MOST_FAULTS = 100
+"""Faults of a spec that are shown one by one; of the others the number."""
+
+
 def load_project(path: Path, overrides: Sequence[str] = ()) -> LoadedProject:
     """Read, override and validate a spec.
 
@@ -109,10 +113,19 @@ def check_source(
     project, root = loader.load(source, overrides)
     diagnostics = sort_diagnostics(loader.diagnostics)
     if project is None or root is None or any(d.severity == "error" for d in diagnostics):
-        return None, diagnostics
+        return None, _first_ones(diagnostics, path)
     loaded = LoadedProject(project, loader.path)
     warnings = sort_diagnostics((*diagnostics, *_warnings(loaded, root)))
     return replace(loaded, warnings=warnings), warnings
+
+
+def _first_ones(diagnostics: tuple[Diagnostic, ...], path: Path) -> tuple[Diagnostic, ...]:
+    """The first faults of a spec, and how many more there are: thousands are what a file of another kind has."""
+    shown, rest = diagnostics[:MOST_FAULTS], diagnostics[MOST_FAULTS:]
+    if not rest:
+        return shown
+    text = f"{len(rest)} more faults like these"
+    return *shown, Diagnostic(rest[0].code, text, file=path, help="is this a project file?")
 
 
 def _absolute(path: Path) -> Path:
@@ -200,6 +213,10 @@ class _Loader:
             place = Place(whole, 0, 0, len(path))
             help_ = "for example --set hyperparameters.epochs=3"
             self.diagnostics.append(place.diagnostic("S109", "an override is written key.key=VALUE", help_))
+            return root
+        if len(keys) > DEEPEST:
+            text = f"{len(keys)} keys, one inside another: a spec has no more than {DEEPEST} levels"
+            self.diagnostics.append(Place(whole, 0, 0, len(path)).diagnostic("S109", text))
             return root
         value, diagnostics = compose(Source(text, argument=argument, offset=len("--set ") + len(path) + 1))
         self.diagnostics += diagnostics

@@ -40,6 +40,9 @@ MOST_VALUES = 40_000
 LONGEST_NUMBER = 40
 """Characters of a number."""
 
+LONGEST_TAG = 255
+"""Characters of a tag, which no spec has a use for; reading one takes time by the square of its length."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -166,6 +169,9 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""How JSON escapes a character beyond the first 65,536, and so YAML in double quotes."""
+_LONG_TAG = re.compile(rf"(?<![^\s,\[{{])![^\s,\]}}\"']{{{LONGEST_TAG}}}")
 _NANS = frozenset({".nan", ".NaN", ".NAN"})
 
 
@@ -196,6 +202,10 @@ def compose(source: Source) -> tuple[Node | None, list[Diagnostic]]:
         diagnostics, what they are about has been left out of the tree. An empty text gives a null root.
     """
     composer = _Composer(source)
+    if (tag := _LONG_TAG.search(source.text)) is not None:
+        before = LINE_BREAK.split(source.text[: tag.start()])
+        place = source.place(len(before) - 1, len(before[-1]))._replace(length=LONGEST_TAG)
+        return None, [place.diagnostic("Y005", f"a tag of more than {LONGEST_TAG} characters", "quotes make it text")]
     try:
         return composer.document(), composer.diagnostics
     except _Stop:
@@ -296,6 +306,8 @@ class _Composer:
         text, quoted, place = event.value, not event.implicit[0], self._place(event)
         if event.style in {"|", ">"}:
             place = self.source.place(event.start_mark.line, event.start_mark.column)
+        if quoted and _NO_TEXT.search(text):
+            text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
         if _NO_TEXT.search(text):
             self._report(event, "Y002", "an escape stands for a character that no text can have")
             return Node(None, place, key, text)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.data.dataset import Sample
 from segc.diagnostics import SegcError, fail
-from segc.files import atomic_path, write_atomic
+from segc.files import atomic_path, digest, write_atomic
 from segc.training.checkpoint import saved_launch
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def identity(
     flat = dict(_flatten("", parts))
     for split, samples in (("train", train), ("val", val)):
         names = "\n".join(sample.image.name for sample in samples)
-        flat[f"images of dataset.{split}"] = f"{len(samples)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        flat[f"images of dataset.{split}"] = f"{len(samples)} ({digest(names)[7:15]})"
         flat[f"labels of dataset.{split}"] = _labels(samples)
     return flat
 

@@ -204,7 +204,12 @@ def _array(path: Path, name: str, entry: Mapping[str, Any]) -> NDArray[np.generi
             help=f"weights are {', '.join(_READ_AS)}",
         )
     code, target = _READ_AS[stored]
-    raw = np.frombuffer(entry["data"], code).reshape(entry["shape"])
+    try:
+        raw = np.frombuffer(entry["data"], code).reshape(entry["shape"])
+    except ValueError as error:
+        shape = str(entry["shape"])
+        text = f"tensor {name} cannot have the shape {shape[:60]}{'…' * (len(shape) > 60)} ({error})"
+        raise fail("W002", text, file=path) from None
     return widen_bfloat16(raw) if stored == "BF16" else raw.astype(target)
 
 
