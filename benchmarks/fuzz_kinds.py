@@ -1,0 +1,518 @@
+"""The table of what is fuzzed: how an input is made from a seed, what reads it, and what may come of it.
+
+A new kind is a row of `KINDS`; the rows of artifacts are made from the table of targets.
+"""
+
+import io
+import json
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz_mutations import (
+    VALUES,
+    WORDS,
+    changed_archive,
+    changed_bytes,
+    changed_json,
+    changed_text,
+    json_bytes,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One class of inputs.
+
+    Attributes:
+        name: of the class.
+        inputs: how many the long run tries.
+        make: an input from seeded numbers; the folder is the process's own, and there for its files.
+        run: what reads it; "accepted" or "refused". Anything raised but a `SegcError` or an error for sources is a
+            failure, and so is a word on the terminal, the end of the process, or a limit passed.
+        seconds: of processor time that an input may take.
+        megabytes: by which the largest memory of the process may grow with one input.
+        needs: a folder of artifacts, as `segc emit` leaves them: the name of the target.
+    """
+
+    name: str
+    inputs: int
+    make: Callable[[random.Random, Path], Any]
+    run: Callable[[Any, Path], str]
+    seconds: float = 10.0
+    megabytes: int = 600
+    needs: str | None = None
+    refusals: tuple[str, ...] = field(default=("SegcError", "ImageError", "SourceError", "ModelError"))
+
+
+def shown(diagnostics: Any) -> None:
+    """Diagnostics as the command line shows them: on lines of their own, without anything that moves a cursor."""
+    from segc.diagnostics import render_text, to_dict
+
+    text = render_text(diagnostics)
+    if not text.replace("\n", "").isprintable():
+        raise AssertionError(f"control characters between ours: {text[:500]!r}")
+    for diagnostic in diagnostics:
+        json.dumps(to_dict(diagnostic))
+
+
+# -- specs and overrides
+
+SPEC = """\
+version: 1
+name: shapes
+architecture:
+  family: yolov8-seg
+  scale: {depth: 0.33, width: 0.25, max_channels: 1024}
+dataset:
+  path: data
+  train: [images/train, images/more]
+  val: images/val
+  names: {0: circle, 1: "größe \\u263a", 2: 'a square'}
+hyperparameters: &h
+  imgsz: [480, 640]
+  batch: 8
+  epochs: 3
+  lr0: 1.0e-2
+  iou: 0.6
+targets:
+- format: onnx
+- {format: tflite}
+- format: torchscript
+  half: true
+# a comment
+"""
+
+
+def _check(text: str, overrides: tuple[str, ...] = ()) -> str:
+    from segc.spec.load import check_text
+
+    loaded, diagnostics = check_text(text, Path("/nowhere/project.yaml"), overrides)
+    shown(diagnostics)
+    if loaded is None and not any(one.severity == "error" for one in diagnostics):
+        raise AssertionError("refused without an error")
+    return "refused" if loaded is None else "accepted"
+
+
+def _spec(numbers: random.Random, _: Path) -> str:
+    if numbers.random() < 0.2:
+        return changed_bytes(numbers, SPEC.encode()).decode("utf-8", "replace")
+    return changed_text(numbers, SPEC)
+
+
+KEYS = (
+    "hyperparameters",
+    "imgsz",
+    "epochs",
+    "dataset",
+    "names",
+    "0",
+    "1",
+    "-1",
+    "targets",
+    "architecture",
+    "scale",
+    "",
+)
+
+
+def _override(numbers: random.Random, _: Path) -> str:
+    depth = numbers.choice((1, 2, 2, 3, 3, 4, 40, 400))
+    path = ".".join(numbers.choice((*KEYS, numbers.choice(WORDS))) for _ in range(depth))
+    value = changed_text(numbers, numbers.choice(WORDS)) if numbers.random() < 0.7 else SPEC
+    return path + numbers.choice(("=", "=", "=", "", ":", "==")) + value
+
+
+# -- weights
+
+CANARY = "canary"
+
+
+@cache
+def _checkpoints() -> tuple[bytes, ...]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names = {0: "circle", 1: "square"}
+            self.layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU())
+
+    # Pickles name classes by their module, which is not imported to read them.
+    Net.__qualname__, Net.__module__ = "Net", __name__
+    globals()["Net"] = Net
+    net = Net()
+    made = []
+    for value in (
+        net.state_dict(),
+        {"model": net, "epoch": 3, "names": ["a"]},
+        {"state_dict": net.half().state_dict()},
+    ):
+        stream = io.BytesIO()
+        torch.save(value, stream)
+        made.append(stream.getvalue())
+    return tuple(made)
+
+
+def _hostile_pickle(numbers: random.Random, name: str, content: bytes) -> bytes:
+    if not name.endswith(".pkl") or numbers.random() < 0.6:
+        return changed_bytes(numbers, content)
+    module, function = numbers.choice(
+        (("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "exec"))
+    )
+    call = f"c{module}\n{function}\nX".encode() + struct.pack("<I", 14) + b"touch canary  " + b"\x85R"
+    at = numbers.choice((2, numbers.randrange(2, len(content))))
+    return content[:at] + call + numbers.choice((b"0", b"", b".")) + content[at:]
+
+
+def _checkpoint(numbers: random.Random, folder: Path) -> Path:
+    data = numbers.choice(_checkpoints())
+    data = changed_bytes(numbers, data) if numbers.random() < 0.3 else changed_archive(numbers, data, _hostile_pickle)
+    path = folder / f"weights{numbers.choice(('.pt', '.pth'))}"
+    path.write_bytes(data)
+    return path
+
+
+def _read_weights(path: Path, folder: Path) -> str:
+    from segc.weights.importing import describe
+
+    try:
+        describe(path)
+    finally:
+        if (folder / CANARY).exists():
+            raise AssertionError("something of the file was run")
+    return "accepted"
+
+
+def _safetensors(numbers: random.Random, folder: Path) -> Path:
+    header: Any = {
+        "__metadata__": {"names": '["a"]', "task": "segment"},
+        "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "b": {"dtype": "BF16", "shape": [0, 4], "data_offsets": [24, 24]},
+        "c": {"dtype": "I64", "shape": [], "data_offsets": [24, 32]},
+    }
+    kind = numbers.randrange(4)
+    if kind == 0:
+        entry = header[numbers.choice("abc")]
+        entry["shape"] = [
+            numbers.choice((0, 1, 2, 3, 2**31, 2**63, 2**64 - 1)) for _ in range(numbers.choice((1, 2, 64, 65, 200)))
+        ]
+    elif kind < 3:
+        header = changed_json(numbers, header)
+    text = json_bytes(header)
+    data = struct.pack("<Q", len(text)) + text + bytes(32)
+    path = folder / "weights.safetensors"
+    path.write_bytes(changed_bytes(numbers, data) if numbers.random() < 0.4 else data)
+    return path
+
+
+def _read_safetensors(path: Path, folder: Path) -> str:
+    from segc.weights.store import load_weights
+
+    _read_weights(path, folder)
+    load_weights(path)
+    return "accepted"
+
+
+# -- images
+
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".webp",
+    ".tif",
+    ".jp2",
+    ".gif",
+    ".bmp",
+    ".avif",
+    ".ppm",
+    ".pgm",
+    ".pam",
+    ".hdr",
+    ".pfm",
+    ".ras",
+)
+
+
+@cache
+def _images() -> tuple[bytes, ...]:
+    import cv2
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    image = cv2.GaussianBlur(noise, (9, 9), 3)
+    made = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()]
+    for suffix in SUFFIXES:
+        picture = image.astype(np.float32) / 255 if suffix in {".hdr", ".pfm"} else image
+        picture = image[..., 0] if suffix == ".pgm" else picture
+        try:
+            made.append(cv2.imencode(suffix, picture)[1].tobytes())
+        except cv2.error:
+            continue  # a build of OpenCV without that format
+    return tuple(made)
+
+
+def _image(numbers: random.Random, _: Path) -> bytes:
+    return changed_bytes(numbers, numbers.choice(_images()))
+
+
+def _decode(data: bytes, _: Path) -> str:
+    from segc.inference.sources import decode_image
+
+    decode_image(data, "image")
+    return "accepted"
+
+
+# -- datasets
+
+LABELS = "0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.5 0.5 0.2 0.2\n2 0.9 0.9 0.95 0.9 0.95 0.95 0.9 0.95\n"
+COCO: Any = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+    "categories": [{"id": 3, "name": "circle"}, {"id": 5, "name": "square"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 3, "iscrowd": 0, "area": 9, "bbox": [1, 1, 3, 3],
+         "segmentation": [[1, 1, 9, 1, 9, 9]]},
+        {"id": 2, "image_id": 1, "category_id": 5, "iscrowd": 1, "bbox": [1, 1, 3, 3],
+         "segmentation": {"size": [48, 64], "counts": [5, 10, 3057]}},
+        {"id": 3, "image_id": 1, "category_id": 5, "segmentation": [[1, 1, 9, 1, 9, 9], [20, 20, 30, 20, 30, 30]]},
+    ],
+}  # fmt: skip
+
+
+def _dataset(folder: Path, kind: str, names: str) -> Path:
+    import cv2
+    import numpy as np
+
+    image = folder / "images" / "a.png"
+    if not image.exists():
+        for name in ("images", "labels"):
+            (folder / name).mkdir(exist_ok=True)
+        cv2.imwrite(str(image), np.zeros((48, 64, 3), np.uint8))
+    path = folder / f"{kind}.yaml"
+    path.write_text(
+        "version: 1\nname: x\narchitecture: {family: yolov8-seg, scale: n}\n"
+        f"dataset: {{path: ., train: images, val: images, names: {names}, format: {kind}"
+        + (", annotations: {train: coco.json, val: coco.json}}\n" if kind == "coco" else "}\n")
+    )
+    return path
+
+
+def _labels(numbers: random.Random, folder: Path) -> Path:
+    path = _dataset(folder, "yolo", "[circle, square, star]")
+    text = changed_text(numbers, LABELS).encode("utf-8", "surrogatepass")
+    (folder / "labels" / "a.txt").write_bytes(changed_bytes(numbers, text) if numbers.random() < 0.3 else text)
+    return path
+
+
+def _coco(numbers: random.Random, folder: Path) -> Path:
+    path = _dataset(folder, "coco", "[circle, square]")
+    value = COCO
+    for _ in range(numbers.choice((1, 1, 2, 4))):
+        value = changed_json(numbers, value)
+    text = json_bytes(value)
+    (folder / "coco.json").write_bytes(changed_bytes(numbers, text) if numbers.random() < 0.2 else text)
+    return path
+
+
+def _read_split(path: Path, _: Path) -> str:
+    from segc.data.dataset import read_split
+    from segc.spec.load import load_project
+
+    read_split(load_project(path), "train")
+    return "accepted"
+
+
+# -- addresses and servers
+
+HOSTS = (
+    "127.0.0.1:1",
+    "[::1",
+    "[::1]:1",
+    "a..b",
+    "a" * 64,
+    "127.0.0.1:99999",
+    "127.0.0.1:x",
+    "",
+    "0",
+    "u:p@127.0.0.1:1",
+    "%00",
+)
+
+
+def _address(numbers: random.Random, _: Path) -> str:
+    scheme = numbers.choice(("http", "https", "HTTP", "ftp", "file", "data", "http:", ""))
+    tail = numbers.choice(("", "/", "/a.jpg", "/a b.jpg", "/\x1b[31m", "/%", "?q", "#f", "/\ud83d", "/" + "a" * 5000))
+    text = f"{scheme}://{numbers.choice(HOSTS)}{tail}"
+    # A name that is looked up in earnest would leave the machine.
+    if numbers.random() < 0.5:
+        at = numbers.randrange(len(text))
+        text = text[:at] + numbers.choice((*":/?#[]@%\\\n\r\t\0 ", "\ud83d", "\u2028")) + text[at:]
+    return text
+
+
+def _fetch_address(address: str, _: Path) -> str:
+    from segc.inference.sources import find_sources
+
+    for source in find_sources([address]):
+        _ = source.stem, source.suffix
+        source.read()
+    return "accepted"
+
+
+RESPONSES = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /b.jpg\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nx",
+    b"HTTP/1.1 404 \x1b[31mGone\r\n\r\n",
+)
+
+
+def _response(numbers: random.Random, _: Path) -> tuple[bytes, bytes, float]:
+    """What a server sends at once, what it then sends again and again, and the seconds between."""
+    data = numbers.choice(RESPONSES)
+    if numbers.random() < 0.7:
+        data = changed_bytes(numbers, data)
+    cut = numbers.randrange(len(data) + 1)
+    return (
+        data[:cut],
+        numbers.choice((b"", data[cut : cut + 1], b"x", b"HTTP/1.1 100 Continue\r\n\r\n")),
+        numbers.choice((0.0, 0.05)),
+    )
+
+
+def _fetch_from_server(response: tuple[bytes, bytes, float], _: Path) -> str:
+    from segc.inference.sources import fetch
+
+    first, again, pause = response
+
+    def serve(listener: socket.socket) -> None:
+        listener.settimeout(5)
+        try:
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(first)
+                    for _ in range(400 if again else 0):
+                        connection.sendall(again)
+                        time.sleep(pause)
+        except OSError:
+            return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        started = time.monotonic()
+        try:
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg", seconds=0.5, limit=1 << 20)
+        finally:
+            if time.monotonic() - started > 5:
+                raise AssertionError("longer than its limit")
+    return "accepted"
+
+
+# -- artifacts
+
+UNTOUCHED = ("predict.py", "predict.cpp", "CMakeLists.txt", "build_engine.py", "index.html")
+
+
+def _copy(folder: Path, original: Path) -> Path:
+    copy = folder / original.name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(original, copy)
+    return copy
+
+
+def _artifact(original: Path, numbers: random.Random, folder: Path) -> Path:
+    copy = _copy(folder, original)
+    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name not in UNTOUCHED)
+    path = numbers.choice(files)
+    data = path.read_bytes()
+    if path.suffix == ".torchscript" and numbers.random() < 0.7:
+        path.write_bytes(changed_archive(numbers, data))
+    elif path.suffix == ".json" and numbers.random() < 0.7:
+        path.write_bytes(json_bytes(changed_json(numbers, json.loads(data))))
+    else:
+        path.write_bytes(changed_bytes(numbers, data))
+    return copy
+
+
+def _metadata(original: Path, numbers: random.Random, folder: Path) -> Path:
+    copy = _copy(folder, original)
+    path = numbers.choice(sorted(copy.rglob("*.json")))
+    value = json.loads(path.read_bytes())
+    holder = numbers.choice([part for part in (value, *value.values()) if isinstance(part, dict) and part])
+    holder[numbers.choice(sorted(holder))] = numbers.choice(VALUES)
+    path.write_bytes(json_bytes(value))
+    return copy
+
+
+def _open(path: Path, _: Path) -> str:
+    import numpy as np
+
+    from segc.sessions.artifact import open_artifact
+
+    model = open_artifact(path, 1)
+    model.run(np.zeros((model.metadata.batch, 3, *model.metadata.imgsz), np.float32))
+    return "accepted"
+
+
+def _script(path: Path, folder: Path) -> str:
+    import cv2
+    import numpy as np
+
+    image = folder / "photo.png"
+    if not image.exists():
+        cv2.imwrite(str(image), np.full((48, 64, 3), 99, np.uint8))
+    command = [sys.executable, str(path / "predict.py"), str(image), "-o", str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, cwd=folder, timeout=120, check=False)
+    if done.returncode not in (0, 1) or b"Traceback" in done.stderr or (folder / CANARY).exists():
+        tail = done.stderr.decode(errors="replace").strip()[-300:]
+        raise AssertionError(f"exit status {done.returncode}: {tail}")
+    return "refused" if done.returncode else "accepted"
+
+
+def artifact_kinds(artifacts: Path) -> list[Kind]:
+    """A row for each artifact that there is: through segc, through its script, and with hostile metadata."""
+    made = []
+    for original in sorted(path.parent for path in artifacts.glob("*/artifact.json")):
+        name = original.name
+
+        def make(numbers: random.Random, folder: Path, original: Path = original) -> Path:
+            return _artifact(original, numbers, folder)
+
+        def metadata(numbers: random.Random, folder: Path, original: Path = original) -> Path:
+            return _metadata(original, numbers, folder)
+
+        made += [
+            Kind(f"artifact {name}", 140, make, _open, seconds=60, megabytes=2000, needs=name),
+            Kind(f"metadata {name}", 55, metadata, _open, seconds=60, megabytes=2000, needs=name),
+            Kind(f"script {name}", 47, make, _script, seconds=150, megabytes=2000, needs=name),
+        ]
+    return made
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("specs", 22_000, _spec, lambda text, _: _check(text)),
+    Kind("--set", 6_000, _override, lambda text, _: _check(SPEC, (text,))),
+    Kind("checkpoints", 7_000, _checkpoint, _read_weights),
+    Kind("safetensors", 3_000, _safetensors, _read_safetensors),
+    Kind("images", 6_000, _image, _decode, megabytes=1000),
+    Kind("labels", 3_000, _labels, _read_split),
+    Kind("coco", 3_000, _coco, _read_split),
+    Kind("addresses", 1_000, _address, _fetch_address),
+    Kind("servers", 100, _response, _fetch_from_server),
+)

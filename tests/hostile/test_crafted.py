@@ -1,0 +1,166 @@
+"""Inputs that once got through, each as a user would meet it: one clear error, and soon."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segc.cli import run
+from segc.diagnostics import SegcError
+from segc.files import atomic_directory, atomic_path, canonical_json, digest, write_atomic
+from segc.spec.load import MOST_FAULTS, check_text
+from segc.weights.store import load_weights
+
+PROJECT = """\
+version: 1
+name: x
+architecture: {family: yolov8-seg, scale: n}
+dataset: {path: ., train: images, val: images, names: [thing]}
+"""
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000008000000080802000000" + "4b6d29dc" + "fffff049" + "49444154" + "7876e684e6"
+)
+"""A chunk of 4 GB in a file of 46 bytes."""
+
+
+def codes(text: str, *overrides: str) -> list[str]:
+    _, diagnostics = check_text(text, Path("/nowhere/project.yaml"), overrides)
+    return [diagnostic.code for diagnostic in diagnostics]
+
+
+def test_a_picture_that_asks_for_four_gigabytes_stops_neither_prediction_nor_training(tmp_path: Path) -> None:
+    from segc.data.dataset import read_image
+    from segc.inference.sources import ImageError, find_sources
+
+    path = tmp_path / "small.png"
+    path.write_bytes(PNG)
+    with pytest.raises(ImageError, match="a chunk IDAT of 4294963273 bytes"):
+        find_sources([str(path)])[0].read()
+    with pytest.raises(SegcError, match="a chunk IDAT of 4294963273 bytes"):
+        read_image(path)
+
+
+def test_an_endless_tag_is_a_diagnostic() -> None:
+    assert codes("!" * (1 << 20)) == ["Y005"]
+    assert codes(f"{PROJECT}# {'!' * 200}\n") == codes(PROJECT)
+    assert "Y005" not in codes(PROJECT.replace("thing", f'"{"!" * 300}"'))
+
+
+def test_of_thousands_of_faults_the_first_are_told_and_the_others_counted() -> None:
+    _, diagnostics = check_text("a: b\n" * 2000, Path("/nowhere/project.yaml"))
+    assert len(diagnostics) == MOST_FAULTS + 1
+    rest, _, words = diagnostics[-1].message.partition(" ")
+    assert int(rest) >= 2000 - 1 - MOST_FAULTS
+    assert words == "more faults like these"
+
+
+def test_an_override_of_hundreds_of_levels_is_a_diagnostic() -> None:
+    assert "S109" in codes(PROJECT, "a." * 400 + "b=1")
+
+
+def test_characters_beyond_the_first_65536_are_read_as_json_writes_them() -> None:
+    loaded, _ = check_text(PROJECT.replace("thing", json.dumps("😀")), Path("/nowhere/project.yaml"))
+    assert loaded is not None
+    assert loaded.project.dataset.class_names == ("😀",)
+    assert "Y002" in codes(PROJECT.replace("thing", r'"\ud83d"'))
+    assert "Y002" in codes(PROJECT.replace("thing", r'"\ude00\ud83d"'))
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [0, 2**63], [0, 2**64 - 1]])
+def test_a_shape_that_no_array_has_is_a_diagnostic(shape: list[int], tmp_path: Path) -> None:
+    size = 0 if 0 in shape else 4
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    with pytest.raises(SegcError, match="tensor a cannot have the shape") as caught:
+        load_weights(path)
+    assert caught.value.diagnostics[0].code == "W002"
+
+
+# Names
+
+
+def test_a_name_that_is_no_utf_8_is_written_so_that_it_can_be_read_again(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.jpg")
+    write_atomic(tmp_path / "a.json", canonical_json({"file": name}))
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": name}
+    assert digest(name).startswith("sha256:")
+
+
+def test_names_of_files_and_classes_begin_no_line_of_their_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a\x1b[31m\nerror: all is lost.jpg"
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    shutil.move(tmp_path / "a.png", path)
+    path.write_bytes(path.read_bytes()[:20])
+    project = tmp_path / "project.yaml"
+    project.write_text(PROJECT.replace("thing", r'"a\tb"'))
+    assert run(["validate", "--data", str(project)]) == 1
+    assert run(["predict", str(path), "--project", str(project)]) == 1
+    told = "".join(capfd.readouterr())
+    assert "\x1b" not in told
+    assert "\nerror: all is lost" not in told
+
+
+# The machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+def test_a_library_that_the_memory_has_no_room_for_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys\nfrom segc.cli import run\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20))\nsys.exit(run(['predict', 'a.jpg']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error[F007]: the package cv2 cannot be loaded: ")
+    assert "more memory" in second
+
+
+def test_a_full_disk_is_named_by_what_was_being_written(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for writing in (atomic_path, atomic_directory):
+        with pytest.raises(OSError, match="No space") as caught, writing(tmp_path / "x"):
+            raise OSError(*full.args)
+        assert caught.value.filename == str(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segc import cli
+
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        cli.shutil, "disk_usage", lambda path: usage._replace(free=0 if path == str(tmp_path) else 1 << 40)
+    )
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli.root, "main", full)
+    assert run(["build"]) == 1
+    assert f"no space is left on the disk: {tmp_path}" in capsys.readouterr().err
+
+
+def test_arrays_for_a_worker_that_find_no_room_are_an_error_of_the_system(tmp_path: Path) -> None:
+    from segc.arrays import save_arrays
+
+    with pytest.raises(OSError, match="nowhere") as caught:
+        save_arrays(tmp_path / "nowhere" / "x", {"a": np.zeros(1, np.float32)})
+    assert caught.value.errno == errno.ENOENT
