@@ -18,8 +18,8 @@ from segc.inference.letterbox import Letterbox, boxes_to_image
 STRIP_PIXELS = 1 << 20
 """Pixels interpolated at a time; bounds the working memory on large photographs to some 12 MB."""
 
-MOST_MASK_PIXELS = 3 << 27
-"""Pixels in the boxes of one photograph's detections: three of the largest image, 400 MB of masks, some ten seconds."""
+MOST_MASK_PIXELS = 1 << 28
+"""Pixels in the boxes of one photograph's detections: two of the largest image, 268 MB of masks, some seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
