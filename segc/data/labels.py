@@ -19,6 +19,12 @@ from segc.diagnostics import LINE_BREAK, Diagnostic
 OVERSHOOT = 0.01
 """Coordinates this far outside 0..1 are rounding of the labelling tool and are clipped; farther ones are errors."""
 
+LARGEST_FILE = 16 << 20
+"""Bytes of a label file; the fullest images of public datasets take a hundredth."""
+
+MOST_FAULTS = 100
+"""Faults of a label file that are kept; of a file of another kind the rows behind them are counted."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
@@ -61,12 +67,19 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
     instances: list[Instance] = []
     found: list[Diagnostic] = []
     first: dict[tuple[Any, ...], int] = {}
-    for line, row in enumerate(LINE_BREAK.split(text), 1):
+    faults = 0
+    rows = LINE_BREAK.split(text)
+    for line, row in enumerate(rows, 1):
         if not row.strip():
             continue
+        if faults == MOST_FAULTS:
+            text = f"{MOST_FAULTS} faults already: the {len(rows) - line + 1} rows from here on are not looked at"
+            found.append(Diagnostic("D003", text, file=path, line=line, column=1, help="is this a label file?"))
+            break
         try:
             instance = replace(_instance(row.split(), nc), origin=line)
         except _Fault as fault:
+            faults += 1
             column, length = _field_place(row, fault.field)
             found.append(
                 Diagnostic(
@@ -210,6 +223,9 @@ def read_labels(path: Path, nc: int) -> tuple[tuple[Instance, ...], tuple[Diagno
     Raises:
         OSError: where the file cannot be read.
     """
+    if path.stat().st_size > LARGEST_FILE:
+        text = f"the label file is larger than {LARGEST_FILE >> 20} MiB"
+        return (), (Diagnostic("D003", text, file=path, help="is this a label file?"),)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:

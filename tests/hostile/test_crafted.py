@@ -65,6 +65,20 @@ def test_of_thousands_of_faults_the_first_are_told_and_the_others_counted() -> N
     assert words == "more faults like these"
 
 
+def test_of_a_label_file_of_junk_the_first_faults_are_kept(tmp_path: Path) -> None:
+    from segc.data import labels
+
+    path = tmp_path / "a.txt"
+    path.write_text("junk\n" * 5000)
+    instances, found = labels.read_labels(path, 1)
+    assert not instances
+    assert len(found) == labels.MOST_FAULTS + 1
+    assert f"the {5001 - labels.MOST_FAULTS} rows from here on" in found[-1].message
+    os.truncate(path, labels.LARGEST_FILE + 1)
+    _, (fault,) = labels.read_labels(path, 1)
+    assert "larger than 16 MiB" in fault.message
+
+
 def test_an_override_of_hundreds_of_levels_is_a_diagnostic() -> None:
     assert "S109" in codes(PROJECT, "a." * 400 + "b=1")
 
