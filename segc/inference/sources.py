@@ -89,6 +89,10 @@ def find_sources(items: Sequence[str]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for item in items:
+        try:
+            os.fsencode(item)
+        except UnicodeEncodeError:
+            raise SourceError(f"{item!r} cannot be the name of a file") from None
         for source in _expand(item):
             key = source.name if source.path is None else str(source.path.resolve())
             found.setdefault(key, source)
