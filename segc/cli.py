@@ -10,6 +10,7 @@ import click
 
 from segc import __version__
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
+from segc.interrupts import end_cleanly, exit_status
 
 COMMANDS = {
     "init": "write a commented project.yaml",
@@ -62,9 +63,13 @@ def root() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage, 128 and its number for a signal.
+    """
     # pydantic would look through the metadata of every installed package for plug-ins, a fifth of `segc validate`.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    end_cleanly()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -77,9 +82,11 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # click wraps a KeyboardInterrupt, and signals with it.
+        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__ or stop.__context__
         click.echo("interrupted", err=True)
-        return 130
+        return exit_status(cause) if isinstance(cause, KeyboardInterrupt) else exit_status(KeyboardInterrupt())
     except SegcError as error:
         click.echo(render_text(error.diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
         return 1

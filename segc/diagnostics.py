@@ -82,6 +82,8 @@ CODES: dict[str, str] = {
     "R009": "network cannot be compiled here",
     "R010": "not one image fits into the memory",
     "R011": "processes of a training do not fit together",
+    "R012": "run is in use",
+    "R013": "worker process died",
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",

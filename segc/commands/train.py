@@ -1,12 +1,14 @@
 """``segc train``."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from segc.commands.common import (
     build_dir_option,
-    build_folder,
     console,
     image_bar,
     project_argument,
@@ -14,6 +16,11 @@ from segc.commands.common import (
     warn,
 )
 from segc.compute import prepare_to_compute
+from segc.diagnostics import SegcError
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+    from segc.training.loop import Outcome
 
 
 @click.command()
@@ -33,8 +40,11 @@ def command(
 ) -> None:
     """Compile a project and train it.
 
-    A run keeps its state in runs/RUN of the build directory; interrupted at any moment, it goes on with --resume. The
-    best and the last weights are in weights/.
+    A run keeps its state in runs/RUN of the build directory, its best and last weights in weights/ there. Interrupted
+    at any moment, it goes on with --resume, by the --set values that it was started with, unless others are given.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it after the step at hand, and what was done is kept; a second one ends at
+    once.
 
     Several GPUs train together when torchrun starts this command; `segc build` prints the line.
     """
@@ -43,26 +53,69 @@ def command(
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
     prepare_to_compute()
-    from segc.reports.run import report_run
+    from segc.interrupts import Interrupted
+    from segc.runs import started_with, without_report
     from segc.spec.load import load_project
     from segc.training.project import train_project
 
-    loaded = load_project(project, overrides)
-    folder = build_folder(loaded, build_dir)
-    screen = console()
-    try:
-        outcome = train_project(loaded, folder, screen, name=name, resume=resume, allow_changed=allow_changed)
-    except KeyboardInterrupt:
-        screen.print("interrupted; `segc train --resume` goes on", highlight=False)
-        raise
-    if outcome is None:
+    folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
+    loaded = load_project(project, started_with(folder, name, overrides) if resume else overrides)
+    if resume and (unreported := without_report(folder, name)):
+        # It was killed between its last epoch and its report.
+        click.echo(f"run {unreported.name} is complete but for its report", err=True)
+        click.echo(f"report: {_report(loaded, unreported)}")
         return
+    screen = console()
+    started: list[Path] = []
+    try:
+        outcome = train_project(
+            loaded, folder, screen, name=name, resume=resume, allow_changed=allow_changed, started=started.append
+        )
+    except Interrupted as stop:
+        if started:
+            _show_interrupted(loaded, folder, started[0], str(stop))
+        raise
+    if outcome is not None:
+        _show_outcome(loaded, folder, outcome)
+
+
+def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome") -> None:
+    from segc.runs import told_ties
+    from segc.training.report import figure
+
     row = outcome.row
     for what in ("box", "mask"):
-        click.echo(f"{what:<5} mAP50-95 {row[f'{what}_map']:.3f}  mAP50 {row[f'{what}_map50']:.3f}")
-    click.echo(f"best epoch {row['epoch']}: {outcome.best}")
+        click.echo(f"{what:<5} mAP50-95 {figure(row[f'{what}_map'])}  mAP50 {figure(row[f'{what}_map50'])}")
+    click.echo(f"best epoch {row['epoch']}{told_ties(outcome.ties)}: {outcome.best}")
     click.echo(f"last epoch: {outcome.last}")
     click.echo(f"run: {outcome.folder}")
+    click.echo(f"report: {_report(loaded, outcome.folder)}")
+    click.echo(_used(build_dir, outcome.folder.name))
+
+
+def _report(loaded: "LoadedProject", run: Path) -> Path:
+    from segc.reports.run import report_run
+
     with image_bar("report") as advance:
-        page = report_run(loaded, outcome.folder, progress=advance, warn=warn)
-    click.echo(f"report: {page}")
+        return report_run(loaded, run, progress=advance, warn=warn)
+
+
+def _used(build_dir: Path, name: str) -> str:
+    """Which run the other commands take after this one, and how to change that."""
+    from segc.runs import chosen_run
+
+    choice = chosen_run(build_dir)
+    if choice is None or choice.name == name:
+        return f"val, emit and predict use run {name}; another one: segc runs use NAME"
+    return f"val, emit and predict use run {choice.name}, {choice.why}; this one: segc runs use {name}"
+
+
+def _show_interrupted(loaded: "LoadedProject", build_dir: Path, run: Path, why: str) -> None:
+    """Say what is kept and how to go on; then write the report as far as that is quick."""
+    from segc.reports.run import is_quick, report_run
+    from segc.runs import resume_command
+
+    click.echo(f"interrupted ({why}): all that was done is kept in {run}", err=True)
+    click.echo(f"go on with: {resume_command(loaded.path, build_dir, run.name)}", err=True)
+    with suppress(SegcError, OSError):  # of what is kept nothing is missing without a page
+        click.echo(f"report: {report_run(loaded, run, measure=is_quick(run))}", err=True)

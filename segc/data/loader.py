@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 import sys
 import time
 from collections import deque
@@ -39,6 +38,7 @@ from segc.data.geometry import (
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
 from segc.diagnostics import Diagnostic, SegcError
 from segc.inference.letterbox import letterbox_geometry
+from segc.interrupts import reset as reset_signals
 from segc.spec.base import LARGEST_STRIDE
 
 if TYPE_CHECKING:
@@ -455,6 +455,11 @@ class TrainingLoader:
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
+    def close(self) -> None:
+        """End the worker processes."""
+        self._batches, self._next = iter(()), None
+        self._loader = self._make_loader()
+
     def _begin(self, epoch: int, step: int) -> None:
         self._next = None
         self._order.epoch, self._order.start_step = epoch, step
@@ -497,8 +502,8 @@ def _start_worker(_: int, *, yielding: bool) -> None:
     if yielding and sys.platform == "linux":
         with suppress(OSError):  # not everywhere may a process ask for that
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # The terminal's Ctrl-C reaches all processes; the main one ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal or a cluster sends reaches all processes; the main one ends the workers.
+    reset_signals()
     sys.excepthook = _unless_hung_up
 
 

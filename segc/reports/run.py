@@ -7,24 +7,31 @@ from segc.data.dataset import read_split
 from segc.evaluation.project import evaluate_project
 from segc.files import write_atomic
 from segc.reports.page import training_page
-from segc.training.run import RESULTS, read_results
+from segc.runs import REPORT, RESULTS, read_record, read_results, weights_of
 
 if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
     from segc.sessions import Warn
     from segc.spec.load import LoadedProject
 
-REPORT = "report.html"
+LONGEST_MEASUREMENT = 20.0
+"""Seconds that a validation may take where somebody waits for a training to end."""
 
 
 def report_run(
-    loaded: "LoadedProject", folder: Path, *, progress: "Progress | None" = None, warn: "Warn" = lambda _: None
+    loaded: "LoadedProject",
+    folder: Path,
+    *,
+    measure: bool = True,
+    progress: "Progress | None" = None,
+    warn: "Warn" = lambda _: None,
 ) -> Path:
     """Measure the best weights of a run once more, and write its page.
 
     Args:
         loaded: the project.
         folder: the run's.
+        measure: false leaves out what has to be measured: metrics, curves and predictions.
         progress: called after every image of the validation.
         warn: told what there is to say about the weights.
 
@@ -35,16 +42,19 @@ def report_run(
         SegcError: D002 where an image cannot be read.
         OSError: where the page cannot be written.
     """
-    epochs = loaded.project.hyperparameters.epochs
-    evaluated = evaluate_project(
-        loaded,
-        folder,
-        weights=folder / "best.safetensors",
-        allow_unlabelled=True,
-        progress=progress,
-        warn=warn,
-    )
-    rows = read_results(folder / RESULTS, epochs)
+    weights = weights_of(folder)
+    evaluated = None
+    if measure and weights is not None:
+        evaluated = evaluate_project(
+            loaded, folder, weights=weights, allow_unlabelled=True, progress=progress, warn=warn
+        )
+    rows, record = read_results(folder / RESULTS), read_record(folder)
     page = folder / REPORT
-    write_atomic(page, training_page(loaded, evaluated, read_split(loaded, "train"), rows, folder.name))
+    write_atomic(page, training_page(loaded, evaluated, read_split(loaded, "train"), rows, folder.name, record))
     return page
+
+
+def is_quick(folder: Path) -> bool:
+    """Whether a report can be measured while somebody waits for a training to end."""
+    record = read_record(folder)
+    return record is not None and bool(record.best) and record.validation_seconds <= LONGEST_MEASUREMENT

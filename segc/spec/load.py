@@ -23,11 +23,13 @@ class LoadedProject:
         project: The project, with overrides applied and what a data file says filled in.
         path: The ``project.yaml``, absolute.
         warnings: What was found that does not stop segc.
+        overrides: The ``key.key=VALUE`` texts that were applied.
     """
 
     project: Project
     path: Path
     warnings: tuple[Diagnostic, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -85,7 +87,7 @@ def check_source(
     diagnostics = sort_diagnostics(loader.diagnostics)
     if project is None or root is None or any(d.severity == "error" for d in diagnostics):
         return None, diagnostics
-    loaded = LoadedProject(project, loader.path)
+    loaded = LoadedProject(project, loader.path, overrides=tuple(overrides))
     warnings = sort_diagnostics((*diagnostics, *_warnings(loaded, root)))
     return replace(loaded, warnings=warnings), warnings
 

@@ -54,10 +54,14 @@ class World:
 
     def least(self, value: int, device: torch.device) -> int:
         """The least of the processes' numbers."""
+        return -self.most(-value, device)
+
+    def most(self, value: int, device: torch.device) -> int:
+        """The greatest of the processes' numbers."""
         if self.size == 1:
             return value
         number = torch.tensor(value, device=device)
-        dist.all_reduce(number, dist.ReduceOp.MIN)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
     def from_leader(self, value: T) -> T:

@@ -145,6 +145,21 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
 
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients that are waiting, by parameter."""
+        return {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+
+    def restore_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Have gradients wait that :meth:`gradients` gave.
+
+        Raises:
+            KeyError: for a parameter that the network has not.
+        """
+        parameters = dict(self.network.named_parameters())
+        for name, value in gradients.items():
+            # The norm of all is summed as they lie in memory.
+            parameters[name].grad = torch.empty_like(parameters[name]).detach().copy_(value)
+
     def clip(self) -> float:
         """Bound the norm of the gradients; gives what it was."""
         return float(torch.nn.utils.clip_grad_norm_(self.parameters, self._clip))

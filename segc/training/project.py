@@ -4,11 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segc.build import build, compile_project
+from segc.runs import started_with
+from segc.spec.load import load_project
 from segc.training.distributed import launched_world
+from segc.training.keeping import sweep_old
 from segc.training.loop import Outcome, train
 from segc.training.report import report_on
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from segc.spec.load import LoadedProject
@@ -22,6 +27,7 @@ def train_project(
     name: str | None = None,
     resume: bool = False,
     allow_changed: bool = False,
+    started: "Callable[[Path], None]" = lambda _: None,
 ) -> Outcome | None:
     """Compile a project into a build directory and train it, told on a console and to the project's loggers.
 
@@ -32,6 +38,7 @@ def train_project(
         name: the run's name; by default a new one, or the one that trained last.
         resume: go on with a run instead of starting one.
         allow_changed: go on with it even where the project changed.
+        started: told the run's folder, once there is something to go on from.
 
     Returns:
         What it came to; nothing in a process that does not lead.
@@ -39,7 +46,28 @@ def train_project(
     Raises:
         SegcError: as ``segc.training.loop.train``; F004 for a logger that is not installed.
     """
+    if resume:
+        loaded = as_started(loaded, folder, name)
     # Of several processes the first one alone writes.
+    if launched_world().leads:
+        sweep_old(folder)
     compiled = (build if launched_world().leads else compile_project)(loaded, folder)
     with report_on(screen, loaded.project.hyperparameters.loggers) as report:
-        return train(loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report)
+        return train(
+            loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report, started=started
+        )
+
+
+def as_started(loaded: "LoadedProject", build_dir: Path, name: str | None) -> "LoadedProject":
+    """A project with the ``--set`` texts that a run to go on with was started with, before those given now.
+
+    Args:
+        loaded: the project.
+        build_dir: the build directory.
+        name: the run's name; by default the one that trained last.
+
+    Raises:
+        SegcError: R001 where there is no such run; those of the spec where it cannot be had any more.
+    """
+    overrides = started_with(build_dir, name, loaded.overrides)
+    return loaded if overrides == loaded.overrides else load_project(loaded.path, overrides)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segc.diagnostics import Diagnostic, fail
 from segc.graph.ir import Graph
+from segc.runs import TRAINED, chosen_run, weights_of
 from segc.weights.store import Weights, load_weights
 from segc.weights.transfer import Transfer, not_finite, transfer
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth")
-TRAINED = ("best.safetensors", "last.safetensors")
-"""Names under ``weights/`` of a build directory, the preferred first."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +60,64 @@ def read_source(path: Path) -> Source:
     return Source(foreign.tensors, foreign.names, metadata, foreign.notes)
 
 
-def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None) -> Weights:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The file that a command takes its weights from.
+
+    Attributes:
+        path: the file.
+        why: which one it is, and why that one.
+    """
+
+    path: Path
+    why: str
+
+
+def choose_weights(
+    loaded: "LoadedProject", build_dir: Path, explicit: Path | None = None, run: str | None = None
+) -> Chosen:
+    """Which weights to predict, validate and emit with.
+
+    The file given, else the best weights of the run (the one given, else the one that ``segc runs use`` chose, else the
+    one that finished last, else the one that trained last), else a file put into ``weights/`` of the build directory,
+    else what the project names as ``architecture.weights``.
+
+    Raises:
+        SegcError: W008 where there are none, R001 where the run is not there or has no weights.
+    """
+    if explicit is not None:
+        return Chosen(explicit, "given by --weights")
+    choice = chosen_run(build_dir, run)
+    if choice is not None and (path := weights_of(choice.folder)):
+        return Chosen(path, f"{path.stem} of run {choice.name}, {choice.why}")
+    if path := next((path for name in TRAINED if (path := build_dir / "weights" / name).exists()), None):
+        return Chosen(path, "found in the build directory")
+    if path := _starting_file(loaded):
+        return Chosen(path, "architecture.weights, for nothing is trained yet")
+    raise fail(
+        "W008",
+        f"no run in {build_dir / 'runs'} has trained weights, and the project names none",
+        file=loaded.path,
+        help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
+        "to try a target out, segc emit --untrained",
+    )
+
+
+def trained_weights(
+    loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None, run: str | None = None
+) -> Weights:
     """Weights to predict, validate and emit with: all of the network's parameters.
 
-    The file given, else ``weights/best.safetensors`` of the build directory, else ``last.safetensors``, else what
-    the project names as ``architecture.weights``.
+    Which ones, see :func:`choose_weights`.
 
     Returns:
         The network's parameters and no others; ``warnings`` say what the user should hear (W009: classes of other
         names, W010: values that are not numbers).
 
     Raises:
-        SegcError: W008 where there are none, W007 where they do not fit the network, else as :func:`read_source`.
+        SegcError: as :func:`choose_weights`; W007 where they do not fit the network, else as :func:`read_source`.
     """
-    path = explicit or _trained_file(build_dir) or _starting_file(loaded)
-    if path is None:
-        raise fail(
-            "W008",
-            f"no trained weights in {build_dir / 'weights'}, and the project names none",
-            file=loaded.path,
-            help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
-            "to try a target out, segc emit --untrained",
-        )
+    path = choose_weights(loaded, build_dir, explicit, run).path
     source = read_source(path)
     result = transfer(graph.parameters, source.tensors, origin=path.name)
     if not result.complete:
@@ -119,10 +154,6 @@ def starting_weights(loaded: "LoadedProject", graph: Graph) -> Transfer | None:
 
 
 _MISFIT_HELP = "architecture.scale and the number of classes must be those the weights were trained with"
-
-
-def _trained_file(build_dir: Path) -> Path | None:
-    return next((path for name in TRAINED if (path := build_dir / "weights" / name).exists()), None)
 
 
 def _starting_file(loaded: "LoadedProject") -> Path | None:
