@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
     "doctor": "which targets can be emitted and run here, and what is missing",
+    "runs": "list, compare, choose and remove trainings",
     "weights": "import and inspect weights",
     "schema": "print the JSON Schema of project.yaml",
 }

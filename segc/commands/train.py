@@ -19,6 +19,7 @@ from segc.compute import prepare_to_compute
 from segc.diagnostics import SegcError
 
 if TYPE_CHECKING:
+    from segc.runs import Choice
     from segc.spec.load import LoadedProject
     from segc.training.loop import Outcome
 
@@ -54,7 +55,7 @@ def command(
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
     prepare_to_compute()
     from segc.interrupts import Interrupted
-    from segc.runs import started_with, without_report
+    from segc.runs import chosen_run, started_with, without_report
     from segc.spec.load import load_project
     from segc.training.project import train_project
 
@@ -66,6 +67,7 @@ def command(
         click.echo(f"report: {_report(loaded, unreported)}")
         return
     screen = console()
+    before = chosen_run(folder)
     started: list[Path] = []
     try:
         outcome = train_project(
@@ -76,10 +78,10 @@ def command(
             _show_interrupted(loaded, folder, started[0], str(stop))
         raise
     if outcome is not None:
-        _show_outcome(loaded, folder, outcome)
+        _show_outcome(loaded, folder, outcome, before)
 
 
-def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome") -> None:
+def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:
     from segc.runs import told_ties
     from segc.training.report import figure
 
@@ -90,7 +92,7 @@ def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome") 
     click.echo(f"last epoch: {outcome.last}")
     click.echo(f"run: {outcome.folder}")
     click.echo(f"report: {_report(loaded, outcome.folder)}")
-    click.echo(_used(build_dir, outcome.folder.name))
+    click.echo(_used(build_dir, outcome.folder.name, before))
 
 
 def _report(loaded: "LoadedProject", run: Path) -> Path:
@@ -100,14 +102,16 @@ def _report(loaded: "LoadedProject", run: Path) -> Path:
         return report_run(loaded, run, progress=advance, warn=warn)
 
 
-def _used(build_dir: Path, name: str) -> str:
+def _used(build_dir: Path, name: str, before: "Choice | None") -> str:
     """Which run the other commands take after this one, and how to change that."""
     from segc.runs import chosen_run
 
     choice = chosen_run(build_dir)
-    if choice is None or choice.name == name:
-        return f"val, emit and predict use run {name}; another one: segc runs use NAME"
-    return f"val, emit and predict use run {choice.name}, {choice.why}; this one: segc runs use {name}"
+    if choice is not None and choice.name != name:
+        return f"val, emit and predict use run {choice.name}, {choice.why}; this one: segc runs use {name}"
+    if before is None or before.name == name:
+        return f"val, emit and predict use run {name}"
+    return f"val, emit and predict use run {name} from now on; {before.name} again: segc runs use {before.name}"
 
 
 def _show_interrupted(loaded: "LoadedProject", build_dir: Path, run: Path, why: str) -> None:

@@ -262,7 +262,7 @@ def _confusion_figure(metrics: Metrics) -> Figure | None:
     return Figure(chart, caption)
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     """A column of ``results.csv``; NaN where it has no number."""
     return [math.nan if str(row.get(name, "")) in {"", UNMEASURED} else float(row[name]) for row in rows]
 
@@ -272,11 +272,11 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     if not rows:
         return []
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    epochs = _column(rows, "epoch")
+    epochs = column(rows, "epoch")
     along = Axis.around("epoch", epochs)
 
     def chart(named: Iterable[tuple[str, str]], caption: str, scale: Axis | None = None) -> Figure | None:
-        there = [(label, _column(rows, name)) for label, name in named if name in columns]
+        there = [(label, column(rows, name)) for label, name in named if name in columns]
         if not there:
             return None
         up = scale or Axis.around("", *(ys for _, ys in there), zero=True)

@@ -96,7 +96,7 @@ def choose_weights(
         return Chosen(path, "architecture.weights, for nothing is trained yet")
     raise fail(
         "W008",
-        f"no run in {build_dir / 'runs'} has trained weights, and the project names none",
+        f"no trained weights in {build_dir / 'runs'}, and the project names none",
         file=loaded.path,
         help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
         "to try a target out, segc emit --untrained",
