@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, project_argument, set_option
+from segc.commands.common import build_dir_option, build_folder, project_argument, set_option, warn
 
 
 @click.command()
@@ -20,6 +20,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
+    warn(loaded.warnings)
     folder = build_folder(loaded, build_dir)
     compiled = build(loaded, folder)
     click.echo(compiled.files["summary.txt"])

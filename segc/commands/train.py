@@ -57,6 +57,7 @@ def command(
     from segc.interrupts import Interrupted
     from segc.runs import chosen_run, started_with, without_report
     from segc.spec.load import load_project
+    from segc.training.distributed import launched_world
     from segc.training.project import train_project
 
     folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
@@ -67,6 +68,8 @@ def command(
         click.echo(f"report: {_report(loaded, unreported)}")
         return
     screen = console()
+    if launched_world().leads:
+        warn(loaded.warnings)
     before = chosen_run(folder)
     started: list[Path] = []
     try:

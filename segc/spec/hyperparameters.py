@@ -142,15 +142,33 @@ class Hyperparameters(SpecModel):
         description="Batch that the learning rate and weight decay are meant for: gradients are accumulated up to it.",
     )
     optimizer: Literal["auto", "SGD", "AdamW"] = Field(
-        "auto", description="auto chooses by the number of steps: AdamW for short trainings, SGD for long ones."
+        "auto",
+        description="auto chooses by the number of steps, AdamW for short trainings, SGD for long ones, and what of "
+        "lr0, momentum and warmup_bias_lr is not given.",
     )
-    lr0: float = Field(0.01, gt=0, le=10, description="Learning rate at the start, after warm-up.")
+    lr0: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Learning rate at the start, after warm-up; where not given 0.01, with optimizer auto what fits.",
+        examples=[0.01],
+    )
     lrf: float = Field(0.01, gt=0, le=1, description="Learning rate at the end, as a factor of lr0.")
     cos_lr: bool = Field(default=False, description="Let the learning rate fall along a cosine, not a line.")
-    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD, first beta of AdamW.")
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Momentum of SGD, first beta of AdamW; where not given 0.937, with optimizer auto 0.9.",
+        examples=[0.937],
+    )
     weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay of the convolutions' weights.")
-    warmup_epochs: float = Field(
-        3.0, ge=0, le=1000, description="Epochs of warm-up, fractions allowed; not more than epochs."
+    warmup_epochs: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, or all there are.",
+        examples=[3.0],
     )
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of warm-up.")
     warmup_bias_lr: float | None = Field(
@@ -251,8 +269,7 @@ class Hyperparameters(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         found: list[Problem] = []
-        # Only a length that somebody chose is held against them: with fewer epochs the default's ramp is cut short.
-        if "warmup_epochs" in self.model_fields_set and self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             text = f"warm-up of {self.warmup_epochs:g} epochs is longer than the training of {self.epochs}"
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):
@@ -263,3 +280,36 @@ class Hyperparameters(SpecModel):
             found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
         refuse(found)
         return self
+
+
+def idle_keys(hyper: Hyperparameters) -> list[Problem]:
+    """Keys that somebody gave and that change nothing, because of the values of others."""
+    augment = hyper.augment
+    given = {("hyperparameters", key) for key in hyper.model_fields_set} | {
+        ("hyperparameters", "augment", key) for key in augment.model_fields_set
+    }
+    closed = augment.close_mosaic >= hyper.epochs
+    rules: tuple[tuple[bool, str, str], ...] = (
+        (augment.copy_paste == 0, "augment.copy_paste_mode", "nothing is pasted: copy_paste is 0"),
+        (augment.mosaic == 0, "augment.close_mosaic", "there are no mosaics: mosaic is 0"),
+        (
+            closed and augment.mosaic > 0,
+            "augment.mosaic",
+            f"there are no mosaics in the last {augment.close_mosaic} epochs (close_mosaic), of {hyper.epochs} in all",
+        ),
+        (hyper.warmup_epochs == 0, "warmup_momentum", "there is no warm-up: warmup_epochs is 0"),
+        (hyper.warmup_epochs == 0, "warmup_bias_lr", "there is no warm-up: warmup_epochs is 0"),
+        (hyper.ema_decay == 0, "ema_tau", "the weights are not averaged: ema_decay is 0"),
+        (hyper.cache is False, "cache_gib", "nothing is kept: cache is false"),
+        (hyper.epochs == 1, "lrf", "the learning rate falls from epoch to epoch, and there is one"),
+        (hyper.epochs == 1, "cos_lr", "the learning rate falls from epoch to epoch, and there is one"),
+        (
+            0 < hyper.epochs <= hyper.patience,
+            "patience",
+            f"a training of {hyper.epochs} epochs is over before {hyper.patience} have brought nothing better",
+        ),
+    )
+    paths = [(("hyperparameters", *key.split(".")), why) for idle, key, why in rules if idle]
+    return [
+        Problem("X217", path, f"`{path[-1]}` has no effect: {why}", at_key=True) for path, why in paths if path in given
+    ]

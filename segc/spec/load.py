@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
 from segc.spec.base import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
+from segc.spec.hyperparameters import idle_keys
 from segc.spec.project import Project
 from segc.spec.source import Node, Place, Source, collection, compose, read_source
 
@@ -322,6 +323,7 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
         )
         for path in repeated_splits(dataset)
     ]
+    found += idle_keys(loaded.project.hyperparameters)
     folder = loaded.dataset_root
     # os.path answers for impossible names too, where pathlib raises.
     if not os.path.isdir(folder):  # noqa: PTH112
