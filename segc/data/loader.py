@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -17,10 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segc.data.augment import blend, mirror, paste_objects, recolour
-from segc.data.cache import START_METHOD, Cache, DiskCache, MemoryCache, NoCache, Picture
+from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
 from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
     Matrix,
@@ -36,9 +34,9 @@ from segc.data.geometry import (
     stretch,
 )
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
+from segc.data.workers import Arrays, Pool, shared_numbers
 from segc.diagnostics import Diagnostic, SegcError
 from segc.inference.letterbox import letterbox_geometry
-from segc.interrupts import reset as reset_signals
 from segc.spec.base import LARGEST_STRIDE
 
 if TYPE_CHECKING:
@@ -145,7 +143,7 @@ class _Draws:
         return probability > 0 and float(self.of(what).random()) < probability
 
 
-class TrainingSet(Dataset[TrainingItem | Faults]):
+class TrainingSet:
     """The training images by (epoch, index, size), augmented.
 
     Args:
@@ -160,6 +158,10 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         self.hyper = hyper
         self.skip = skip
         self.cache = _make_cache(samples, hyper)
+        self.at_hand: NDArray[np.int64] | None = None
+        """Of each worker the image that it reads, counted from 1, where others see it when the worker has died."""
+        self.number = 0
+        """Of the worker that this copy is in."""
         self._labels = [_trained(sample) for sample in samples]
 
     def __len__(self) -> int:
@@ -266,7 +268,11 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         kept = self.cache.get(index)
         if kept is not None and sample.size in {None, kept[1]}:
             return kept
+        if self.at_hand is not None:
+            self.at_hand[self.number] = index + 1
         image = read_sample(sample)
+        if self.at_hand is not None:
+            self.at_hand[self.number] = 0
         original = (image.shape[0], image.shape[1])
         height, width = letterbox_geometry(original, self.hyper.size).resized
         if (height, width) != original:
@@ -345,24 +351,26 @@ def step_size(hyper: "Hyperparameters", epoch: int, step: int) -> tuple[int, int
     return height, width
 
 
-class _Order(Sampler[list[Key]]):
-    """The keys of a process's shares of the batches, epoch after epoch; the last batch of each may be smaller.
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The keys of a process's shares of the batches; the last batch of each epoch may be smaller.
 
     One epoch follows the other without an end, so that workers make its first batches while others are still in use.
     """
 
-    def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
-        self.count, self.hyper = count, hyper
-        self.rank, self.world = rank, world
-        self.epoch = self.start_step = 0
+    count: int
+    hyper: "Hyperparameters"
+    rank: int
+    world: int
 
     def __len__(self) -> int:
         return (self.count + self.hyper.batch_size - 1) // self.hyper.batch_size
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        yield from self._epoch(self.epoch, self.start_step)
-        for epoch in itertools.count(self.epoch + 1):
-            yield from self._epoch(epoch, 0)
+    def after(self, epoch: int, step: int) -> Iterator[list[Key]]:
+        """The keys from a step of an epoch on."""
+        yield from self._epoch(epoch, step)
+        for following in itertools.count(epoch + 1):
+            yield from self._epoch(following, 0)
 
     def _epoch(self, epoch: int, start_step: int) -> Iterator[list[Key]]:
         order = epoch_order(self.count, self.hyper.seed, epoch).tolist()
@@ -370,6 +378,35 @@ class _Order(Sampler[list[Key]]):
             indices = order[step * self.hyper.batch_size : (step + 1) * self.hyper.batch_size]
             size = step_size(self.hyper, epoch, step)
             yield [(epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
+
+    def room(self) -> int:
+        """Bytes that the images and masks of a batch take at most, where all masks of an image are in one."""
+        images = -(-self.hyper.batch_size // self.world)
+        height, width = (side * (1 + self.hyper.multi_scale) + LARGEST_STRIDE for side in self.hyper.size)
+        return int(images * height * width * (3 + 4 / self.hyper.mask_ratio**2)) + 4096
+
+
+def _make_batch(dataset: TrainingSet, like: TrainingItem, keys: Sequence[Key]) -> tuple[Any, Arrays]:
+    """What a worker does: a batch as numbers that are small, and arrays that are large."""
+    batch = collate([dataset[key] for key in keys], like)
+    if not isinstance(batch, Batch):
+        return batch, ()
+    small = [getattr(batch, name).numpy() for name in _SMALL]
+    return (small, batch.faults), (batch.images.permute(0, 2, 3, 1).numpy(), batch.masks.numpy())
+
+
+_SMALL = ("image_index", "classes", "boxes")
+
+
+def _unpacked(value: Any, arrays: Arrays) -> Batch | Faults:
+    """The batch that a worker made, in memory of its own."""
+    if not arrays:
+        faults: Faults = value
+        return faults
+    small, faults = value
+    images, masks = (torch.from_numpy(array).clone() for array in arrays)
+    numbers = dict(zip(_SMALL, map(torch.from_numpy, small), strict=True))
+    return Batch(images=images.permute(0, 3, 1, 2), masks=masks, faults=faults, **numbers)
 
 
 class TrainingLoader:
@@ -388,6 +425,7 @@ class TrainingLoader:
         yielding: have workers run only when a processor has nothing else to do, where the network runs on processors
             too: each time that a thread of it shares one with a worker, all its other threads wait for that one. Where
             other programs leave too little for that, workers compete as usual after a while.
+        said: told about workers that died and were started again.
     """
 
     def __init__(
@@ -400,7 +438,9 @@ class TrainingLoader:
         world: int = 1,
         skip: bool = False,
         yielding: bool = False,
+        said: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._pool: Pool | None = None
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper, skip=skip)
@@ -408,22 +448,10 @@ class TrainingLoader:
         self._order = _Order(len(samples), hyper, rank, world)
         self._workers, self._pin_memory = min(hyper.workers, len(self._order)), pin_memory
         self._starvation = Starvation() if yielding and self._workers else None
-        self._loader = self._make_loader()
-        self._batches: Iterator[Any] = iter(())
+        self._said = said
+        self._batches: Iterator[Batch | Faults] = iter(())
         self._next: tuple[int, int] | None = None
         """Epoch and step of the batch that comes next where nobody asks for another one."""
-
-    def _make_loader(self) -> DataLoader[Any]:
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self._order,
-            num_workers=self._workers,
-            collate_fn=partial(collate, like=self.dataset.empty()),
-            pin_memory=self._pin_memory,
-            persistent_workers=self._workers > 0,
-            worker_init_fn=partial(_start_worker, yielding=self._starvation is not None),
-            multiprocessing_context=START_METHOD if self._workers else None,
-        )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -439,38 +467,76 @@ class TrainingLoader:
         """The batches of an epoch, counted from 0, from one of its steps on.
 
         Raises:
-            SegcError: D002 for images that cannot be read; all those of the batch are named.
+            SegcError: D002 for images that cannot be read, of which the first few of a batch are named; R013 where
+                workers die again and again.
         """
         if self._next != (epoch, start_step):
             self._begin(epoch, start_step)
         for step in range(start_step, len(self)):
             self._next = None  # until the batch is there
-            if self._starvation and self._starvation.is_lasting():
+            if self._starvation and self._starvation.is_lasting() and self._pool:
                 self._starvation = None
-                self._loader = self._make_loader()
-                self._begin(epoch, step)
+                self._pool.restart(partial(_start_worker, self.dataset, yielding=False))
             batch = self._wait()
             if not isinstance(batch, Batch):
-                raise SegcError(batch)
+                raise SegcError(_first_of(batch))
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
-            yield batch
+            yield batch.pin_memory() if self._pin_memory else batch
 
     def close(self) -> None:
-        """End the worker processes."""
-        self._batches, self._next = iter(()), None
-        self._loader = self._make_loader()
+        """End the worker processes; asked for another batch, they are started again."""
+        if self._pool is not None:
+            self._batches, self._next = iter(()), None
+            self._pool.close()
+            self._pool = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def _begin(self, epoch: int, step: int) -> None:
         self._next = None
-        self._order.epoch, self._order.start_step = epoch, step
-        self._batches = iter(self._loader)
+        make = partial(_make_batch, self.dataset, self.dataset.empty())
+        keys = self._order.after(epoch, step)
+        if not self._workers:
+            self._batches = (_unpacked(*make(key)) for key in keys)
+            return
+        if self._pool is None:
+            self.dataset.at_hand = shared_numbers(self._workers)
+            self._pool = Pool(
+                make,
+                self._workers,
+                room=self._order.room(),
+                start=partial(_start_worker, self.dataset, yielding=self._starvation is not None),
+                describe=self._at_hand,
+                said=self._said,
+                mend=self.dataset.cache.mend,
+            )
+        self._pool.begin(keys)
+        self._batches = (_unpacked(*result) for result in self._pool.results())
+
+    def _at_hand(self, number: int) -> str:
+        """What a worker was reading."""
+        index = 0 if self.dataset.at_hand is None else int(self.dataset.at_hand[number])
+        return f" while it read {self.dataset.samples[index - 1].image}" if index else ""
 
     def _wait(self) -> Batch | Faults:
         asked = time.monotonic()
-        batch: Batch | Faults = next(self._batches)
+        batch = next(self._batches)
         if self._starvation:
             self._starvation.add(asked, time.monotonic())
         return batch
+
+
+_MOST_NAMED = 3
+
+
+def _first_of(faults: Faults) -> Faults:
+    """The first few of many, and how many more there are: a dataset that is gone need not be listed."""
+    if len(faults) <= _MOST_NAMED:
+        return faults
+    more = f"{len(faults) - _MOST_NAMED} more images of this batch cannot be read"
+    advice = "segc validate --data names all; mend them, then go on with --resume"
+    return (*faults[:_MOST_NAMED], Diagnostic("D002", more, help=advice))
 
 
 _BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
@@ -496,18 +562,11 @@ class Starvation:
         return passed > _SECONDS_TO_JUDGE_BY and waited > passed / 2
 
 
-def _start_worker(_: int, *, yielding: bool) -> None:
+def _start_worker(dataset: TrainingSet, number: int, *, yielding: bool) -> None:
     """Leave the processors to the network: a worker is one thread, which gives way to all others where it is to."""
+    dataset.number = number
     cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     if yielding and sys.platform == "linux":
         with suppress(OSError):  # not everywhere may a process ask for that
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # What a terminal or a cluster sends reaches all processes; the main one ends the workers.
-    reset_signals()
-    sys.excepthook = _unless_hung_up
-
-
-def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody caught, unless it is that the main process was ended while it fetched a batch."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)

@@ -172,6 +172,7 @@ class Training:
             world=world.size,
             skip=loaded.project.dataset.corrupt == "skip",
             yielding=device.type == "cpu",
+            said=self.report.say,
         )
         self._named: set[Diagnostic] = set()
         precision = choose_precision(hyper.precision, device)
