@@ -27,6 +27,7 @@ hyperparameters:
 """
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGKILL")
 NAME = "storm"
+WEIGHTS = ("best", "last")
 PATIENCE = 120.0
 """Seconds after which a training that was asked to end hangs."""
 
@@ -193,9 +194,8 @@ def differences(folder: Path, build: str) -> list[str]:
         a, b = getattr(one, part), getattr(two, part)
         if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
             found.append(f"{part} differs")
-    for which in ("best", "last"):
-        if len({(run / "weights" / f"{which}.safetensors").read_bytes() for run in runs}) > 1:
-            found.append(f"{which} weights differ")
+    weights = {which: [(run / "weights" / f"{which}.safetensors").read_bytes() for run in runs] for which in WEIGHTS}
+    found += [f"{which} weights differ" for which, (one_file, other) in weights.items() if one_file != other]
     if not (runs[1] / "report.html").exists():
         found.append("no report")
     return found + [f"left: {path}" for path in (folder / build).rglob(".*") if path.suffix in {".partial", ".retired"}]

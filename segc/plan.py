@@ -3,7 +3,7 @@
 `segc build` writes it down and `segc train` carries it out; there is no second place where these are worked out.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, cos, exp, pi
 from shlex import quote
 from typing import Any, Literal
@@ -95,6 +95,11 @@ class Plan:
             f"the moving average of the weights, which is what is kept, takes in about {self.averaged:.0f} updates of "
             f"{self.updates} in all and lags behind: lower hyperparameters.ema_decay, or train longer"
         )
+
+    def fitted(self, epochs: int) -> "Plan":
+        """The same for another number of epochs, chosen when the training has begun; a third of it may be warm-up."""
+        plan = replace(self, epochs=epochs)
+        return replace(plan, warmup_steps=min(plan.warmup_steps, int(plan.steps * _LONGEST_LENGTHENING)))
 
     def learning_rate_factor(self, epoch: int) -> float:
         """Factor of the learning rate in an epoch, counted from 0: 1 at first, ``final_factor`` after the last."""

@@ -1,5 +1,6 @@
 """``segc train``."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 @build_dir_option
 @click.option("--name", metavar="RUN", help="Name of the run; by default train, train-2, and so on.")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name, or with the one that trained last.")
+@click.option("--from", "source", metavar="RUN", help="Start from the best weights of this run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try a step of all that is to come: training, validation, every target.",
+)
 @click.option("--allow-changed", is_flag=True, help="With --resume: go on even though the project changed.")
 def command(
     project: Path,
@@ -38,6 +45,8 @@ def command(
     name: str | None,
     resume: bool,
     allow_changed: bool,
+    source: str | None,
+    dry_run: bool,
 ) -> None:
     """Compile a project and train it.
 
@@ -49,10 +58,7 @@ def command(
 
     Several GPUs train together when torchrun starts this command; `segc build` prints the line.
     """
-    if allow_changed and not resume:
-        raise click.UsageError("--allow-changed is about a run that goes on: give --resume too")
-    if name is not None and (name.startswith(".") or Path(name).name != name):
-        raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
+    _check_usage(name, source, resume=resume, allow_changed=allow_changed)
     prepare_to_compute()
     from segc.interrupts import Interrupted
     from segc.runs import chosen_run, started_with, without_report
@@ -61,7 +67,12 @@ def command(
     from segc.training.project import train_project
 
     folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
+    if source is not None:
+        overrides = (*overrides, _start_from(folder, source, project))
     loaded = load_project(project, started_with(folder, name, overrides) if resume else overrides)
+    if dry_run:
+        _try_out(loaded)
+        return
     if resume and (unreported := without_report(folder, name)):
         # It was killed between its last epoch and its report.
         click.echo(f"run {unreported.name} is complete but for its report", err=True)
@@ -82,6 +93,39 @@ def command(
         raise
     if outcome is not None:
         _show_outcome(loaded, folder, outcome, before)
+
+
+def _check_usage(name: str | None, source: str | None, *, resume: bool, allow_changed: bool) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if allow_changed and not resume:
+        raise click.UsageError("--allow-changed is about a run that goes on: give --resume too")
+    if name is not None and (name.startswith(".") or Path(name).name != name):
+        raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
+    if source is not None and resume:
+        raise click.UsageError("--from is for a new run: one that goes on has its weights")
+
+
+def _start_from(build_dir: Path, run: str, project: Path) -> str:
+    """The override by which a training starts from the weights of a run."""
+    from segc.runs import chosen_run, weights_of
+
+    choice = chosen_run(build_dir, run)
+    path = weights_of(choice.folder) if choice else None
+    start = os.path.relpath(path or build_dir, project.absolute().parent)
+    return f"architecture.weights={json.dumps(Path(start).as_posix())}"
+
+
+def _try_out(loaded: "LoadedProject") -> None:
+    from segc.dry_run import dry_run
+
+    warn(loaded.warnings)
+    if problems := dry_run(loaded, click.echo):
+        raise SegcError(problems)
+    click.echo("all that is to come works here, with seeded weights; nothing was kept")
 
 
 def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:

@@ -4,10 +4,9 @@ import itertools
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segc.data.augment import blend, mirror, paste_objects, recolour
+from segc.data.batch import Batch, Faults, TrainingItem, collate, first_of, packed, unpacked
 from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
 from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
@@ -34,8 +33,8 @@ from segc.data.geometry import (
     stretch,
 )
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
-from segc.data.workers import Arrays, Pool, shared_numbers
-from segc.diagnostics import Diagnostic, SegcError
+from segc.data.workers import Arrays, Pool, Starvation, shared_numbers
+from segc.diagnostics import SegcError
 from segc.inference.letterbox import letterbox_geometry
 from segc.spec.base import LARGEST_STRIDE
 
@@ -50,62 +49,6 @@ _ITSELF, _BLENDED, _DONOR = 0, 1, 2
 
 _MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPLR, _REPLACEMENT = range(10)
 """What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
-
-
-Faults = tuple[Diagnostic, ...]
-"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one step of training reads. B images, T objects of all of them together, in the order of the images.
-
-    Attributes:
-        images: uint8 [B, 3, H, W], RGB, channels last in memory.
-        image_index: int64 [T], the image of each object.
-        classes: int64 [T].
-        boxes: float32 [T, 4], x1, y1, x2, y2 in pixels of the images.
-        masks: int32 [B, H / ratio, W / ratio] where each cell has 1 + the object's place among those of its image (0 is
-            background), or uint8 [T, H / ratio, W / ratio], one mask of 0 and 1 an object.
-        faults: what is wrong with images whose places others took.
-    """
-
-    images: Tensor
-    image_index: Tensor
-    classes: Tensor
-    boxes: Tensor
-    masks: Tensor
-    faults: Faults = ()
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """Called by the loader, for faster copies to a GPU."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {
-            field.name: change(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **changed)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingItem:
-    """One image of a batch: ``image`` [H, W, 3], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
-
-    ``faults`` say what is wrong with the image whose place it took.
-    """
-
-    image: NDArray[np.uint8]
-    classes: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    masks: NDArray[Any]
-    faults: Faults = ()
 
 
 def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
@@ -296,38 +239,6 @@ class TrainingSet:
         return self._training_item(Scene(blank(self.hyper.size), (), ()))
 
 
-def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch | Faults:
-    """One batch of several images, or all that is wrong with those that cannot be read.
-
-    Args:
-        items: the images, which may be none.
-        like: an item without objects, for the shapes of a batch without images.
-    """
-    # A mosaic names an image that another one names, too.
-    faults = tuple(dict.fromkeys(fault for item in items if isinstance(item, tuple) for fault in item))
-    if faults:
-        return faults
-    good = [item for item in items if isinstance(item, TrainingItem)]
-    counts = [len(item.classes) for item in good]
-    masks = [item.masks for item in good]
-    overlapping = like.masks.ndim == 2
-    return Batch(
-        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])).permute(0, 3, 1, 2),
-        image_index=torch.from_numpy(np.repeat(np.arange(len(good)), counts)),
-        classes=torch.from_numpy(_joined(np.concatenate, [item.classes for item in good], like.classes)),
-        boxes=torch.from_numpy(_joined(np.concatenate, [item.boxes for item in good], like.boxes)),
-        masks=torch.from_numpy(
-            _joined(np.stack, masks, like.masks[None]) if overlapping else _joined(np.concatenate, masks, like.masks)
-        ),
-        faults=tuple(fault for item in good for fault in item.faults),
-    )
-
-
-def _joined(join: Callable[..., NDArray[Any]], arrays: Sequence[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
-    """The arrays as one; of none, one without rows."""
-    return join(arrays) if arrays else like[:0]
-
-
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The images in the order in which an epoch takes them."""
     return np.random.default_rng([_SHUFFLING, seed, epoch]).permutation(count)
@@ -387,26 +298,8 @@ class _Order:
 
 
 def _make_batch(dataset: TrainingSet, like: TrainingItem, keys: Sequence[Key]) -> tuple[Any, Arrays]:
-    """What a worker does: a batch as numbers that are small, and arrays that are large."""
-    batch = collate([dataset[key] for key in keys], like)
-    if not isinstance(batch, Batch):
-        return batch, ()
-    small = [getattr(batch, name).numpy() for name in _SMALL]
-    return (small, batch.faults), (batch.images.permute(0, 2, 3, 1).numpy(), batch.masks.numpy())
-
-
-_SMALL = ("image_index", "classes", "boxes")
-
-
-def _unpacked(value: Any, arrays: Arrays) -> Batch | Faults:
-    """The batch that a worker made, in memory of its own."""
-    if not arrays:
-        faults: Faults = value
-        return faults
-    small, faults = value
-    images, masks = (torch.from_numpy(array).clone() for array in arrays)
-    numbers = dict(zip(_SMALL, map(torch.from_numpy, small), strict=True))
-    return Batch(images=images.permute(0, 3, 1, 2), masks=masks, faults=faults, **numbers)
+    """What a worker does."""
+    return packed(collate([dataset[key] for key in keys], like))
 
 
 class TrainingLoader:
@@ -479,9 +372,15 @@ class TrainingLoader:
                 self._pool.restart(partial(_start_worker, self.dataset, yielding=False))
             batch = self._wait()
             if not isinstance(batch, Batch):
-                raise SegcError(_first_of(batch))
+                raise SegcError(first_of(batch))
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch.pin_memory() if self._pin_memory else batch
+
+    def set_epochs(self, epochs: int) -> None:
+        """Make batches for a training of so many epochs from now on."""
+        self.dataset.hyper = self.dataset.hyper.model_copy(update={"epochs": epochs})
+        self.close()
+        self._next = None
 
     def close(self) -> None:
         """End the worker processes; asked for another batch, they are started again."""
@@ -498,7 +397,7 @@ class TrainingLoader:
         make = partial(_make_batch, self.dataset, self.dataset.empty())
         keys = self._order.after(epoch, step)
         if not self._workers:
-            self._batches = (_unpacked(*make(key)) for key in keys)
+            self._batches = (unpacked(*make(key)) for key in keys)
             return
         if self._pool is None:
             self.dataset.at_hand = shared_numbers(self._workers)
@@ -512,7 +411,7 @@ class TrainingLoader:
                 mend=self.dataset.cache.mend,
             )
         self._pool.begin(keys)
-        self._batches = (_unpacked(*result) for result in self._pool.results())
+        self._batches = (unpacked(*result) for result in self._pool.results())
 
     def _at_hand(self, number: int) -> str:
         """What a worker was reading."""
@@ -525,41 +424,6 @@ class TrainingLoader:
         if self._starvation:
             self._starvation.add(asked, time.monotonic())
         return batch
-
-
-_MOST_NAMED = 3
-
-
-def _first_of(faults: Faults) -> Faults:
-    """The first few of many, and how many more there are: a dataset that is gone need not be listed."""
-    if len(faults) <= _MOST_NAMED:
-        return faults
-    more = f"{len(faults) - _MOST_NAMED} more images of this batch cannot be read"
-    advice = "segc validate --data names all; mend them, then go on with --resume"
-    return (*faults[:_MOST_NAMED], Diagnostic("D002", more, help=advice))
-
-
-_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
-"""What it takes to see that workers get too little of the processors."""
-
-
-class Starvation:
-    """Notices that training waits for batches most of the time."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_BATCHES_TO_JUDGE_BY)
-
-    def add(self, asked: float, came: float) -> None:
-        """Take in when a batch was asked for, and when it came, in seconds on one clock."""
-        self._recent.append((asked, came))
-
-    def is_lasting(self) -> bool:
-        """Whether that has been so for long enough to do something about it."""
-        if len(self._recent) < _BATCHES_TO_JUDGE_BY:
-            return False
-        passed = self._recent[-1][1] - self._recent[0][0]
-        waited = sum(came - asked for asked, came in self._recent)
-        return passed > _SECONDS_TO_JUDGE_BY and waited > passed / 2
 
 
 def _start_worker(dataset: TrainingSet, number: int, *, yielding: bool) -> None:

@@ -274,3 +274,26 @@ def _placed(arrays: Arrays, memory: mmap.mmap | None, begin: int, room: int) -> 
         places.append((array.shape, array.dtype.str, offset))
         offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
     return places
+
+
+_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
+"""What it takes to see that workers get too little of the processors."""
+
+
+class Starvation:
+    """Notices that training waits for batches most of the time."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_BATCHES_TO_JUDGE_BY)
+
+    def add(self, asked: float, came: float) -> None:
+        """Take in when a batch was asked for, and when it came, in seconds on one clock."""
+        self._recent.append((asked, came))
+
+    def is_lasting(self) -> bool:
+        """Whether that has been so for long enough to do something about it."""
+        if len(self._recent) < _BATCHES_TO_JUDGE_BY:
+            return False
+        passed = self._recent[-1][1] - self._recent[0][0]
+        waited = sum(came - asked for asked, came in self._recent)
+        return passed > _SECONDS_TO_JUDGE_BY and waited > passed / 2

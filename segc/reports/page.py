@@ -22,7 +22,7 @@ from segc.reports.plots import Axis, Line
 from segc.runs import UNMEASURED, best_epochs, flat, told_ties
 
 if TYPE_CHECKING:
-    from segc.data.loader import Batch
+    from segc.data.batch import Batch
     from segc.runs import RunRecord
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject

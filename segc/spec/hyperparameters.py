@@ -81,6 +81,28 @@ Freeze = Annotated[
 ]
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])")
+
+
+def _duration(value: Any) -> str:
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)) and float(found[1]) > 0:
+        return value
+    text = f"a time is a number with s, m, h or d, not `{value}`"
+    refuse([Problem("S106", (), text, "for example `time: 2h`")])
+    return str(value)
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a ``time``, such as 2h."""
+    return float(duration[:-1]) * _UNITS[duration[-1]]
+
+
+Duration = Annotated[
+    str, BeforeValidator(_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+]
+
+
 Logger = Literal["mlflow", "wandb"]
 """Services that record trainings."""
 
@@ -129,6 +151,12 @@ class Hyperparameters(SpecModel):
         examples=[640, [480, 640]],
     )
     epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training images.")
+    time: Duration | None = Field(
+        None,
+        description="How long to train, validation included, as in 90m, 2h or 1.5d: once the first epoch is done the "
+        "schedule is fitted to it, in place of epochs.",
+        examples=["2h"],
+    )
     batch: Batch = Field(
         16,
         description="Images a step, of all processes together. auto takes what fits into the memory of the GPU, and "
@@ -244,6 +272,19 @@ class Hyperparameters(SpecModel):
         description="Compile the network with torch.compile: minutes at the start, faster steps afterwards. Needs a "
         "C++ compiler on a CPU.",
     )
+    save_period: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Keep the weights of every so many epochs, besides the best and the last; 0: none.",
+    )
+    keep_best: int = Field(1, ge=1, le=1000, description="Keep the weights of so many of the best epochs.")
+    average_last: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Keep the mean of the weights after so many last epochs too, as averaged.safetensors; 0: none.",
+    )
     val_interval: int = Field(1, ge=1, le=100_000, description="Epochs from one validation to the next.")
     loggers: tuple[Logger, ...] = Field(
         (),
@@ -288,8 +329,11 @@ def idle_keys(hyper: Hyperparameters) -> list[Problem]:
     given = {("hyperparameters", key) for key in hyper.model_fields_set} | {
         ("hyperparameters", "augment", key) for key in augment.model_fields_set
     }
-    closed = augment.close_mosaic >= hyper.epochs
+    fixed = hyper.time is None
+    one = fixed and hyper.epochs == 1
+    closed = fixed and augment.close_mosaic >= hyper.epochs
     rules: tuple[tuple[bool, str, str], ...] = (
+        (hyper.time is not None, "epochs", f"the time of {hyper.time} says how long to train"),
         (augment.copy_paste == 0, "augment.copy_paste_mode", "nothing is pasted: copy_paste is 0"),
         (augment.mosaic == 0, "augment.close_mosaic", "there are no mosaics: mosaic is 0"),
         (
@@ -301,10 +345,10 @@ def idle_keys(hyper: Hyperparameters) -> list[Problem]:
         (hyper.warmup_epochs == 0, "warmup_bias_lr", "there is no warm-up: warmup_epochs is 0"),
         (hyper.ema_decay == 0, "ema_tau", "the weights are not averaged: ema_decay is 0"),
         (hyper.cache is False, "cache_gib", "nothing is kept: cache is false"),
-        (hyper.epochs == 1, "lrf", "the learning rate falls from epoch to epoch, and there is one"),
-        (hyper.epochs == 1, "cos_lr", "the learning rate falls from epoch to epoch, and there is one"),
+        (one, "lrf", "the learning rate falls from epoch to epoch, and there is one"),
+        (one, "cos_lr", "the learning rate falls from epoch to epoch, and there is one"),
         (
-            0 < hyper.epochs <= hyper.patience,
+            fixed and hyper.epochs <= hyper.patience,
             "patience",
             f"a training of {hyper.epochs} epochs is over before {hyper.patience} have brought nothing better",
         ),

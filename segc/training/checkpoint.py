@@ -62,6 +62,7 @@ class Progress:
         epoch: epochs done.
         at: how far the next one is.
         steps: forward passes so far, which never become fewer.
+        epochs: how many there will be, where that was fitted to a time; 0 where the plan says it.
         updates: updates of the weights so far.
         skipped_in_a_row: updates skipped since the last one that was made.
         best: the row of ``results.csv`` of the best epoch so far; empty before the first validation.
@@ -76,6 +77,7 @@ class Progress:
     epoch: int = 0
     at: Epoch = field(default_factory=Epoch)
     steps: int = 0
+    epochs: int = 0
     updates: int = 0
     skipped_in_a_row: int = 0
     best: dict[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from segc.training.optimizer import make_optimizer
 from segc.training.precision import TYPES, Precision, autocast, grad_scaler
 
 if TYPE_CHECKING:
-    from segc.data.loader import Batch
+    from segc.data.batch import Batch
     from segc.graph.ir import Graph
     from segc.plan import Plan
     from segc.spec.hyperparameters import Hyperparameters

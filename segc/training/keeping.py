@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ from segc.runs import (
     WEIGHTS,
     RunRecord,
     Segment,
+    fitness,
     now,
     read_record,
     read_results,
@@ -30,7 +32,7 @@ from segc.runs import (
 )
 from segc.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from segc.training.table import write_results
-from segc.weights.store import save_weights
+from segc.weights.store import load_weights, save_weights
 
 if TYPE_CHECKING:
     from segc.build import Build
@@ -42,6 +44,11 @@ SAVING_SHARE = 0.01
 
 LONGEST_WITHOUT = 30.0
 """Seconds of work that a kill may cost."""
+
+
+_EPOCH = "epoch-{:04d}"
+AVERAGED = "averaged"
+"""Names of weights besides the best and the last ones."""
 
 
 class Keeper:
@@ -133,6 +140,35 @@ class Keeper:
         metadata = {**self._metadata, "run": self.folder.name, "epoch": str(epoch)}
         save_weights(self.weights(which), tensors, metadata)
 
+    def keep_epoch(self, tensors: Mapping[str, NDArray[Any]], epoch: int, hyper: "Hyperparameters") -> None:
+        """Keep the weights of an epoch as far as that is asked for, and remove those that are not wanted any more."""
+        ranked = sorted(
+            ((worth, int(row["epoch"])) for row in self.rows if (worth := fitness(row)) is not None), reverse=True
+        )
+        wanted = {one for _, one in ranked[: hyper.keep_best]} if hyper.keep_best > 1 else set()
+        wanted |= set(range(epoch - hyper.average_last + 1, epoch + 1)) if hyper.average_last else set()
+        if hyper.save_period:
+            wanted |= set(range(hyper.save_period, epoch + 1, hyper.save_period))
+        if epoch in wanted:
+            self.save_weights(_EPOCH.format(epoch), tensors, epoch)
+        for path in (self.folder / WEIGHTS).glob("epoch-*.safetensors"):
+            number = path.stem.removeprefix("epoch-")
+            if number.isdecimal() and int(number) not in wanted:
+                path.unlink()
+
+    def average(self, last: int, epoch: int) -> bool:
+        """Write the mean of the weights after the last epochs; whether there were several of them."""
+        files = [self.weights(_EPOCH.format(one)) for one in range(epoch - last + 1, epoch + 1)]
+        found = [load_weights(path).tensors for path in files if path.is_file()]
+        if len(found) < 2:
+            return False
+        means = {
+            name: value if value.dtype.kind != "f" else _mean([one[name] for one in found])
+            for name, value in found[-1].items()
+        }
+        self.save_weights(AVERAGED, means, epoch)
+        return True
+
     def weights(self, which: str) -> Path:
         """Where weights are written to."""
         return self.folder / WEIGHTS / f"{which}.safetensors"
@@ -154,6 +190,10 @@ class Keeper:
     def close(self) -> None:
         """Let others have the run."""
         self._lock.release()
+
+
+def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
 
 
 def sweep(folder: Path) -> None:

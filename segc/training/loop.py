@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segc.build import model_metadata
+from segc.data.batch import Batch
 from segc.data.dataset import Sample, read_split
-from segc.data.loader import Batch, TrainingLoader
+from segc.data.loader import TrainingLoader
 from segc.diagnostics import Diagnostic, SegcError, fail
-from segc.evaluation.coco import evaluate_session
-from segc.evaluation.metrics import Evaluation, Metrics
+from segc.evaluation.metrics import Metrics
 from segc.interrupts import Interrupted, StopRequest
 from segc.locks import try_lock
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
-from segc.plan import Plan, make_plan
+from segc.plan import make_plan
 from segc.runs import CHECKPOINT, COMPLETE, FINISHED, STOPPED, best_epochs, busy, lock_file, read_record, run_to_resume
+from segc.spec.hyperparameters import seconds_of
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint
 from segc.training.device import choose_device, peak_memory
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
-from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.identity import (
     changed_project,
@@ -33,13 +32,14 @@ from segc.training.identity import (
     new_run,
     run_of_launch,
 )
-from segc.training.keeping import Keeper, new_record, new_segment
-from segc.training.memory import resolve_hyperparameters
+from segc.training.keeping import AVERAGED, Keeper, new_record, new_segment
+from segc.training.memory import refuse_few_values, resolve_hyperparameters
 from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
 from segc.training.precision import choose_precision
 from segc.training.report import Report, Run, SilentReport
 from segc.training.schedule import rates
 from segc.training.table import scores
+from segc.training.validation import validate
 from segc.weights.resolve import own_metadata, starting_weights
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Training:
         self.loaded, self.build, self.hyper, self.device, self.world = loaded, build, hyper, device, world
         self.report = report if world.leads else SilentReport()
         self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples))
-        _refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
+        refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)
         self.loader = TrainingLoader(
@@ -262,6 +262,7 @@ class Training:
         if self.progress.scaler and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
+        self._plan_epochs()
         self.progress.launch = launch_name()
         self.folder = folder
         self._whole = True
@@ -277,7 +278,7 @@ class Training:
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
 
     def _is_complete(self) -> bool:
-        return self.progress.stopped or self.progress.epoch >= self.plan.epochs
+        return self.progress.stopped or self.progress.epoch >= (self.progress.epochs or self.plan.epochs)
 
     def _has_ended(self, folder: Path) -> bool:
         """Whether a run that is complete came to its end, too, and was not killed in between."""
@@ -324,6 +325,12 @@ class Training:
         self._counted_at = time.monotonic()
         while not self._is_complete():
             self._epoch()
+        if (
+            self._keeper
+            and self.hyper.average_last
+            and self._keeper.average(self.hyper.average_last, self.progress.epoch)
+        ):
+            self.report.say(f"the mean of the last {self.hyper.average_last} epochs: {self._keeper.weights(AVERAGED)}")
 
     def _end(self, how: str, *, keep: bool = False) -> None:
         """Say how it ended; where it was not the end, with the state to go on from."""
@@ -349,7 +356,9 @@ class Training:
         self._pass(self.progress.epoch)
         if notice := self.loader.new_notice():
             self.report.say(notice)
-        last = number == self.plan.epochs
+        self._count_time()
+        over = self._is_out_of_time(number)
+        last = over or number == self.plan.epochs
         metrics = self._validate() if last or number % self.hyper.val_interval == 0 else None
         self._count_time()
         done, self.progress.at = self.progress.at, Epoch()
@@ -372,13 +381,39 @@ class Training:
             if best is self._keeper.rows[-1]:
                 self.progress.best = row
                 self._save_weights("best")
+            self._keeper.keep_epoch(to_numpy(self.engine.average.network), number, self.hyper)
         self.progress.best, self.progress.ties = self.world.from_leader((self.progress.best, self.progress.ties))
-        self.progress.stopped = not last and self._got_no_better(metrics)
+        self.progress.stopped = over or (not last and self._got_no_better(metrics))
+        if self.hyper.time and number == 1:
+            self._fit_to_time()
         if self._keeper is not None:
             # The checkpoint comes after the weights: killed in between, the epoch is done again and gives the same.
             if self._is_complete() or self._keeper.is_due():
                 self._save_weights("last")
             self._keeper.save(self._checkpoint())
+
+    def _fit_to_time(self) -> None:
+        """Plan as many epochs as there is time for, by how long the first one took."""
+        budget = seconds_of(self.hyper.time or "")
+        self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
+        self._plan_epochs()
+        self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
+
+    def _plan_epochs(self) -> None:
+        """Have the plan and the batches follow the number of epochs that was fitted."""
+        if self.progress.epochs:
+            self.plan = self.plan.fitted(self.progress.epochs)
+            self.loader.set_epochs(self.plan.epochs)
+
+    def _is_out_of_time(self, epoch: int) -> bool:
+        """Whether an epoch after this one would take longer than there is time for."""
+        if not self.hyper.time or epoch == self.plan.epochs:
+            return False
+        each = self.progress.seconds / epoch
+        over = self.world.from_leader(self.progress.seconds + each > seconds_of(self.hyper.time))
+        if over:
+            self.report.say(f"the last epoch: another one would go beyond {self.hyper.time}")
+        return over
 
     def _name_unreadable(self, batch: Batch) -> int:
         """Say once which images could not be read; gives their number in the batch of all processes."""
@@ -468,34 +503,16 @@ class Training:
         self.progress.at.seconds += spent if training else 0.0
 
     def _validate(self) -> Metrics:
-        """Metrics of the averaged weights: each process looks at its share of the images, the first one sums up."""
-        metadata = model_metadata(self.loaded.project)
+        """Metrics of the averaged weights."""
         started = time.monotonic()
-        metrics = evaluate_session(
-            NetworkSession(self.engine.average.network, metadata, self.device),
-            self.val_samples[self.world.rank :: self.world.size],
-            self.loaded.project.dataset.class_names,
-            size=self.hyper.size,
-            rect=self.hyper.rect,
-            iou=self.hyper.iou,
-            max_det=self.hyper.max_det,
-            batch=max(self.plan.batch // self.world.size, 1),
-            progress=self._looked_at,
-            together=self._together,
-        )
+        metrics = validate(self, self._looked_at)
         self.progress.validation_seconds = round(time.monotonic() - started, 1)
-        return self.world.from_leader(metrics)
+        return metrics
 
     def _looked_at(self, done: int, total: int) -> None:
         self.report.validated(done, total)
         if self.world.size == 1:  # several go on, for they wait for each other
             self._stop.check()
-
-    def _together(self, share: Evaluation) -> Evaluation:
-        whole = Evaluation(share.names)
-        for part in self.world.gathered(share):
-            whole.extend(part)
-        return whole
 
     def _save_weights(self, which: str) -> None:
         if self._keeper is not None:
@@ -511,27 +528,4 @@ class Training:
             self.engine.average.network.state_dict(),
             optimizer_tensors(self.engine.optimizer),
             self.engine.gradients() if self.progress.at.waiting else {},
-        )
-
-
-def _refuse_few_values(plan: Plan, size: tuple[int, int], stride: int, world: World) -> None:
-    """Refuse a batch with too few images.
-
-    Batch norm cannot train on one value a channel, that is, on one image whose coarsest feature map has a single cell;
-    and every process must have a share of a batch.
-
-    Raises:
-        SegcError: R008, R011.
-    """
-    if size[0] * size[1] == stride * stride and 1 in {plan.batch, plan.images % plan.batch}:
-        raise fail(
-            "R008",
-            f"a batch of one image of {size[0]} x {size[1]} pixels leaves batch norm a single value to train on",
-            help="enlarge hyperparameters.imgsz, or choose a batch that leaves no single image over",
-        )
-    if plan.batch < world.size:
-        raise fail(
-            "R011",
-            f"a batch of {plan.batch} images cannot be shared out among {world.size} processes",
-            help="hyperparameters.batch counts the images of all processes together",
         )

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from segc.data.batch import TrainingItem
 from segc.data.dataset import Sample, read_sample, read_samples
 from segc.data.labels import parse_labels
-from segc.data.loader import Starvation, TrainingItem, TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.loader import TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.workers import Starvation
 from segc.diagnostics import SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
@@ -326,7 +328,7 @@ def test_workers_give_way_where_they_are_to(samples, yielding):
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such scheduling elsewhere")
 def test_workers_that_get_nowhere_compete_after_a_while_and_make_the_same_batches(samples, monkeypatch):
     expected = epochs(TrainingLoader(samples, hyper(batch=1)), 0, 1, 2)
-    monkeypatch.setattr("segc.data.loader._SECONDS_TO_JUDGE_BY", 0.2)
+    monkeypatch.setattr("segc.data.workers._SECONDS_TO_JUDGE_BY", 0.2)
     composed = TrainingSet._composed
 
     def slow(*arguments):

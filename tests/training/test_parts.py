@@ -129,7 +129,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     tensors = {"a.b": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), "n": torch.tensor(7)}
     at = Epoch(step=5, images=20, sums=[0.1, 0.2, 0.3, 1e-17], skipped=1, seconds=2.5, images_seen=24)
     best = {"epoch": 2, "box_map": 0.25}
-    progress = Progress(3, at, 9, 41, 1, best, (1,), seconds=12.25, scaler={"scale": 0.1}, launch="here:7")
+    progress = Progress(3, at, 9, 0, 41, 1, best, (1,), seconds=12.25, scaler={"scale": 0.1}, launch="here:7")
     save_checkpoint(tmp_path / "c", Checkpoint(progress, {"k": [1, "x"]}, tensors, {}, {"exp_avg/a.b": torch.ones(2)}))
     found = load_checkpoint(tmp_path / "c")
     assert found.progress == progress

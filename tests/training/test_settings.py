@@ -76,6 +76,10 @@ BESIDE = {"augment.copy_paste_mode": {"augment.copy_paste": 1.0}}
 """What has to hold for a key to have an effect at all."""
 
 ELSEWHERE = {
+    "time": "test_a_training_fits_into_its_time",
+    "save_period": "test_weights_of_epochs_are_kept_as_asked",
+    "keep_best": "test_weights_of_epochs_are_kept_as_asked",
+    "average_last": "test_weights_of_epochs_are_kept_as_asked",
     "clip_grad_norm": "bounds what Engine.clip gets",
     "patience": "test_a_training_that_gets_no_better_stops_and_is_complete",
     "max_skipped": "test_a_loss_that_stays_not_finite_stops_the_training",
