@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": "check project files in milliseconds",
     "build": "compile a project: lock, graph, layer table, training plan",
     "train": "train, or continue with --resume",
+    "tune": "search hyperparameters, every trial a run",
     "val": "measure boxes and masks on weights or an artifact",
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
@@ -114,7 +115,7 @@ def missing_package(error: ModuleNotFoundError) -> Diagnostic:
 
     package = (error.name or "").partition(".")[0]
     extras = {r.module: t.extra for t in targets().values() for r in (*t.requirements, *t.runtime)}
-    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train")).get(package)
+    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train") | {"optuna": "tune"}).get(package)
     advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
 

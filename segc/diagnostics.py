@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "X215": "class not known",
     "X216": "nothing to freeze, or nothing left to train",
     "X217": "key without effect",
+    "X218": "range that cannot be searched",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",

@@ -63,7 +63,7 @@ def command(
     from segc.interrupts import Interrupted
     from segc.runs import chosen_run, started_with, without_report
     from segc.spec.load import load_project
-    from segc.training.distributed import launched_world
+    from segc.training.distributed import give_up, launched_world
     from segc.training.project import train_project
 
     folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
@@ -90,6 +90,9 @@ def command(
     except Interrupted as stop:
         if started:
             _show_interrupted(loaded, folder, started[0], str(stop))
+        raise
+    except SegcError:
+        give_up()
         raise
     if outcome is not None:
         _show_outcome(loaded, folder, outcome, before)

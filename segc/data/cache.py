@@ -124,7 +124,7 @@ class MemoryCache:
             return None
         kept = int(self._table[:, 5].sum())
         return (
-            f"{kept} of {self._count} images are kept in memory, all that fit into {self._budget / 2**30:g} GiB; the "
+            f"{kept} of {self._count} images are kept in memory, all that fit into {self._budget / 2**30:.3g} GiB; the "
             "others are decoded every time: raise hyperparameters.cache_gib, or set hyperparameters.cache to disk"
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segc.compute import memory_limit
 from segc.data.augment import blend, mirror, paste_objects, recolour
 from segc.data.batch import Batch, Faults, TrainingItem, collate, first_of, packed, unpacked
 from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
@@ -62,6 +63,7 @@ def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
     if hyper.cache == "disk":
         return DiskCache([sample.image for sample in samples], hyper.size, budget)
     if hyper.cache in {"auto", "ram"}:
+        budget = min(budget, memory_limit() // 4)
         return MemoryCache(len(samples), hyper.size[0] * hyper.size[1] * 3, budget)
     return NoCache()
 

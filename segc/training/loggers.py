@@ -170,10 +170,11 @@ class Recorded:
     Args:
         shown: what a person sees.
         loggers: each is closed and left out as soon as it fails.
+        watched: told about epochs last; what it raises is not caught.
     """
 
-    def __init__(self, shown: Report, loggers: Sequence[Logger]) -> None:
-        self._shown = shown
+    def __init__(self, shown: Report, loggers: Sequence[Logger], watched: Report | None = None) -> None:
+        self._shown, self._watched = shown, watched
         self._loggers = list(loggers)
 
     def _tell(self, what: str, *arguments: Any) -> None:
@@ -212,6 +213,8 @@ class Recorded:
         """See :class:`segc.training.report.Report`."""
         self._shown.epoch(row)
         self._tell("epoch", row)
+        if self._watched is not None:
+            self._watched.epoch(row)
 
     def close(self) -> None:
         """See :class:`segc.training.report.Report`."""

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
 
 
+class Ended(Exception):  # noqa: N818 - it is no error
+    """Raised by a report to end a training before its time; its text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a training came to.
@@ -293,6 +297,9 @@ class Training:
             self._end(STOPPED if self.progress.stopped else FINISHED)
         except Interrupted as stop:
             self._end(f"interrupted by {stop}", keep=True)
+            raise
+        except Ended as end:
+            self._end(str(end))
             raise
         except Exception as error:
             code = f" ({error.diagnostics[0].code})" if isinstance(error, SegcError) else ""

@@ -9,7 +9,7 @@ from segc.spec.load import load_project
 from segc.training.distributed import launched_world
 from segc.training.keeping import sweep_old
 from segc.training.loop import Outcome, train
-from segc.training.report import report_on
+from segc.training.report import Report, report_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ def train_project(
     resume: bool = False,
     allow_changed: bool = False,
     started: "Callable[[Path], None]" = lambda _: None,
+    watched: Report | None = None,
 ) -> Outcome | None:
     """Compile a project into a build directory and train it, told on a console and to the project's loggers.
 
@@ -39,6 +40,7 @@ def train_project(
         resume: go on with a run instead of starting one.
         allow_changed: go on with it even where the project changed.
         started: told the run's folder, once there is something to go on from.
+        watched: told about the progress, too; what it raises ends the training.
 
     Returns:
         What it came to; nothing in a process that does not lead.
@@ -52,7 +54,7 @@ def train_project(
     if launched_world().leads:
         sweep_old(folder)
     compiled = (build if launched_world().leads else compile_project)(loaded, folder)
-    with report_on(screen, loaded.project.hyperparameters.loggers) as report:
+    with report_on(screen, loaded.project.hyperparameters.loggers, watched) as report:
         return train(
             loaded, compiled, name=name, resume=resume, allow_changed=allow_changed, report=report, started=started
         )

@@ -165,12 +165,13 @@ class LiveReport(PlainReport):
 
 
 @contextmanager
-def report_on(console: Console, loggers: Iterable[str] = ()) -> Iterator[Report]:
+def report_on(console: Console, loggers: Iterable[str] = (), watched: Report | None = None) -> Iterator[Report]:
     """The report that suits a console, kept by loggers too.
 
     Args:
         console: where people look.
         loggers: as in ``hyperparameters.loggers``; TensorBoard comes in any case.
+        watched: told about epochs, too; what it raises is not caught.
 
     Raises:
         SegcError: F004 where the package of one is not installed.
@@ -179,7 +180,7 @@ def report_on(console: Console, loggers: Iterable[str] = ()) -> Iterator[Report]
 
     opened = open_loggers(loggers)
     with _shown_on(console) as shown:
-        report = Recorded(shown, opened)
+        report = Recorded(shown, opened, watched)
         try:
             yield report
         finally:
