@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     prepare_to_compute()
     import torch
 
-    from segc.training.device import choose_device, peak_memory
+    from segc.network.device import choose_device, peak_memory
     from segc.training.distributed import World
 
     with tempfile.TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ PASSES = """\
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from segc.sessions import weights_session
+from segc.sessions.choose import weights_session
 from segc.spec.load import load_project
 loaded = load_project(Path(sys.argv[1]))
 weights = Path(sys.argv[3])

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from segc.version import __version__
+
 if TYPE_CHECKING:
     from segc.api import Project as Project
     from segc.diagnostics import SegcError as SegcError
-
-__version__ = "0.1.0"
 
 __all__ = ["Project", "SegcError", "__version__"]
 

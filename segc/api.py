@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Literal
 
 from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic
-from segc.sessions import Runtime, artifact_session, weights_session
+from segc.sessions.choose import Runtime, artifact_session, weights_session
 from segc.spec import project as spec
 from segc.spec.load import LoadedProject, load_project
 
 if TYPE_CHECKING:
     from segc.build import Build
-    from segc.evaluation.coco import MaskGrid
+    from segc.emission.order import Emission
+    from segc.evaluation.comparison import MaskGrid
     from segc.evaluation.metrics import Metrics
     from segc.inference.results import Prediction
-    from segc.targets.base import Session
-    from segc.targets.emit import Emission
+    from segc.sessions import Session
     from segc.training.loop import Outcome
 
 PathLike = str | os.PathLike[str]
@@ -189,47 +189,27 @@ class Project:
             sources: what to segment; of a folder its images, not those in folders below.
             weights: a file to use instead of the trained weights.
             artifact: an emitted model to run in place of weights.
-            conf: least score; the project's where not given.
-            iou: overlap that makes two boxes one; the project's where not given.
-            max_det: most detections an image; the project's where not given.
+            conf: least score; where not given, that of a model that suppresses by itself, else the project's.
+            iou: overlap that makes two boxes one; likewise.
+            max_det: most detections an image; likewise.
             retina: masks interpolated at the photograph's resolution.
             runtime: what runs weights.
 
         Raises:
-            SegcError: I001 where there are no sources, I002 where an image cannot be read; else as ``segc.sessions``.
+            SegcError: I001 where there are no sources, I002 where an image cannot be read, I005 where the model has
+                left out already what is asked for; else as ``segc.sessions``.
         """
-        from segc.sources import find
+        from segc.prediction import filters_of, find, predict
 
         found = find([str(source) for source in sources])
         session = self._session(_path(weights), _path(artifact), runtime)
-        chosen = self.spec.hyperparameters
-        filters = (
-            chosen.conf if conf is None else conf,
-            chosen.iou if iou is None else iou,
-            chosen.max_det if max_det is None else max_det,
-        )
-
-        def predictions() -> "Iterator[Prediction]":
-            from segc.inference.predict import predict_image
-            from segc.sources import read
-
-            for source in found:
-                yield predict_image(
-                    read(source),
-                    session.run,
-                    session.metadata,
-                    conf=filters[0],
-                    iou=filters[1],
-                    max_det=filters[2],
-                    retina=retina,
-                    path=source.name,
-                )
-
-        return predictions()
+        given = {"conf": conf, "iou": iou, "max_det": max_det}
+        filters = filters_of(session, given, self.loaded, retina=retina)
+        return (predict(source, session, filters)[1] for source in found)
 
     def _session(self, weights: Path | None, artifact: Path | None, runtime: Runtime) -> "Session":
         if artifact is not None:
-            return artifact_session(self.loaded, artifact)
+            return artifact_session(self.loaded, self.build_dir, artifact)
         return weights_session(self.loaded, self.build_dir, weights, runtime=runtime, warn=_warn)
 
     def emit(
@@ -255,7 +235,7 @@ class Project:
         Raises:
             SegcError: for what concerns all of them: names, refusals, weights, images.
         """
-        from segc.targets.emit import TIME_LIMIT, emit_project
+        from segc.emission.project import TIME_LIMIT, emit_project
 
         return emit_project(
             self.loaded,

@@ -7,16 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segc import __version__
 from segc.architectures import build_graph
 from segc.files import canonical_json, digest, write_atomic
 from segc.graph.cost import Cost, LayerCost, cost, layer_costs
 from segc.graph.ir import Graph
 from segc.graph.passes import fused_form
+from segc.graph.serial import write_graph
+from segc.inference.metadata import Metadata
 from segc.plan import Launch, Plan, Setting, launch_commands, make_plan, settings
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import LoadedProject
 from segc.spec.project import Project, spec_digest
+from segc.version import __version__
 
 LOCK_FORMAT = 1
 
@@ -49,7 +51,7 @@ def compile_project(loaded: LoadedProject, folder: Path) -> Build:
     images = _training_images(loaded)
     plan = None if images is None else make_plan(project.hyperparameters, project.dataset.nc, images)
     launch = launch_commands(loaded.path.name, project.name)
-    graph_text = graph.to_json()
+    graph_text = write_graph(graph)
     files = {
         "project.lock.json": canonical_json(_lock(project, graph_text)),
         "graph.json": graph_text,
@@ -77,18 +79,16 @@ def project_graph(project: Project) -> Graph:
     return build_graph(project.architecture, project.dataset.nc, project.hyperparameters.size)
 
 
-def model_metadata(project: Project) -> dict[str, Any]:
-    """What weights and artifacts of a project say about themselves, as JSON values."""
-    graph = project_graph(project)
-    return {
-        "task": "segment",
-        "family": project.architecture.family,
-        "names": list(project.dataset.class_names),
-        "imgsz": list(project.hyperparameters.size),
-        "strides": list(graph.metadata["strides"]),
-        "spec_digest": spec_digest(project),
-        "segc_version": __version__,
-    }
+def model_metadata(project: Project) -> Metadata:
+    """What models of a project say about themselves, of whatever form."""
+    return Metadata(
+        names=project.dataset.class_names,
+        imgsz=project.hyperparameters.size,
+        strides=tuple(project_graph(project).metadata["strides"]),
+        family=project.architecture.family,
+        spec_digest=spec_digest(project),
+        segc_version=__version__,
+    )
 
 
 def summary(project: Project, graph: Graph, plan: Plan | None, launch: Launch) -> str:

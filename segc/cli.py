@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import click
 
-from segc import __version__
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
 from segc.interrupts import end_cleanly, exit_status
+from segc.version import __version__
 
 COMMANDS = {
     "init": "write a commented project.yaml",
@@ -114,7 +114,8 @@ def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     from segc.targets.registry import targets
 
     package = (error.name or "").partition(".")[0]
-    extras = {r.module: t.extra for t in targets().values() for r in (*t.requirements, *t.runtime)}
+    every = [(t, r) for t in targets().values() for r in (*t.requirements(t.default_options()), *t.needed)]
+    extras = {r.module: t.extra for t, r in every}
     extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train") | {"optuna": "tune"}).get(package)
     advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)

@@ -104,12 +104,14 @@ CODES: dict[str, str] = {
     "I002": "image cannot be read",
     "I003": "output would replace a source",
     "I004": "picture cannot be written",
+    "I005": "model has left out what is asked for",
     # F is for files and the machine
     "F001": "file or folder not found",
     "F002": "file cannot be read",
     "F003": "file cannot be written",
     "F004": "package missing",
     "F005": "file exists already",
+    "F006": "another process works here",
 }
 """Every code that segc can report, with its title. A code keeps its meaning for good."""
 

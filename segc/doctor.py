@@ -7,13 +7,13 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from segc.targets.reference import TORCH
+from segc.emission.reference import TORCH
 from segc.targets.registry import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segc.targets.base import Requirement, Target
+    from segc.targets.contract import Requirement, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,16 @@ class Checkup:
 
 def examine(target: Target) -> Checkup:
     """Look at one target."""
+    options = target.default_options()
     # PyTorch is what every artifact is verified against.
-    to_emit = (*target.requirements, TORCH)
+    to_emit = (*target.requirements(options), TORCH)
     return Checkup(
         target.name,
         target.title,
-        _ability(to_emit, target.environment()),
-        _ability(target.runtime, target.run_environment()),
-        {r.package: r.version() for r in (*to_emit, *target.runtime)},
-        _install((*to_emit, *target.runtime)),
+        _ability(to_emit, target.environment(options)),
+        _ability(target.needed, target.run_environment()),
+        {r.package: r.version() for r in (*to_emit, *target.needed)},
+        _install((*to_emit, *target.needed)),
         target.remarks(),
     )
 

@@ -67,7 +67,7 @@ def _with_few(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample
 
 
 def _train(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, ...]]) -> None:
-    from segc.training.device import choose_device
+    from segc.network.device import choose_device
     from segc.training.distributed import World
     from segc.training.loop import Training
     from segc.training.memory import resolve_hyperparameters
@@ -83,7 +83,7 @@ def _train(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, .
 
 
 def _emit(loaded: "LoadedProject", folder: Path, done: Said) -> tuple[Diagnostic, ...]:
-    from segc.targets.emit import emit_project
+    from segc.emission.project import emit_project
 
     if not loaded.project.targets:
         return ()

@@ -2,8 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from segc.diagnostics import fail
 
 _held: set[Path] = set()
 """Locks of this process: the system would give it the same one twice, and take both away with one."""
@@ -35,6 +39,12 @@ class Lock:
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self._file = path, file
+
+    def sign(self) -> None:
+        """Write the number of this process into the file."""
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()).encode())
+        self._file.flush()
 
     def release(self) -> None:
         """Let others have it."""
@@ -73,3 +83,26 @@ def is_locked(path: Path) -> bool:
     if lock is not None:
         lock.release()
     return lock is None
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs.
+
+    Args:
+        path: the lock file; it stays, with the number of the process that held it last.
+        what: what is being done, for whoever comes second: "an emission into build/artifacts".
+
+    Raises:
+        SegcError: F006 where another process holds it.
+    """
+    lock = try_lock(path)
+    if lock is None:
+        holder = path.read_text(encoding="ascii", errors="replace")[:20].strip()
+        by = f" by process {holder}" if holder.isdigit() else ""
+        raise fail("F006", f"{what} is under way{by}", file=path.parent, help="wait for it, or end it")
+    try:
+        lock.sign()
+        yield
+    finally:
+        lock.release()

@@ -124,3 +124,15 @@ def test_warnings_reach_python_as_warnings(project: Project) -> None:
     renamed = Project.load(project.loaded.path, "dataset.names=[spot, bar]")
     with pytest.warns(UserWarning, match="W009"):
         renamed.evaluate()
+
+
+def test_an_artifact_that_suppresses_by_itself_is_asked_only_for_what_it_has(path: Path) -> None:
+    path.write_text(SPEC + "targets: [{format: coreml, nms: true}]\n")
+    project = Project.load(path, "hyperparameters.conf=0.2")
+    (emission,) = project.emit(untrained=True)
+    assert emission.status == ("verified" if sys.platform == "darwin" else "evaluated"), emission.diagnostics
+    images = project.loaded.dataset_root / "images" / "val"
+    assert len(list(project.predict(images, artifact="coreml"))) == 2
+    for asked in ({"conf": 0.1}, {"iou": 0.9}, {"max_det": 400}):
+        with pytest.raises(SegcError, match=r"I005.*the model suppresses by itself"):
+            project.predict(images, artifact="coreml", **asked)

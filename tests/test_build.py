@@ -9,7 +9,7 @@ import pytest
 
 from segc.build import build, model_metadata
 from segc.cli import run
-from segc.graph.ir import Graph
+from segc.graph.serial import read_graph
 from segc.plan import make_plan
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import load_project
@@ -48,12 +48,12 @@ def test_the_build_directory_holds_lock_graph_plan_and_summary(project: Path) ->
     loaded = load_project(project)
     compiled = build(loaded, loaded.build_dir)
     assert set(contents(loaded.build_dir)) == FILES
-    graph = Graph.from_json((loaded.build_dir / "graph.json").read_text())
+    graph = read_graph((loaded.build_dir / "graph.json").read_text())
     assert graph == compiled.graph
     assert graph.tensors["images"].shape == (1, 3, 64, 96)
     lock = json.loads((loaded.build_dir / "project.lock.json").read_text())
     assert lock["spec"]["hyperparameters"]["epochs"] == 4
-    assert lock["spec_digest"] == model_metadata(loaded.project)["spec_digest"]
+    assert lock["spec_digest"] == model_metadata(loaded.project).spec_digest
     plan = json.loads((loaded.build_dir / "plan.json").read_text())["training"]
     assert (plan["images"], plan["steps_per_epoch"], plan["steps"], plan["accumulate"]) == (5, 3, 12, 4)
 
@@ -71,8 +71,8 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(project: Path, t
 
 
 def test_a_changed_key_changes_the_digest(project: Path) -> None:
-    one = model_metadata(load_project(project).project)["spec_digest"]
-    other = model_metadata(load_project(project, ["hyperparameters.epochs=5"]).project)["spec_digest"]
+    one = model_metadata(load_project(project).project).spec_digest
+    other = model_metadata(load_project(project, ["hyperparameters.epochs=5"]).project).spec_digest
     assert one != other
 
 

@@ -9,15 +9,15 @@ import sys
 import pytest
 
 from segc.cli import run
-from segc.targets import base
+from segc.targets import contract
 from segc.targets.registry import targets
 
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A module that cannot be found."""
-    find = base.find_spec
-    monkeypatch.setattr(base, "find_spec", lambda module: None if module == request.param else find(module))
+    find = contract.find_spec
+    monkeypatch.setattr(contract, "find_spec", lambda module: None if module == request.param else find(module))
     return str(request.param)
 
 
@@ -53,8 +53,8 @@ def test_emitting_and_running_are_told_apart(capsys: pytest.CaptureFixture[str])
 def test_a_package_that_is_too_old_is_named_with_both_versions(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = base.metadata.version
-    monkeypatch.setattr(base.metadata, "version", lambda name: "1.2" if name == "onnxruntime" else version(name))
+    version = contract.metadata.version
+    monkeypatch.setattr(contract.metadata, "version", lambda name: "1.2" if name == "onnxruntime" else version(name))
     assert run(["doctor", "-t", "onnx"]) == 1
     text = capsys.readouterr().out
     assert "onnx: onnxruntime 1.2 is older than 1.20" in text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segc.targets.registry import targets
+from segc.targets.registry import MODULES, targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ NO_FRAMEWORKS = {"setuptools", "numpy"}
 FRAMEWORKS = {"torch", "cv2", "faster_coco_eval", "tensorboardX", "nncf", "tensorrt", "scipy"} | {
     requirement.module.partition(".")[0]
     for target in targets().values()
-    for requirement in (*target.requirements, *target.runtime)
+    for requirement in (*target.requirements(target.default_options()), *target.needed)
 } - NO_FRAMEWORKS
 
 
@@ -59,7 +59,7 @@ def test_a_light_command_imports_no_framework(arguments: list[str], project: Pat
 
 
 def test_importing_segc_and_every_target_imports_no_framework() -> None:
-    modules = ", ".join(f"segc.targets.{name}" for name in targets())
+    modules = ", ".join(MODULES)
     code = f"import sys, segc, {modules}; sys.exit(str({FRAMEWORKS!r} & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() in {"", "set()"}

@@ -1,17 +1,30 @@
 """Architecture families: one file each, with ``SCALES``, ``Scale`` and ``build``, all giving a graph."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segc.architectures import yolov8_seg
 
 if TYPE_CHECKING:
     from segc.graph.ir import Graph
-    from segc.spec.architecture import Architecture
 
 FAMILIES = {"yolov8-seg": yolov8_seg}
 
 
-def build_graph(architecture: "Architecture", nc: int, size: tuple[int, int], batch: int = 1) -> "Graph":
+class Wanted(Protocol):
+    """The network that is asked for, as the spec's ``architecture`` says."""
+
+    @property
+    def family(self) -> str:
+        """A key of ``FAMILIES``."""
+        ...
+
+    @property
+    def scale(self) -> Any:
+        """A key of the family's ``SCALES``, or ``depth``, ``width`` and ``max_channels``."""
+        ...
+
+
+def build_graph(architecture: Wanted, nc: int, size: tuple[int, int], batch: int = 1) -> "Graph":
     """Lower an architecture to its graph in inference form.
 
     Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from segc.targets.emit import Emission
+    from segc.emission.order import Emission
 
 
 @click.command()
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     "names",
     multiple=True,
     metavar="TARGET",
-    help="A target to emit, as the project describes it or else with default options; may be repeated; "
-    "`all` for all there are. By default all that the project lists.",
+    help="An artifact by its name in the project, or a target: all of the project's artifacts of it, else one with "
+    "default options; may be repeated; `all` for all targets there are. By default all that the project lists.",
 )
 @click.option(
     "--weights",
@@ -81,13 +81,14 @@ def command(
     build/artifacts/<target>.failed/ for inspection, and the exit status is 1. What is up to date is left alone.
     """
     from segc.diagnostics import SegcError
+    from segc.emission.project import emit_project, requested
     from segc.spec.load import load_project
-    from segc.targets.emit import emit_project, requested
+    from segc.targets.registry import artifact_name
 
     if weights is not None and untrained:
         raise click.UsageError("--weights and --untrained exclude each other")
     loaded = load_project(project, overrides)
-    with _live([options.format for options in requested(loaded, names)]) as board:
+    with _live([artifact_name(options) for options in requested(loaded, names)]) as board:
         emissions = emit_project(
             loaded,
             build_folder(loaded, build_dir),
@@ -128,7 +129,7 @@ class Board:
 
     def finished(self, emission: Emission) -> None:
         """Take in what came of a target."""
-        self._made[emission.target] = emission
+        self._made[emission.name] = emission
 
     def table(self) -> Table:
         """A row a target: state, seconds so far, and, once it is finished, size and parity."""
@@ -170,7 +171,7 @@ def _report(emissions: Sequence[Emission]) -> None:
     table = Table("target", "artifact", "MB", "seconds", "against PyTorch", "status", box=None, pad_edge=False)
     for emission in emissions:
         table.add_row(
-            emission.target,
+            emission.name,
             "" if emission.folder is None else _shown(emission.folder / emission.model),
             _megabytes(emission),
             f"{emission.seconds:.1f}",
@@ -182,7 +183,7 @@ def _report(emissions: Sequence[Emission]) -> None:
     screen.print(table)
     for emission in emissions:
         for note in emission.notes:
-            screen.print(f"{emission.target}: {note}", markup=False, highlight=False)
+            screen.print(f"{emission.name}: {note}", markup=False, highlight=False)
 
 
 def _shown(path: Path) -> str:

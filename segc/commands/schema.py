@@ -10,7 +10,7 @@ import click
 def command(output: Path | None) -> None:
     """Print the JSON Schema (draft 2020-12) of project.yaml, for editors and other programs."""
     from segc.files import write_atomic
-    from segc.spec.schema import schema_text
+    from segc.spec.json_schema import schema_text
 
     if output is None:
         click.echo(schema_text(), nl=False)

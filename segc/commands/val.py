@@ -18,8 +18,9 @@ from segc.compute import prepare_to_compute
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segc.evaluation.coco import MaskGrid, Metrics
-    from segc.sessions import Runtime
+    from segc.evaluation.comparison import MaskGrid
+    from segc.evaluation.metrics import Metrics
+    from segc.sessions.choose import Runtime
 
 
 @click.command("val")
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights to use instead of the trained."
 )
-@click.option("--artifact", type=click.Path(path_type=Path), metavar="PATH", help="Run this emitted model instead.")
+@click.option(
+    "--artifact", type=click.Path(path_type=Path), metavar="NAME|PATH", help="Run this emitted model instead."
+)
 @click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True, help="Images to use.")
 @click.option(
     "--batch",

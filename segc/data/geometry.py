@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.scene import Parts
-from segc.inference.letterbox import PADDING_GREY
+from segc.inference.metadata import PADDING_GREY
 
 if TYPE_CHECKING:
     from segc.spec.hyperparameters import Augment

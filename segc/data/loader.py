@@ -37,7 +37,7 @@ from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
 from segc.data.workers import Arrays, Pool, Starvation, shared_numbers
 from segc.diagnostics import SegcError
 from segc.inference.letterbox import letterbox_geometry
-from segc.spec.base import LARGEST_STRIDE
+from segc.schema import LARGEST_STRIDE
 
 if TYPE_CHECKING:
     from segc.spec.hyperparameters import Hyperparameters

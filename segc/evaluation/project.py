@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segc.data.dataset import Sample, read_split
 from segc.diagnostics import fail
-from segc.evaluation.coco import MaskGrid, Progress, evaluate_session
+from segc.evaluation.coco import Progress, evaluate_session
+from segc.evaluation.comparison import MaskGrid
 from segc.evaluation.metrics import Metrics
-from segc.sessions import Runtime, Warn, artifact_session, weights_session
+from segc.sessions.choose import Runtime, Warn, artifact_session, weights_session
 
 if TYPE_CHECKING:
+    from segc.sessions import Session
     from segc.spec.load import LoadedProject
-    from segc.targets.base import Session
 
 Split = Literal["train", "val"]
 
@@ -47,7 +48,7 @@ class Evaluated:
         frames = f"frames within {self.size[0]}x{self.size[1]}" if self.rect else f"{self.size[0]}x{self.size[1]}"
         grid = "" if self.mask_grid == "photograph" else f", masks on the grid of the {self.mask_grid}"
         # A model that suppresses by itself is measured without what it leaves out.
-        left_out = f", scores above {conf:g} only" if (conf := self.session.metadata.get("conf")) is not None else ""
+        left_out = f", scores above {conf:g} only" if (conf := self.session.metadata.conf) is not None else ""
         return f"{self.split}, {frames}, {self.precision}, {self.session.runtime}{grid}{left_out}"
 
     def to_json(self) -> dict[str, Any]:
@@ -106,10 +107,10 @@ def evaluate_project(
     if artifact is None:
         session = weights_session(loaded, build_dir, weights, runtime=runtime, warn=warn)
     else:
-        session = artifact_session(loaded, artifact)
+        session = artifact_session(loaded, build_dir, artifact)
     chosen = project.hyperparameters
     size = _size(session, loaded)
-    rect = (chosen.rect if rect is None else rect) and bool(session.metadata.get("dynamic"))
+    rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic
     metrics = evaluate_session(
         session,
         samples,
@@ -122,13 +123,9 @@ def evaluate_project(
         mask_grid=mask_grid,
         progress=progress,
     )
-    precision = str(session.metadata.get("precision", "fp32"))
-    return Evaluated(metrics, split, size, rect, mask_grid, precision, session, samples)
+    return Evaluated(metrics, split, size, rect, mask_grid, session.metadata.precision, session, samples)
 
 
 def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:
     """Input (height, width): the project's where the model takes any, else the model's own."""
-    if session.metadata.get("dynamic"):
-        return loaded.project.hyperparameters.size
-    height, width = session.metadata["imgsz"]
-    return int(height), int(width)
+    return loaded.project.hyperparameters.size if session.metadata.dynamic else session.metadata.imgsz

@@ -4,27 +4,23 @@ A graph says what is computed, at one nominal input size; nothing in it forbids 
 operator takes its sizes from its inputs. Weights are kept apart: a parameter is a name, a shape and a role.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
-
-from segc.files import canonical_json
 
 Shape = tuple[int, ...]
 Role = Literal["weight", "bias", "norm", "statistic", "counter", "fixed"]
 Region = Literal["", "decode"]
-
-FORMAT = 1
-"""Version of the JSON form."""
+Dtype = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A float32 value that flows between nodes; ``shape`` is [N, C, H, W] for feature maps, [N, A, K] for anchors."""
+    """A value that flows between nodes; ``shape`` is [N, C, H, W] for feature maps, [N, A, K] for anchors."""
 
     name: str
     shape: Shape
+    dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +100,10 @@ class Graph:
     parameters: Mapping[str, Parameter]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def dtype(self, node: Node) -> Dtype:
+        """What a node computes in: the type of what it makes."""
+        return self.tensors[node.outputs[0]].dtype
+
     def producer(self, tensor: str) -> Node | None:
         """The node that makes a tensor, or ``None`` for an input."""
         return next((node for node in self.nodes if tensor in node.outputs), None)
@@ -112,80 +112,13 @@ class Graph:
         """The nodes that read a tensor."""
         return tuple(node for node in self.nodes if tensor in node.inputs)
 
-    def to_json(self) -> str:
-        """The whole graph as text, the same for equal graphs."""
-        return canonical_json(
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "inputs": self.inputs,
-                "outputs": self.outputs,
-                "nodes": [asdict(node) for node in self.nodes],
-                "tensors": [asdict(tensor) for tensor in self.tensors.values()],
-                "parameters": [asdict(parameter) for parameter in self.parameters.values()],
-                "metadata": self.metadata,
-            }
-        )
 
-    @classmethod
-    def from_json(cls, text: str) -> "Graph":
-        """Read back what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: where the text is no such graph, or names an operator, tensor or parameter that is not there.
-        """
-        try:
-            value = json.loads(text)
-            if value["format"] != FORMAT:
-                raise ValueError(f"graph format {value['format']} is not {FORMAT}")
-            graph = cls(
-                name=value["name"],
-                inputs=tuple(value["inputs"]),
-                outputs=tuple(value["outputs"]),
-                nodes=tuple(Node(**_with_tuples(node)) for node in value["nodes"]),
-                tensors={t["name"]: Tensor(**_with_tuples(t)) for t in value["tensors"]},
-                parameters={p["name"]: Parameter(**_with_tuples(p)) for p in value["parameters"]},
-                metadata=_with_tuples(value["metadata"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a segc graph: {error!r}") from error
-        check(graph)
-        return graph
-
-
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_with_tuples(element) for element in value)
-    if isinstance(value, dict):
-        return {key: _with_tuples(element) for key, element in value.items()}
-    return value
-
-
-def check(graph: Graph) -> None:
-    """Check that a graph hangs together: known operators, every tensor made once and before it is read.
-
-    Raises:
-        ValueError: naming the node and what is wrong with it.
-    """
-    from segc.graph.ops import OPERATORS
-
-    made = set(graph.inputs)
-    for node in graph.nodes:
-        operator = OPERATORS.get(node.op)
-        if operator is None:
-            raise ValueError(f"node {node.name}: unknown operator {node.op!r}")
-        _require(node.inputs, made, f"node {node.name} reads")
-        _require(node.parameters.values(), graph.parameters, f"node {node.name} holds")
-        if repeated := made.intersection(node.outputs):
-            raise ValueError(f"node {node.name} makes {sorted(repeated)} a second time")
-        shapes = operator.infer(node, graph.tensors, graph.parameters)
-        stated = tuple(graph.tensors[name].shape for name in node.outputs)
-        if shapes != stated:
-            raise ValueError(f"node {node.name}: shapes {stated} should be {shapes}")
-        made.update(node.outputs)
-    _require(graph.outputs, made, "the graph gives")
-
-
-def _require(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    if missing := [name for name in names if name not in set(known)]:
-        raise ValueError(f"{what} {missing}, which nothing provides")
+def pruned(graph: Graph) -> Graph:
+    """The graph without the tensors and parameters that no node mentions any more."""
+    tensors = {*graph.inputs, *(name for node in graph.nodes for name in (*node.inputs, *node.outputs))}
+    parameters = {name for node in graph.nodes for name in node.parameters.values()}
+    return replace(
+        graph,
+        tensors={name: tensor for name, tensor in graph.tensors.items() if name in tensors},
+        parameters={name: parameter for name, parameter in graph.parameters.items() if name in parameters},
+    )

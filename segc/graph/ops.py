@@ -42,6 +42,7 @@ class Operator:
         optional_parameters: names of parameters that may be left out.
         shape: shapes of the outputs from those of the inputs.
         cost: FLOPs from inputs and outputs.
+        dtype: of the outputs, from the attributes; where absent it is that of the inputs, which have to be alike.
     """
 
     meaning: str
@@ -51,6 +52,20 @@ class Operator:
     parameters: tuple[str, ...] = ()
     optional_parameters: tuple[str, ...] = ()
     cost: CostRule | None = None
+    dtype: Callable[[Mapping[str, Any]], str] | None = None
+
+    def dtypes(self, node: Node, tensors: Mapping[str, Tensor]) -> str | None:
+        """The type of a node's outputs; None for an operator without inputs, which has any.
+
+        Raises:
+            ValueError: where types meet that are not alike.
+        """
+        if self.dtype is not None:
+            return self.dtype(node.attributes)
+        found = {tensors[name].dtype for name in node.inputs}
+        if len(found) > 1:
+            raise ValueError(f"node {node.name}: {node.op} of {sorted(found)}")
+        return found.pop() if found else None
 
     def call(self, node: Node, tensors: Mapping[str, Tensor], parameters: Mapping[str, Parameter]) -> Call:
         """Check a node against this row and gather what the rules need.
@@ -315,6 +330,14 @@ OPERATORS: dict[str, Operator] = {
         inputs=None,
         attributes=("strides",),
         shape=_anchor_points,
+        dtype=lambda _: "float32",
+    ),
+    "cast": Operator(
+        "The same values in another type, rounded to the nearest where it has fewer digits.",
+        inputs=1,
+        attributes=("dtype",),
+        shape=_same,
+        dtype=lambda attributes: str(attributes["dtype"]),
     ),
     "constant": Operator(
         "A parameter's value, seen in the given shape.",

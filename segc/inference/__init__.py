@@ -5,5 +5,20 @@ The standalone predict scripts carry the text of these files, one after another 
 and the only imports from segc are ``from segc.inference.x import a, b`` at the top of a file.
 """
 
-SCRIPT_MODULES = ("letterbox", "postprocess", "masks", "results", "predict", "draw", "sources", "output")
+SCRIPT_MODULES = (
+    "text",
+    "metadata",
+    "filters",
+    "letterbox",
+    "postprocess",
+    "masks",
+    "results",
+    "model",
+    "predict",
+    "draw",
+    "sources",
+    "output",
+    "jobs",
+    "command",
+)
 """Modules in the order in which each one's imports are already defined."""

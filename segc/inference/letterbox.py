@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-PADDING_GREY = 114
-"""Value of all three channels in the padding."""
+from segc.inference.metadata import PADDING_GREY
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.metadata import LAYOUTS, Metadata, ModelError
+
 MAX_CANDIDATES = 30_000
 """Candidates that suppression looks at, best first: a bound on time where nearly every anchor passes the confidence."""
 
@@ -31,51 +33,55 @@ class Detections:
     classes: npt.NDArray[np.int64]
 
 
-def model_input(images: npt.NDArray[np.float32], metadata: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+def model_input(images: npt.NDArray[np.float32], metadata: Metadata) -> npt.NDArray[np.float32]:
     """Images [N, 3, H, W] in the order of axes that the model wants: [N, H, W, 3] where its channels come last."""
-    last = metadata.get("channels", "first") == "last"
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if last else images
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1) if metadata.channels == "last" else images)
 
 
 def named_outputs(
-    outputs: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]
+    outputs: Mapping[str, npt.NDArray[Any]], metadata: Metadata, images: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The four named outputs in fp32, whichever form they have in the model.
 
     Args:
         outputs: by name, with the batch axis. Layout ``named``: ``boxes`` [N, A, 4] (x1, y1, x2, y2), ``scores``
-            [N, A, nc], ``coefficients`` [N, A, 32], ``prototypes`` [N, 32, H/4, W/4]. Layout ``fused``: ``output0``
-            [N, 4 + nc + 32, A] with boxes as centre, width and height, and ``output1``, the prototypes. Layout
+            [N, A, nc], ``coefficients`` [N, A, K], ``prototypes`` [N, K, H/4, W/4]. Layout ``fused``: ``output0``
+            [N, 4 + nc + K, A] with boxes as centre, width and height, and ``output1``, the prototypes. Layout
             ``detections``, of a model that suppresses by itself: as ``named``, but A is the most detections there can
             be, ``scores`` is [N, A], with 0 where there is none, and ``classes`` [N, A] goes with it.
-        metadata: the model's; ``layout``, ``channels``, ``boxes``, ``names`` and ``imgsz`` are read.
+        metadata: the model's.
+        images: how many there were.
 
     Raises:
-        KeyError: where an output of the layout is missing.
+        ModelError: where an output is missing, or of another shape than the metadata say.
     """
-    layout = metadata.get("layout", "named")
-    named = _unfused(outputs, len(metadata["names"])) if layout == "fused" else dict(outputs)
-    if layout == "detections":
-        named["scores"] = _spread(named["scores"], named["classes"], len(metadata["names"]))
-    if metadata.get("channels", "first") == "last":
-        named["prototypes"] = named["prototypes"].transpose(0, 3, 1, 2)
-    if metadata.get("boxes", "pixels") == "normalized":
-        height, width = metadata["imgsz"]
-        named["boxes"] = named["boxes"] * np.array([width, height, width, height], np.float32)
-    names = ("boxes", "scores", "coefficients", "prototypes")
-    return {name: np.ascontiguousarray(named[name], np.float32) for name in names}
-
-
-def beyond_suppression(metadata: Mapping[str, Any], *, conf: float, iou: float, max_det: int) -> str | None:
-    """What a model that suppresses by itself has left out already of what is asked for; None where it has all."""
-    for name, low, high in (
-        ("conf", conf, metadata.get("conf", conf)),
-        ("iou", metadata.get("iou", iou), iou),
-        ("max_det", metadata.get("max_det", max_det), max_det),
+    nc = len(metadata.names)
+    try:
+        named = _unfused(outputs, nc) if metadata.layout == "fused" else dict(outputs)
+        if metadata.layout == "detections":
+            named["scores"] = _spread(named["scores"], named["classes"], nc)
+        if metadata.channels == "last":
+            named["prototypes"] = named["prototypes"].transpose(0, 3, 1, 2)
+        if metadata.boxes == "normalized":
+            height, width = metadata.imgsz
+            named["boxes"] = named["boxes"] * np.array([width, height, width, height], np.float32)
+        found = {name: np.ascontiguousarray(named[name], np.float32) for name in LAYOUTS["named"]}
+    except KeyError as error:
+        raise ModelError(f"it has no output {error}") from None
+    except (ValueError, IndexError):
+        raise ModelError("its outputs have other shapes than its metadata speak of") from None
+    boxes, scores, coefficients, prototypes = found.values()
+    anchors, masks = boxes.shape[1:2], coefficients.shape[2:]
+    stated = (boxes.shape[2:] == (4,), scores.shape == (images, *anchors, nc), coefficients.shape[1:2] == anchors)
+    if (
+        not all(stated)
+        or prototypes.ndim != 4
+        or prototypes.shape[1:2] != masks
+        or any(len(array) != images for array in found.values())
     ):
-        if low < high:
-            return f"the model suppresses by itself, with {name} {metadata[name]:g}: what that leaves out is gone"
-    return None
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
+        raise ModelError(f"its outputs have other shapes than its metadata speak of: {shapes}")
+    return found
 
 
 def _unfused(outputs: Mapping[str, npt.NDArray[Any]], nc: int) -> dict[str, npt.NDArray[Any]]:

@@ -1,13 +1,13 @@
 """From a photograph to its prediction, through any function that runs the network."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
 from segc.inference.masks import image_masks
+from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.inference.results import Prediction
 
@@ -18,7 +18,7 @@ Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
 def predict_image(
     image: npt.NDArray[np.uint8],
     run: Run,
-    metadata: Mapping[str, Any],
+    metadata: Metadata,
     *,
     conf: float = 0.25,
     iou: float = 0.7,
@@ -32,7 +32,7 @@ def predict_image(
     Args:
         image: [h, w, 3] BGR, as OpenCV reads it.
         run: runs the network.
-        metadata: the model's; ``imgsz``, ``names``, ``batch`` and ``dynamic`` are read.
+        metadata: the model's.
         conf: scores at or below it are left out.
         iou: threshold of the non-maximum suppression.
         max_det: at most so many detections.
@@ -40,15 +40,14 @@ def predict_image(
         multi_label: an anchor may stand for several classes (evaluation).
         path: the name that the prediction carries.
     """
-    height, width = metadata["imgsz"]
-    frame, geometry = letterbox(image, (int(height), int(width)))
+    frame, geometry = letterbox(image, metadata.imgsz)
     # A model of a fixed larger batch gets the frame that often; its first answer counts.
-    batch = 1 if metadata.get("dynamic") else int(metadata.get("batch", 1))
+    batch = 1 if metadata.dynamic else metadata.batch
     outputs = run(to_input([frame[:, :, ::-1]] * batch))
     return image_prediction(
         {name: value[0] for name, value in outputs.items()},
         geometry,
-        tuple(metadata["names"]),
+        metadata.names,
         conf=conf,
         iou=iou,
         max_det=max_det,

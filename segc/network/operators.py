@@ -125,5 +125,6 @@ FUNCTIONS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Call]] = {
     "reduce_sum": lambda x, a: (torch.sum, (x[0], a["axes"]), {"keepdim": a["keepdims"]}),
     "flatten_spatial": lambda x, _: (flatten_spatial, (x[0],), {}),
     "anchor_points": lambda x, a: (anchor_points, (list(x), a["strides"]), {}),
+    "cast": lambda x, a: (torch.Tensor.to, (x[0], getattr(torch, a["dtype"])), {}),
 }
 """Operators without parameters: the function to call, its arguments and keywords."""

@@ -1,7 +1,6 @@
 """Running trained weights in PyTorch, in the way that artifacts are run in their own runtimes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +8,12 @@ from numpy.typing import NDArray
 
 from segc.graph.ir import Graph
 from segc.graph.passes import fold_batch_norm
+from segc.inference.metadata import Metadata
 from segc.network.lower import load_weights, lower
 
 
 class TorchSession:
-    """A session (see ``segc.targets.base``) on graph and weights.
+    """A session (see ``segc.sessions``) on graph and weights.
 
     Args:
         graph: in inference form, batch norms unfolded.
@@ -27,14 +27,14 @@ class TorchSession:
         self,
         graph: Graph,
         weights: Mapping[str, NDArray[np.generic]],
-        metadata: Mapping[str, Any],
+        metadata: Metadata,
         device: str = "cpu",
         *,
         fused: bool = False,
     ) -> None:
         if fused:
             graph, weights = fold_batch_norm(graph, weights)
-        self.metadata = dict(metadata)
+        self.metadata = metadata
         self.runtime = f"PyTorch on {device}"
         self.device = torch.device(device)
         self.network = lower(graph)

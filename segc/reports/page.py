@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segc import __version__
 from segc.data.dataset import Sample, read_image
 from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
@@ -20,6 +19,7 @@ from segc.inference.predict import predict_image
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
 from segc.runs import UNMEASURED, best_epochs, flat, told_ties
+from segc.version import __version__
 
 if TYPE_CHECKING:
     from segc.data.batch import Batch
@@ -433,7 +433,7 @@ def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
         prediction = predict_image(
             image,
             evaluated.session.run,
-            {**evaluated.session.metadata, "imgsz": evaluated.size, "names": evaluated.metrics.names},
+            replace(evaluated.session.metadata, imgsz=evaluated.size, names=tuple(evaluated.metrics.names)),
             conf=hyper.conf,
             iou=hyper.iou,
             max_det=hyper.max_det,

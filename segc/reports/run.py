@@ -11,7 +11,7 @@ from segc.runs import REPORT, RESULTS, read_record, read_results, weights_of
 
 if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
-    from segc.sessions import Warn
+    from segc.sessions.choose import Warn
     from segc.spec.load import LoadedProject
 
 LONGEST_MEASUREMENT = 20.0

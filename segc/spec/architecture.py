@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from segc.spec.base import Problem, SpecModel, refuse
+from segc.schema import Problem, SpecModel, refuse
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt")
 """Own weights, and other projects' checkpoints, which are read without running their pickle."""

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from segc.spec.base import Problem, SpecModel, refuse
-
-MOST_CLASSES = 10_000
+from segc.inference.metadata import MOST_CLASSES
+from segc.schema import Problem, SpecModel, refuse
 
 
 def _split(value: Any) -> str | tuple[str, ...]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from segc.diagnostics import Diagnostic
-from segc.spec.base import PROBLEMS, Problem, SpecModel
+from segc.schema import PROBLEMS, Problem, SpecModel
 from segc.spec.source import Node
 
 Path = Sequence[str | int]

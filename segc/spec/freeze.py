@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from segc.spec.base import Problem
+from segc.schema import Problem
 
 
 def frozen_names(freeze: int | tuple[str, ...], names: Iterable[str]) -> frozenset[str]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from segc.spec.base import LARGEST_STRIDE, ImageSize, Problem, SpecModel, refuse, sides
+from segc.inference.metadata import MOST_DETECTIONS
+from segc.schema import LARGEST_STRIDE, ImageSize, Problem, SpecModel, refuse, sides
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?")
 
@@ -114,7 +115,10 @@ class Augment(SpecModel):
         1.0, ge=0, le=1, description="Probability that an image is joined with three others, round a random point."
     )
     close_mosaic: int = Field(
-        10, ge=0, le=100_000, description="Epochs at the end without mosaic; shorter trainings have none at all."
+        10,
+        ge=0,
+        le=100_000,
+        description="Epochs at the end without mosaic; shorter trainings have none at all.",
     )
     degrees: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
     translate: float = Field(0.1, ge=0, le=0.9, description="Largest shift either way, as a share of the image.")
@@ -221,7 +225,10 @@ class Hyperparameters(SpecModel):
         examples=[10, ["model.0", "model.22.cv2"]],
     )
     patience: int = Field(
-        100, ge=0, le=100_000, description="Epochs without a better validation after which training stops; 0: never."
+        100,
+        ge=0,
+        le=100_000,
+        description="Epochs without a better validation after which training stops; 0: never.",
     )
     max_skipped: int = Field(
         20,
@@ -294,7 +301,7 @@ class Hyperparameters(SpecModel):
     )
     conf: float = Field(0.25, ge=0, le=1, description="Least score of a predicted object.")
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
-    max_det: int = Field(300, ge=1, le=100_000, description="Most objects an image.")
+    max_det: int = Field(300, ge=1, le=MOST_DETECTIONS, description="Most objects an image.")
     augment: Augment = Field(default=Augment(), description="Random changes of training images.")
 
     @property

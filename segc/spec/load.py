@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
-from segc.spec.base import Problem, SpecModel
+from segc.schema import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.hyperparameters import idle_keys
 from segc.spec.project import Project

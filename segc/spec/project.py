@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from segc.files import canonical_json, digest
+from segc.schema import Problem, SpecModel, refuse
 from segc.spec.architecture import Architecture
-from segc.spec.base import Problem, SpecModel, refuse
 from segc.spec.dataset import Dataset
 from segc.spec.freeze import freeze_problems
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.tune import Ranges
 from segc.targets import registry
-from segc.targets.base import TargetOptions
+from segc.targets.contract import TargetOptions
 
 SPEC_VERSION = 1
 """The newest version of the spec that this segc reads."""
@@ -75,13 +75,17 @@ class Project(SpecModel):
 
 def repeated_targets(targets: Sequence[TargetOptions]) -> list[Problem]:
     """Targets whose artifacts would have the same name."""
-    first: dict[tuple[str, str | None], int] = {}
+    first: dict[str, int] = {}
     found: list[Problem] = []
     for index, target in enumerate(targets):
-        name = (target.format, getattr(target, "name", None))
+        name = registry.artifact_name(target)
         if name in first:
-            text = f"target {target.format} is there already, as entry {first[name] + 1} of the list"
-            found.append(Problem("X209", ("targets", index, "format"), text, "leave one of them out"))
+            text = f"an artifact {name} is there already, as entry {first[name] + 1} of the list"
+            key = "format" if target.name is None else "name"
+            found.append(Problem("X209", ("targets", index, key), text, "give one of them another `name`"))
+        elif name != target.format and name in registry.targets():
+            text = f"{name} is the name of another target"
+            found.append(Problem("X209", ("targets", index, "name"), text, "give it a `name` that no target has"))
         first.setdefault(name, index)
     return found
 

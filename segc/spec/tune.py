@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ValidationError, WithJsonSchema
 
-from segc.spec.base import Problem, refuse
+from segc.schema import Problem, refuse
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
 _LOG = "log"

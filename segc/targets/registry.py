@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segc.diagnostics import fail
 
 if TYPE_CHECKING:
-    from segc.targets.base import Refusal, Target, TargetOptions
+    from segc.targets.contract import Refusal, Target, TargetOptions
 
 MODULES = (
     "segc.targets.torchscript",
@@ -18,10 +18,10 @@ MODULES = (
     "segc.targets.openvino",
     "segc.targets.tensorrt",
     "segc.targets.coreml",
-    "segc.targets.saved_model",
-    "segc.targets.graphdef",
-    "segc.targets.tflite",
-    "segc.targets.edgetpu",
+    "segc.targets.tensorflow.saved_model",
+    "segc.targets.tensorflow.graphdef",
+    "segc.targets.litert.tflite",
+    "segc.targets.litert.edgetpu",
     "segc.targets.tfjs",
     "segc.targets.paddle",
     "segc.targets.ncnn",
@@ -39,15 +39,20 @@ def targets() -> dict[str, Target]:
     return found
 
 
-def find_target(name: str) -> Target:
+def find_target(name: str, artifacts: tuple[str, ...] = ()) -> Target:
     """The target with this name or alias.
+
+    Args:
+        name: as somebody wrote it.
+        artifacts: names that would have done as well.
 
     Raises:
         SegcError: T001 where there is none, with what may have been meant.
     """
     target = next((t for t in targets().values() if name == t.name or name in t.aliases), None)
     if target is None:
-        near = get_close_matches(name, [known for t in targets().values() for known in (t.name, *t.aliases)], 1)
+        known = [*artifacts, *(word for t in targets().values() for word in (t.name, *t.aliases))]
+        near = get_close_matches(name, known, 1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise fail("T001", f"no such target: {name}", help=f"{meant}there are {', '.join(targets())}")
     return target
@@ -69,3 +74,11 @@ def refusals(options: TargetOptions, size: tuple[int, int]) -> tuple[Refusal, ..
         Pairs of a field's path within the options and the reason.
     """
     return tuple(targets()[options.format].refusals(options, options.size(size)))
+
+
+def artifact_name(options: TargetOptions) -> str:
+    """Name of the artifact that these options make: its own, else the format, with a precision that is not fp32."""
+    if options.name is not None:
+        return options.name
+    precision = targets()[options.format].precision(options)
+    return options.format if precision == "fp32" else f"{options.format}-{precision}"

@@ -1,12 +1,13 @@
 """The moving average of the weights, which is what gets validated and kept."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segc.inference.metadata import Metadata
 from segc.network.lower import SegmentationNetwork
 from segc.plan import averaging_decay
 
@@ -58,7 +59,7 @@ class MovingAverage:
 
 
 class NetworkSession:
-    """A session (see ``segc.targets.base``) on a network as it is now, for validation during training.
+    """A session (see ``segc.sessions``) on a network as it is now, for validation during training.
 
     Args:
         network: in evaluation mode.
@@ -66,8 +67,8 @@ class NetworkSession:
         device: where the network is.
     """
 
-    def __init__(self, network: SegmentationNetwork, metadata: Mapping[str, Any], device: torch.device) -> None:
-        self.metadata = {**metadata, "dynamic": True}
+    def __init__(self, network: SegmentationNetwork, metadata: Metadata, device: torch.device) -> None:
+        self.metadata = replace(metadata, dynamic=True)
         self.runtime = f"PyTorch on {device}"
         self._network, self._device = network, device
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segc import __version__
 from segc.files import atomic_directory, canonical_json, digest, write_atomic
 from segc.locks import Lock
 from segc.runs import (
@@ -32,6 +31,7 @@ from segc.runs import (
 )
 from segc.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from segc.training.table import write_results
+from segc.version import __version__
 from segc.weights.store import load_weights, save_weights
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.evaluation.metrics import Metrics
 from segc.interrupts import Interrupted, StopRequest
 from segc.locks import try_lock
+from segc.network.device import choose_device, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import make_plan
 from segc.runs import CHECKPOINT, COMPLETE, FINISHED, STOPPED, best_epochs, busy, lock_file, read_record, run_to_resume
 from segc.spec.hyperparameters import seconds_of
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint
-from segc.training.device import choose_device, peak_memory
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.identity import (
@@ -110,7 +110,7 @@ def train(
         OSError: where something cannot be written.
     """
     world = launched_world()
-    device = choose_device(loaded.project.hyperparameters.device, world)
+    device = choose_device(loaded.project.hyperparameters.device, world.size, world.local_rank)
     torch.backends.cudnn.deterministic = True
     with joined(world, device):
         # Only the first process looks: the others may be on machines that do not see the same files.

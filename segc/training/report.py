@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from segc.network.device import peak_memory
 from segc.runs import flat
 from segc.spec.project import Project, resolved
-from segc.training.device import peak_memory
 from segc.training.loss import TERMS
 
 

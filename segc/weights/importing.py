@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segc import __version__
 from segc.architectures import build_graph
 from segc.diagnostics import fail
 from segc.files import digest_file
+from segc.version import __version__
 from segc.weights.recognise import recognise
 from segc.weights.resolve import CHECKPOINT_SUFFIXES, network_metadata, read_source
 from segc.weights.store import StoredTensor, describe_weights, save_weights

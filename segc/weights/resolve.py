@@ -209,8 +209,8 @@ def name_differences(there: Sequence[str], here: Sequence[str]) -> str:
 
 def own_metadata(loaded: "LoadedProject", graph: Graph) -> Mapping[str, str]:
     """What segc writes into the weights of a project: everything that is needed to use them alone."""
-    from segc import __version__
     from segc.spec.project import spec_digest
+    from segc.version import __version__
 
     project = loaded.project
     return {

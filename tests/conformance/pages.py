@@ -60,8 +60,9 @@ def targets_page() -> str:
     """The targets and their options, as Markdown."""
     lines = [TARGETS_HEAD, "| target | artifact | beside it | to emit | to run |", "| --- | --- | --- | --- | --- |"]
     for name, target in targets().items():
-        beside = ", ".join(file for _, file in target.scripts)
-        needs, runs = (", ".join(map(str, found)) or "nothing more" for found in (target.requirements, target.runtime))
+        beside = ", ".join(file for _, file in target.templates)
+        packages = (target.requirements(target.default_options()), target.needed)
+        needs, runs = (", ".join(map(str, found)) or "nothing more" for found in packages)
         known = " or ".join(f"`{word}`" for word in (name, *target.aliases))
         lines.append(f"| {known} | `<name>{target.suffix}` | {beside} | {needs} | {runs} |")
     for name, target in targets().items():

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import pytest
 
 from segc.diagnostics import SegcError
+from segc.emission.project import emit_project
 from segc.spec.load import load_project
-from segc.targets.emit import emit_project
 from segc.targets.registry import refusals, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from segc.targets.base import TargetOptions
+    from segc.targets.contract import TargetOptions
 
 Settings = dict[str, Any]
 
@@ -119,7 +119,11 @@ def emit(folder: Path, wanted: list[tuple[str, Settings]], **values: object) -> 
 
 def present(wanted: list[tuple[str, Settings]]) -> list[tuple[str, Settings]]:
     """Those of the targets that this machine can emit and run."""
-    return [(name, s) for name, s in wanted if not (targets()[name].environment() or targets()[name].run_environment())]
+    return [
+        (name, s)
+        for name, s in wanted
+        if not (targets()[name].environment(options(name, s)) or targets()[name].run_environment())
+    ]
 
 
 @pytest.mark.slow
@@ -142,9 +146,9 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
     import torch
 
     from segc.architectures.yolov8_seg import SCALES, build
+    from segc.emission.verify import cases
     from segc.network.initialise import initial_weights
     from segc.network.lower import load_weights, lower, to_numpy
-    from segc.targets.verify import cases
     from segc.weights.resolve import network_metadata
     from segc.weights.store import save_weights
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segc.arrays import load_arrays
 from segc.graph.ops import OPERATORS
 from segc.targets.registry import targets
-from segc.targets.worker import load_arrays
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from segc.data.dataset import Sample
 from segc.data.labels import Instance
 from segc.diagnostics import SegcError
-from segc.evaluation.coco import MASK_GRIDS, MaskGrid, evaluate, evaluate_session, smallest_frame
+from segc.evaluation.coco import evaluate, evaluate_session
+from segc.evaluation.comparison import MASK_GRIDS, MaskGrid
 from segc.evaluation.curves import OperatingPoint
+from segc.evaluation.frames import smallest_frame
 from segc.evaluation.metrics import MAX_DETECTIONS, Metrics
 from segc.inference.letterbox import letterbox_geometry
 from segc.inference.masks import Mask
+from segc.inference.metadata import Metadata
 from segc.inference.results import Prediction
 
 NAMES = ("square", "triangle", "unseen")
@@ -176,7 +179,7 @@ class _Oracle:
     """A session that answers with one square where the image is bright: prototype 0 is 1 all over."""
 
     def __init__(self, nc: int = 3, **metadata: Any) -> None:
-        self.metadata: dict[str, Any] = metadata
+        self.metadata = Metadata(("a",), (64, 64), **metadata)
         self.runs: list[int] = []
         self.frames: list[tuple[int, int]] = []
         self._nc = nc
@@ -239,7 +242,7 @@ def test_a_session_gets_as_many_images_as_it_takes(
 
 
 def _frames(session: _Oracle, samples: list[Sample], **options: Any) -> Metrics:
-    session.metadata["dynamic"] = True
+    session.metadata = replace(session.metadata, dynamic=True)
     return evaluate_session(session, samples, NAMES, size=(64, 64), rect=True, **options)
 
 

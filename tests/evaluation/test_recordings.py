@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 
 from segc.architectures import build_graph
 from segc.data.dataset import Sample, read_image, read_samples
-from segc.evaluation.coco import Metrics, evaluate_session
+from segc.evaluation.coco import evaluate_session
+from segc.evaluation.metrics import Metrics
 from segc.inference.letterbox import to_input
+from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.network.session import TorchSession
 from segc.spec.architecture import Architecture
@@ -59,7 +61,7 @@ def session(peer: Path) -> TorchSession:
     graph = build_graph(Architecture(family="yolov8-seg", scale="n"), NC, (SIDE, SIDE))
     weights = read_checkpoint(peer / "overfit32_last.pt").tensors
     tensors = {name: weights[name] for name in graph.parameters}
-    return TorchSession(graph, tensors, {"imgsz": [SIDE, SIDE], "dynamic": True}, fused=True)
+    return TorchSession(graph, tensors, Metadata(tuple(NAMES), (SIDE, SIDE), dynamic=True), fused=True)
 
 
 @pytest.fixture(scope="module")

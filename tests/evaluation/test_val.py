@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from segc.architectures import build_graph
 from segc.cli import run
+from segc.inference.metadata import Metadata
 from segc.network.initialise import initial_weights
 from segc.spec.load import load_project
 from segc.weights.resolve import own_metadata
@@ -101,7 +101,7 @@ class _Artifact:
     """An artifact of a fixed size and batch that finds nothing."""
 
     def __init__(self, names: list[str]) -> None:
-        self.metadata: dict[str, Any] = {"names": names, "imgsz": [32, 96], "batch": 2, "dynamic": False}
+        self.metadata = Metadata(tuple(names), (32, 96), batch=2)
         self.runtime = "a test"
         self.shapes: list[tuple[int, ...]] = []
 
@@ -118,7 +118,7 @@ class _Artifact:
 
 def _with_artifact(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> _Artifact:
     artifact = _Artifact(names)
-    monkeypatch.setattr("segc.targets.artifact.open_artifact", lambda _path: artifact)
+    monkeypatch.setattr("segc.sessions.artifact.open_artifact", lambda _path: artifact)
     return artifact
 
 

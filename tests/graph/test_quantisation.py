@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from segc.architectures.yolov8_seg import SCALES, build
-from segc.graph.ir import Graph, check
 from segc.graph.passes import fixed_anchors, fold_batch_norm
-from segc.graph.quantisation import levels_apart, normalized_boxes
+from segc.graph.passes.quantisation import levels_apart, normalized_boxes
+from segc.graph.serial import check
+from segc.inference.metadata import Metadata
 from segc.network.initialise import initial_weights
-from segc.targets.onnx import OnnxOptions, lower
+from segc.targets.onnx import OnnxOptions
+from segc.targets.onnx.lowering import lower
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from segc.graph.ir import Graph
 
 SIZES = [(64, 64), (96, 160)]
 
@@ -25,7 +29,7 @@ def run(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
     check(graph)
     assert set(weights) == set(graph.parameters)
-    content = lower(graph, weights, OnnxOptions(format="onnx"), {})
+    content = lower(graph, weights, OnnxOptions(format="onnx"), Metadata(("a",), (32, 32)))
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).random(graph.tensors["images"].shape, np.float32)
     return dict(zip(graph.outputs, session.run(list(graph.outputs), {"images": images}), strict=True))

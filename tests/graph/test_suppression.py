@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segc.architectures.yolov8_seg import SCALES, build
-from segc.graph.ir import Graph, check
+from segc.graph.ir import Graph
 from segc.graph.passes import append_suppression, fold_batch_norm, training_form
-from segc.graph.suppression import suppression
+from segc.graph.passes.suppression import suppression
+from segc.graph.serial import check, read_graph, write_graph
 from segc.inference.postprocess import detections
 from segc.network.initialise import initial_weights
 
@@ -32,7 +33,7 @@ def test_suppression_stands_behind_the_decode(graph: Graph) -> None:
     assert suppressed.nodes[-1].attributes == {"conf": 0.25, "iou": 0.7, "max_det": 20}
     assert suppressed.nodes[-1].region == "decode"
     assert suppressed.tensors["boxes.anchors"].shape == graph.tensors["boxes"].shape
-    assert Graph.from_json(suppressed.to_json()).nodes == suppressed.nodes
+    assert read_graph(write_graph(suppressed)).nodes == suppressed.nodes
 
 
 def test_the_rest_of_the_graph_stays_as_it_was(graph: Graph) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segc.inference import postprocess
+from segc.inference.metadata import Metadata, ModelError
 from segc.inference.postprocess import candidates, detections, named_outputs, suppress
 
 
@@ -143,7 +144,8 @@ def test_scores_come_best_first_and_anchors_point_into_the_outputs():
 def test_the_fused_layout_becomes_the_four_named_outputs():
     rng = np.random.default_rng(2)
     rows, prototypes = rng.random((2, 4 + 3 + 32, 7), np.float32), rng.random((2, 32, 4, 4), np.float32)
-    out = named_outputs({"output0": rows, "output1": prototypes}, {"layout": "fused", "names": ["a", "b", "c"]})
+    metadata = Metadata(("a", "b", "c"), (16, 16), layout="fused")
+    out = named_outputs({"output0": rows, "output1": prototypes}, metadata, 2)
     assert {name: value.shape for name, value in out.items()} == {
         "boxes": (2, 7, 4),
         "scores": (2, 7, 3),
@@ -158,7 +160,21 @@ def test_the_fused_layout_becomes_the_four_named_outputs():
 
 
 def test_named_outputs_of_half_precision_become_single():
-    half = {name: np.ones((1, 2), np.float16) for name in ("boxes", "scores", "coefficients", "prototypes")}
-    assert {value.dtype for value in named_outputs(half, {}).values()} == {np.dtype(np.float32)}
-    with pytest.raises(KeyError):
-        named_outputs({"boxes": half["boxes"]}, {})
+    metadata = Metadata(("a", "b"), (16, 16))
+    shapes = {"boxes": (1, 7, 4), "scores": (1, 7, 2), "coefficients": (1, 7, 32), "prototypes": (1, 32, 4, 4)}
+    half = {name: np.ones(shape, np.float16) for name, shape in shapes.items()}
+    assert {value.dtype for value in named_outputs(half, metadata, 1).values()} == {np.dtype(np.float32)}
+    with pytest.raises(ModelError, match="no output 'scores'"):
+        named_outputs({"boxes": half["boxes"]}, metadata, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("boxes", (1, 7, 5)), ("boxes", (1, 8, 4)), ("scores", (1, 7, 3)), ("scores", (2, 7, 2)), ("scores", (7,)),
+     ("coefficients", (1, 7, 31)), ("prototypes", (1, 31, 4, 4)), ("prototypes", (1, 32, 4)), ("boxes", ())],
+)  # fmt: skip
+def test_outputs_of_other_shapes_than_the_metadata_say_are_refused(name, shape):
+    shapes = {"boxes": (1, 7, 4), "scores": (1, 7, 2), "coefficients": (1, 7, 32), "prototypes": (1, 32, 4, 4)}
+    outputs = {key: np.ones(value, np.float32) for key, value in {**shapes, name: shape}.items()}
+    with pytest.raises(ModelError, match="other shapes than its metadata speak of"):
+        named_outputs(outputs, Metadata(("a", "b"), (16, 16)), 1)

@@ -8,6 +8,7 @@ from segc import cli
 from segc.commands import predict as predict_command
 from segc.data.dataset import rasterise
 from segc.data.labels import parse_labels
+from segc.inference.metadata import Metadata
 
 NAMES = ["cat", "dog"]
 
@@ -16,7 +17,7 @@ class Session:
     """Finds one dog: the left half of the frame's upper part."""
 
     def __init__(self):
-        self.metadata = {"names": NAMES, "imgsz": [64, 64], "batch": 1, "dynamic": False}
+        self.metadata = Metadata(tuple(NAMES), (64, 64))
 
     def run(self, images):
         assert images.shape == (1, 3, 64, 64)
@@ -41,7 +42,7 @@ def artifact(monkeypatch):
         opened.append(path)
         return Session()
 
-    monkeypatch.setattr("segc.targets.artifact.open_artifact", open_artifact)
+    monkeypatch.setattr("segc.sessions.artifact.open_artifact", open_artifact)
     return ["--artifact", "model.onnx"]
 
 

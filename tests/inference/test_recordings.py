@@ -9,6 +9,7 @@ from segc.architectures import build_graph
 from segc.data.dataset import read_image
 from segc.inference.letterbox import letterbox, to_input
 from segc.inference.masks import frame_masks
+from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.inference.predict import image_prediction, predict_image
 from segc.spec.architecture import Architecture
@@ -28,7 +29,7 @@ def session(peer):
     graph = build_graph(Architecture(family="yolov8-seg", scale="n"), 80, SIZE)
     tensors = read_checkpoint(peer / "overfit32_last.pt").tensors
     weights = {name: tensors[name] for name in graph.parameters}
-    return TorchSession(graph, weights, {"names": NAMES, "imgsz": SIZE})
+    return TorchSession(graph, weights, Metadata(NAMES, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,6 @@ def test_a_model_of_a_fixed_larger_batch_is_fed_the_frame_that_often(runs):
         return {name: np.repeat(value[None], len(images), axis=0) for name, value in outputs.items()}
 
     image = np.zeros((48, 64, 3), np.uint8)
-    predict_image(image, run, {"names": NAMES, "imgsz": [320, 320], "batch": 4, "dynamic": False})
-    predict_image(image, run, {"names": NAMES, "imgsz": [320, 320], "batch": 4, "dynamic": True})
+    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4))
+    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4, dynamic=True))
     assert shapes == [(4, 3, 320, 320), (1, 3, 320, 320)]

@@ -14,6 +14,7 @@ from segc.data.dataset import Sample
 from segc.data.labels import Instance
 from segc.evaluation.coco import evaluate_session
 from segc.evaluation.project import Evaluated
+from segc.inference.metadata import Metadata
 from segc.reports.page import evaluation_page, training_page
 from segc.spec.load import LoadedProject, load_project
 
@@ -32,7 +33,7 @@ class _Session:
     """Finds the bright square of an image, as class 0."""
 
     runtime = "a test"
-    metadata = {"dynamic": True}  # noqa: RUF012 - as sessions have it
+    metadata = Metadata(("a",), (64, 64), dynamic=True)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         n, _, height, width = images.shape

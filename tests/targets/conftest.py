@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from segc.graph.serial import write_graph
 from segc.architectures.yolov8_seg import SCALES, build
 from segc.diagnostics import SegcError
-from segc.targets.artifact import open_artifact
-from segc.targets.base import METADATA_DEFAULTS, OUTPUTS, EmitRequest, Emitted
-from segc.targets.onnx import OnnxOptions, lower
+from segc.arrays import load_arrays, save_arrays
+from segc.emission.requests import EmitTask, RunTask
+from segc.emission.script import render_files
+from segc.emission.verify import OUTPUTS, TOLERANCES, cases
+from segc.emission.worker import Worker
+from segc.inference.filters import Filters
+from segc.inference.metadata import Metadata
+from segc.sessions import Session
+from segc.sessions.artifact import open_artifact, open_target
+from segc.targets.contract import EmitRequest, Emitted
 from segc.targets.registry import targets
-from segc.targets.script import render_scripts
-from segc.targets.verify import TOLERANCES, cases
-from segc.targets.worker import Worker, load_arrays, save_arrays
 from segc.weights.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
@@ -26,11 +32,10 @@ if TYPE_CHECKING:
 
     from segc.graph.ir import Graph
     from segc.network.session import TorchSession
-    from segc.targets.base import Session
 
     EmitTwice = Callable[..., dict[str, bytes]]
 
-DEFAULTS = {"conf": 0.25, "iou": 0.7, "max_det": 300}
+DEFAULTS = Filters()
 """Thresholds of the predict scripts."""
 
 
@@ -43,31 +48,31 @@ class Trained(NamedTuple):
     def graph(self, size: tuple[int, int], batch: int = 1) -> Graph:
         return build(SCALES["n"], len(self.names), size, batch)
 
-    def metadata(self, size: tuple[int, int], **settings: Any) -> dict[str, Any]:
-        own = {**METADATA_DEFAULTS, **settings}
-        return {"task": "segment", "names": list(self.names), "imgsz": list(size), "strides": [8, 16, 32], **own}
+    def metadata(self, size: tuple[int, int], **settings: Any) -> Metadata:
+        return Metadata(self.names, size, **settings)
 
-    def onnx(self, path: Path, size: tuple[int, int], **settings: Any) -> Path:
-        """Write an ONNX model of these weights."""
-        from segc.graph.passes import fold_batch_norm
-
-        options = OnnxOptions(format="onnx", **settings)
-        own = targets()["onnx"].settings(options)
-        graph, weights = fold_batch_norm(self.graph(size, options.batch), self.weights)
-        path.write_bytes(lower(graph, weights, options, self.metadata(size, **own)))
-        return path
-
-    def emit_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Emitted:
-        """Emit an artifact of these weights into a new folder, in this process and without its scripts."""
-        folder.mkdir()
+    def request(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> EmitRequest:
+        """What a target is asked to emit into a folder."""
         entry = targets()[target]
         chosen = entry.options.model_validate({"format": target, **options})
-        metadata = self.metadata(size, **entry.settings(chosen))
-        return entry.emit(EmitRequest(self.graph(size), self.weights, chosen, metadata, "photos", folder))
+        metadata = self.metadata(size, segc_version="0", **entry.settings(chosen))
+        if metadata.layout == "detections":
+            metadata = replace(metadata, conf=DEFAULTS.conf, iou=DEFAULTS.iou, max_det=DEFAULTS.max_det)
+        return EmitRequest(self.graph(size, metadata.batch), self.weights, chosen, metadata, "photos", folder)
+
+    def emit_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Emitted:
+        """Emit an artifact of these weights into a folder, in this process and without its scripts."""
+        folder.mkdir(exist_ok=True)
+        return targets()[target].make(self.request(target, folder, size, **options))
 
     def model_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Path:
         """Likewise; gives the model."""
         return folder / self.emit_here(target, folder, size, **options).model
+
+    def onnx(self, path: Path, size: tuple[int, int], **settings: Any) -> Path:
+        """Write an ONNX model of these weights."""
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            return self.model_here("onnx", Path(folder), size, **settings).replace(path)
 
     def emit(
         self, target: str, folder: Path, size: tuple[int, int], *, calibration: Sequence[Path] = (), **options: Any
@@ -75,55 +80,56 @@ class Trained(NamedTuple):
         """Emit an artifact of these weights with its scripts into ``folder``, in a worker: frameworks do not bear
         each other in one process.
         """
-        entry = targets()[target]
-        chosen = entry.options.model_validate({"format": target, **options})
-        metadata = self.metadata(size, segc_version="0", **entry.settings(chosen))
-        if metadata["layout"] == "detections":
-            metadata |= DEFAULTS
+        request = self.request(target, folder, size, **options)
         work = folder.parent / f"{folder.name}.work"
         work.mkdir(parents=True)
         folder.mkdir(exist_ok=True)
-        (work / "graph.json").write_text(self.graph(size, metadata["batch"]).to_json())
+        (work / "graph.json").write_text(write_graph(request.graph))
         save_arrays(work / "weights.safetensors", self.weights)
         if calibration:
             (case,) = cases(calibration, size, dynamic=False)
             save_arrays(work / "calibration.safetensors", {"images": case.images})
-        order = {
-            "target": target,
-            "graph": str(work / "graph.json"),
-            "weights": str(work / "weights.safetensors"),
-            "options": chosen.model_dump(mode="json"),
-            "metadata": metadata,
-            "stem": "photos",
-            "folder": str(folder),
-            "thresholds": DEFAULTS,
-            "calibration": str(work / "calibration.safetensors") if calibration else None,
-        }
+        task = EmitTask(
+            target=target,
+            graph=str(work / "graph.json"),
+            weights=str(work / "weights.safetensors"),
+            options=request.options.model_dump(mode="json"),
+            metadata=request.metadata.to_json(),
+            stem="photos",
+            folder=str(folder),
+            calibration=str(work / "calibration.safetensors") if calibration else None,
+        )
         with Worker(f"the {target} emitter", threads=1) as worker:
-            worker.start("emit", order, 600)
+            worker.start("emit", task, 600)
             made = worker.result()
-        for name, text in render_scripts(entry, made["model"], metadata, DEFAULTS).items():
+        entry = targets()[target]
+        for name, text in render_files(entry, request.options, made["model"], request.metadata, DEFAULTS).items():
             (folder / name).write_text(text, encoding="utf-8")
-        return Emitted(made["model"], tuple(made["notes"]), made["deferred"])
+        made.pop("seconds")
+        return Emitted(**{name: tuple(value) if isinstance(value, list) else value for name, value in made.items()})
 
 
 def run_in_worker(target: str, model: Path, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The named outputs of a model for images [N, 3, H, W], one at a time, and what its session says of itself."""
-    with tempfile.TemporaryDirectory() as name, Worker(f"the {target} session", threads=1) as worker:
+    entry = targets()[target]
+    with tempfile.TemporaryDirectory() as name, Worker(f"the {target} model", threads=1) as worker:
         work = Path(name)
         save_arrays(work / "images.safetensors", {"case": images})
-        order = {
-            "target": target,
-            "model": str(model),
-            "images": str(work / "images.safetensors"),
-            "batches": {},
-            "threads": 1,
-            "outputs": str(work / "outputs.safetensors"),
-        }
-        worker.start("run", order, 600)
+        task = RunTask(
+            images=str(work / "images.safetensors"),
+            outputs=str(work / "outputs.safetensors"),
+            model=str(model),
+            opener=entry.stand_in(model) or entry.runtime,
+        )
+        worker.start("run", task, 600)
         said = worker.result()
         outputs = load_arrays(work / "outputs.safetensors")
     return {key.removeprefix("case."): value for key, value in outputs.items()}, said
+
+
+def open_here(target: str, path: Path, threads: int = 1) -> Session:
+    """Open a model as segc does, in this process: the target's guard looks at it first."""
+    return open_target(targets()[target], path, threads)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -185,7 +191,7 @@ def reference(trained: Trained) -> Iterator[TorchSession]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield TorchSession(trained.graph((320, 320)), trained.weights, {})
+    yield TorchSession(trained.graph((320, 320)), trained.weights, trained.metadata((320, 320), dynamic=True))
     torch.set_num_threads(before)
 
 

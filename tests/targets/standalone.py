@@ -35,15 +35,15 @@ class Standalone:
     def __init__(self, folder: Path, absent: Sequence[str] = ABSENT) -> None:
         self.folder = folder
         self.path: Sequence[Path] = ()
-        self._blocked = folder.parent / f"{folder.name}.blocked"
-        self._blocked.mkdir(exist_ok=True)
+        self.blocked = folder.parent / f"{folder.name}.blocked"
+        self.blocked.mkdir(exist_ok=True)
         for module in absent:
-            (self._blocked / f"{module}.py").write_text(f"raise ImportError('{module} is not to be had here')")
+            (self.blocked / f"{module}.py").write_text(f"raise ImportError('{module} is not to be had here')")
 
     def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run the script; the working directory is its own."""
         command = [sys.executable, "-P", str(self.folder / "predict.py"), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [self._blocked, *self.path]))}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [self.blocked, *self.path]))}
         return subprocess.run(
             command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
         )

@@ -6,35 +6,41 @@ import json
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from segc.diagnostics import SegcError
+from segc.arrays import save_arrays
+from segc.emission.requests import EmitTask
+from segc.emission.verify import OUTPUTS, Case, cases, compare
+from segc.emission.worker import Worker
+from segc.graph.serial import write_graph
 from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
-from segc.graph.passes import append_suppression
-from segc.graph.suppression import suppression
+from segc.graph.passes.suppression import suppression
+from segc.inference.metadata import Metadata, ModelError
 from segc.inference.postprocess import named_outputs
-from segc.targets.base import METADATA_DEFAULTS, OUTPUTS
-from segc.targets.coreml import LOWERINGS, AppleSession, EvaluatedSession
+from segc.targets.coreml import runtime
+from segc.targets.coreml.lowering import LOWERINGS
+from segc.targets.coreml.program import Program, read_model
 from segc.targets.registry import targets
-from segc.targets.verify import Case, cases, compare
-from segc.targets.worker import Worker, save_arrays
-from tests.targets.conftest import DEFAULTS
+from tests.targets.conftest import DEFAULTS, open_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
+    from segc.inference.model import Model
     from segc.network.session import TorchSession
     from tests.targets.conftest import EmitTwice, Trained
 
     Emit = Callable[..., Path]
 
 SMALL = (320, 320)
+
+THRESHOLDS = {"conf": DEFAULTS.conf, "iou": DEFAULTS.iou, "max_det": DEFAULTS.max_det}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +66,13 @@ def by_case(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return {f"{case.name}.{name}": outputs[name] for name in OUTPUTS}
 
 
+def opened(package: Path) -> Model:
+    return open_here("coreml", package)
+
+
 def evaluated(package: Path, case: Case) -> dict[str, np.ndarray]:
-    session = EvaluatedSession(package)
-    runs = [session.run(image[None]) for image in case.images]
+    model = opened(package)
+    runs = [model.run(image[None]) for image in case.images]
     return by_case(case, {name: np.concatenate([run[name] for run in runs]) for name in OUTPUTS})
 
 
@@ -78,11 +88,11 @@ def test_a_model_agrees_with_torch(size: tuple[int, int], reference: TorchSessio
     ("precision", "options"),
     [
         ("fp16", {"half": True}),
-        ("int8 weights", {"int8": True}),
-        ("int8 weights", {"half": True, "int8": True}),
+        ("weight-only-int8", {"int8": True}),
+        ("weight-only-int8", {"half": True, "int8": True}),
         ("fp32", {"nms": True}),
         ("fp16", {"nms": True, "half": True}),
-        ("int8 weights", {"nms": True, "half": True, "int8": True}),
+        ("weight-only-int8", {"nms": True, "half": True, "int8": True}),
     ],
     ids=str,
 )
@@ -90,9 +100,9 @@ def test_every_form_finds_what_torch_finds(
     precision: str, options: dict[str, bool], reference: TorchSession, emit: Emit, known: Case
 ) -> None:
     package = emit(**options)
-    metadata = EvaluatedSession(package).metadata
-    assert (metadata["precision"], metadata["layout"]) == (precision, "detections" if "nms" in options else "named")
-    given = DEFAULTS if "nms" in options else None
+    metadata = opened(package).metadata
+    assert (metadata.precision, metadata.layout) == (precision, "detections" if "nms" in options else "named")
+    given = THRESHOLDS if "nms" in options else None
     expected = by_case(known, reference.run(known.images))
     result = compare([known], expected, evaluated(package, known), precision, len(known.images), given)
     assert result.passed, result.faults()
@@ -102,16 +112,16 @@ def test_every_form_finds_what_torch_finds(
 
 
 def test_pixels_reach_the_program_as_the_whole_numbers_they_are(emit: Emit, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = EvaluatedSession(emit())
+    model = opened(emit())
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(session._program, "run", seen.append)
+    monkeypatch.setattr(Program, "run", lambda _, image: seen.append(image))
     pixels = np.arange(256, dtype=np.float32)
-    session.raw(pixels / np.float32(255))
+    model.raw(pixels / np.float32(255))
     np.testing.assert_array_equal(seen[0], pixels)
 
 
 def test_half_precision_leaves_the_decoding_alone(emit: Emit) -> None:
-    steps = EvaluatedSession(emit(half=True))._program._steps
+    steps = Program(emit(half=True))._steps
     kinds = {(step.kind, result.dtype.name) for step in steps for result in step.results}
     assert {kind for kind, dtype in kinds if dtype == "float16"} >= {"conv", "silu", "conv_transpose", "max_pool"}
     for kind in ("conv", "silu", "conv_transpose", "max_pool", "upsample_nearest_neighbor"):
@@ -140,7 +150,7 @@ def test_the_same_input_gives_the_same_bytes_in_every_process(emit_twice: EmitTw
 
 APPLES_READER = """
 import json, sys
-from segc.targets.coreml_tools import coremltools as ct
+from segc.targets.coreml.tools import coremltools as ct
 model = ct.models.MLModel(sys.argv[1], skip_model_load=True)
 spec = model.get_spec()
 from coremltools.converters.mil.frontend.milproto.load import load
@@ -212,32 +222,30 @@ class Suppressing:
         boxes = b.op("concat", [corner, b.op("add", [corner, sides], "far")], "corners", axis=2, output="boxes")
         prototypes = b.op("sigmoid", ["images"], "sigmoid", output="prototypes")
         names = (boxes, scores, coefficients, prototypes)
-        graph = append_suppression(b.build(names, {"raw_outputs": names}), conf=conf, iou=iou, max_det=max_det)
         folder = self._root / f"{conf}-{iou}-{max_det}"
         folder.mkdir()
-        (folder / "graph.json").write_text(graph.to_json())
+        (folder / "graph.json").write_text(write_graph(b.build(names, {"raw_outputs": names})))
         save_arrays(folder / "weights.safetensors", {})
-        metadata = {**METADATA_DEFAULTS, "layout": "detections", "names": ["a", "b", "c"], "imgsz": [8, 9]}
-        order = {
-            "target": "coreml",
-            "graph": str(folder / "graph.json"),
-            "weights": str(folder / "weights.safetensors"),
-            "options": {"format": "coreml"},
-            "metadata": metadata,
-            "stem": "boxes",
-            "folder": str(folder),
-            "thresholds": {},
-            "calibration": None,
-        }
+        size = images.shape[2], images.shape[3]
+        metadata = Metadata(("a", "b", "c"), size, layout="detections", conf=conf, iou=iou, max_det=max_det)
+        task = EmitTask(
+            target="coreml",
+            graph=str(folder / "graph.json"),
+            weights=str(folder / "weights.safetensors"),
+            options={"format": "coreml", "nms": True},
+            metadata=metadata.to_json(),
+            stem="boxes",
+            folder=str(folder),
+        )
         with Worker("the coreml emitter", threads=1) as worker:
-            worker.start("emit", order, 300)
-            session = EvaluatedSession(folder / worker.result()["model"])
+            worker.start("emit", task, 300)
+            model = opened(folder / worker.result()["model"])
         values = (images * np.float32(255) * np.float32(1 / 255)).reshape(1, -1, VALUES)
         near, extent, given, weights = np.split(values, np.cumsum(sizes)[:-1], axis=2)
         wanted = suppression(
             np.concatenate([near, near + extent], 2), given, weights, conf=conf, iou=iou, max_det=max_det
         )
-        return session.raw(images), dict(zip(("boxes", "scores", "classes", "coefficients"), wanted, strict=True))
+        return model.raw(images), dict(zip(("boxes", "scores", "classes", "coefficients"), wanted, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -247,56 +255,114 @@ class Suppressing:
 def test_suppression_in_the_program_is_what_the_operator_means(
     conf: float, iou: float, max_det: int, least: int, tmp_path: Path
 ) -> None:
-    images = np.random.default_rng(3).random((1, 3, 40, 20), np.float32)
+    images = np.random.default_rng(3).random((1, 3, 32, 32), np.float32)
     ours, wanted = Suppressing(tmp_path)(conf, iou, max_det, images)
     assert np.count_nonzero(wanted["scores"]) >= least
     for name, values in wanted.items():
         np.testing.assert_allclose(ours[name], values, atol=1e-6)
 
 
-def test_on_a_mac_core_ml_itself_is_asked(emit: Emit, known: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = emit()
-    evaluated_session = EvaluatedSession(package)
+@pytest.fixture
+def apple(monkeypatch: pytest.MonkeyPatch) -> type:
+    """Core ML as its Python interface has it: a picture in, arrays by name out."""
 
-    class Model:
-        """Core ML as its Python interface has it: a picture in, arrays by name out."""
+    class MLModel:
+        changes: Callable[[Any], object] | None = None
 
         def __init__(self, path: str) -> None:
-            assert path == str(package)
-            self.user_defined_metadata = {"segc": json.dumps(evaluated_session.metadata)}
+            self._path, self._program = Path(path), Program(Path(path))
+            self.user_defined_metadata = self._program.user_metadata
+
+        def get_spec(self) -> Any:
+            spec, _ = read_model(self._path)
+            if MLModel.changes:
+                MLModel.changes(spec.description)
+            return spec
 
         def predict(self, given: dict[str, Any]) -> dict[str, np.ndarray]:
             ((name, picture),) = given.items()
             assert (name, picture.mode, picture.size) == ("image", "RGB", SMALL[::-1])
-            return evaluated_session._program.run(np.asarray(picture, np.float32).transpose(2, 0, 1)[None])
+            return self._program.run(np.asarray(picture, np.float32).transpose(2, 0, 1)[None])
 
-    fake = SimpleNamespace(coremltools=SimpleNamespace(models=SimpleNamespace(MLModel=Model)))
-    monkeypatch.setitem(sys.modules, "segc.targets.coreml_tools", fake)
-    session = AppleSession(package)
-    assert session.metadata == evaluated_session.metadata
-    ours, theirs = session.run(known.images[:1]), evaluated_session.run(known.images[:1])
+    fake = SimpleNamespace(models=SimpleNamespace(MLModel=MLModel))
+    monkeypatch.setattr(runtime, "load_coremltools", lambda: fake)
+    monkeypatch.setattr(runtime, "sys", SimpleNamespace(platform="darwin"))
+    return MLModel
+
+
+@pytest.mark.usefixtures("apple")
+def test_on_a_mac_core_ml_itself_is_asked(emit: Emit, known: Case) -> None:
+    package = emit()
+    model, stand_in = runtime.open_model(package, 1), opened(package)
+    assert model.metadata == stand_in.metadata
+    assert model.runtime == "Core ML through coremltools"
+    ours, theirs = model.run(known.images[:1]), stand_in.run(known.images[:1])
     for name in OUTPUTS:
         np.testing.assert_array_equal(ours[name], theirs[name])
 
-    def broken(_path: str) -> None:
+
+def _smaller(description: Any) -> None:
+    description.input[0].type.imageType.width = 64
+
+
+def _with_another_output(description: Any) -> None:
+    description.output[0].name = "more"
+
+
+def _with_two_inputs(description: Any) -> None:
+    description.input.add().CopyFrom(description.input[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_smaller, r"its input is \[1, 3, 320, 64\], and its metadata speak of \[1, 3, 320, 320\]"),
+        (_with_another_output, "its outputs are '.*more"),
+        (_with_two_inputs, "it has 2 inputs"),
+    ],
+)
+def test_on_a_mac_a_model_of_another_form_than_its_metadata_say_is_refused(
+    change: Callable[[Any], None], message: str, emit: Emit, apple: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apple, "changes", staticmethod(change))
+    with pytest.raises(ModelError, match=message):
+        runtime.open_model(emit(), 1)
+
+
+def test_on_a_mac_what_core_ml_says_is_told_in_one_line(
+    emit: Emit, apple: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("compiler error:\nmore")
 
-    monkeypatch.setattr(fake.coremltools.models, "MLModel", broken)
-    with pytest.raises(SegcError, match="T006: Core ML cannot load it: compiler error:"):
-        AppleSession(package)
+    monkeypatch.setattr(apple, "predict", broken)
+    model = runtime.open_model(emit(), 1)
+    with pytest.raises(ModelError, match=r"^Core ML cannot run it: compiler error:$"):
+        model.run(np.zeros((1, 3, *SMALL), np.float32))
+    monkeypatch.setattr(apple, "__init__", broken)
+    with pytest.raises(ModelError, match=r"^Core ML cannot load it: compiler error:$"):
+        runtime.open_model(emit(), 1)
+    with pytest.raises(ModelError, match="no such model"):
+        runtime.open_model(tmp_path / "m.mlpackage", 1)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is here")
+def test_elsewhere_the_runtime_says_where_it_runs(emit: Emit) -> None:
+    with pytest.raises(ModelError, match=r"Core ML runs on macOS only: elsewhere `segc predict --artifact`"):
+        runtime.open_model(emit(), 1)
 
 
 def test_what_ran_is_said_and_no_more(emit: Emit) -> None:
-    assert "Apple's runtime was not involved" in EvaluatedSession(emit()).runtime
+    assert "Apple's runtime was not involved" in opened(emit()).runtime
     if sys.platform != "darwin":
         (remark,) = targets()["coreml"].remarks()
         assert "Apple's runtime is not involved" in remark
 
 
 def test_named_outputs_of_detections_hold_one_class_a_row(emit: Emit, known: Case) -> None:
-    session = EvaluatedSession(emit(nms=True))
-    raw = session.raw(known.images[:1])
-    named = named_outputs(raw, session.metadata)
+    model = opened(emit(nms=True))
+    raw = model.raw(known.images[:1])
+    named = named_outputs(raw, model.metadata, 1)
     count = int(np.count_nonzero(raw["scores"]))
     assert count >= 1
     assert (named["scores"] > 0).sum() == count

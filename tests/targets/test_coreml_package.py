@@ -15,9 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segc.diagnostics import SegcError
-from segc.targets.coreml import EvaluatedSession, write_package
-from segc.targets.coreml_operations import OPERATIONS
-from segc.targets.coreml_program import Program, _protocol
+from segc.inference.metadata import Metadata, ModelError, metadata_text
+from segc.targets.coreml import stand_in
+from segc.targets.coreml.operations import OPERATIONS
+from segc.targets.coreml.package import write_package
+from segc.targets.coreml.program import Program, _protocol
+from tests.targets.conftest import open_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +45,11 @@ def package(good: Path, tmp_path: Path) -> Path:
 
 
 def refusal(package: Path) -> str:
-    with pytest.raises(SegcError) as caught:
-        EvaluatedSession(package).run(IMAGE)
-    (diagnostic,) = caught.value.diagnostics
-    assert (diagnostic.code, diagnostic.file) == ("T006", package)
-    assert "\n" not in diagnostic.message
-    return diagnostic.message
+    with pytest.raises(ModelError) as caught:
+        stand_in.open_model(package, 1).run(IMAGE)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
 
 
 def changed(package: Path, change: Callable[[Any], object]) -> Path:
@@ -79,7 +81,18 @@ def read_by(model: Any, kind: str, name: str) -> Any:
 
 
 def test_a_good_package_runs(package: Path) -> None:
-    assert EvaluatedSession(package).run(IMAGE)["boxes"].shape == (1, 300, 4)
+    assert stand_in.open_model(package, 1).run(IMAGE)["boxes"].shape == (1, 300, 4)
+
+
+def test_what_is_wrong_is_said_of_the_package(package: Path) -> None:
+    (package / MODEL).unlink()
+    with pytest.raises(SegcError) as caught:
+        open_here("coreml", package)
+    (diagnostic,) = caught.value.diagnostics
+    assert (diagnostic.code, diagnostic.file) == ("T006", package)
+    assert (
+        diagnostic.message == "damaged, or not a model of segc: model.mlmodel cannot be read: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS])
@@ -204,6 +217,11 @@ def _another_kind_of_model(model: Any) -> None:
     model.neuralNetwork.SetInParent()
 
 
+def _two_inputs(model: Any) -> None:
+    function = model.mlProgram.functions["main"]
+    function.inputs.add().CopyFrom(function.inputs[0])
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -227,6 +245,7 @@ def _another_kind_of_model(model: Any) -> None:
         _pieces_that_do_not_fit,
         _an_axis_that_is_not_there,
         _another_kind_of_model,
+        _two_inputs,
     ],
 )
 def test_a_program_that_does_not_hang_together_is_refused(change: Callable[[Any], None], package: Path) -> None:
@@ -246,6 +265,22 @@ def test_a_model_of_others_is_refused(package: Path) -> None:
         assert refusal(package).startswith("not a model of segc")
 
 
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"imgsz": (64, 64)}, "its input is [1, 3, 32, 64], and its metadata speak of [1, 3, 64, 64]"),
+        ({"batch": 2}, "its input is [1, 3, 32, 64], and its metadata speak of [2, 3, 32, 64]"),
+        ({"channels": "last"}, "its input is [1, 3, 32, 64], and its metadata speak of [1, 32, 64, 3]"),
+        ({"layout": "named", "conf": None, "iou": None, "max_det": None}, "its outputs are 'boxes, classes, "),
+    ],
+)
+def test_metadata_of_another_model_are_seen_through(claim: dict[str, Any], message: str, package: Path) -> None:
+    given: dict[str, Any] = {"layout": "detections", "conf": 0.5, "iou": 0.5, "max_det": 300, "imgsz": (32, 64)}
+    text = metadata_text(Metadata(("a",), **{**given, **claim}))
+    changed(package, lambda model: model.description.metadata.userDefined.update({"segc": text}))
+    assert refusal(package).startswith(message)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_to_the_model_file_is_told_or_does_no_harm(data: st.DataObject, good: Path, tmp_path: Path) -> None:
@@ -256,8 +291,8 @@ def test_any_damage_to_the_model_file_is_told_or_does_no_harm(data: st.DataObjec
     shutil.rmtree(package, ignore_errors=True)
     write_package(package, bytes(content), (good / WEIGHTS).read_bytes())
     try:
-        outputs = EvaluatedSession(package).raw(IMAGE)
-    except SegcError:
+        outputs = stand_in.open_model(package, 1).raw(IMAGE)
+    except ModelError:
         refusal(package)
     else:
         assert all(isinstance(value, np.ndarray) for value in outputs.values())
@@ -265,8 +300,8 @@ def test_any_damage_to_the_model_file_is_told_or_does_no_harm(data: st.DataObjec
 
 def test_reading_and_running_imports_neither_coremltools_nor_a_framework(good: Path) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from segc.targets.coreml import EvaluatedSession\n"
-        "EvaluatedSession(Path(sys.argv[1])).run(np.zeros((1, 3, 32, 64), np.float32))\n"
+        "import sys, numpy as np; from pathlib import Path; from segc.targets.coreml import stand_in\n"
+        "stand_in.open_model(Path(sys.argv[1]), 1).run(np.zeros((1, 3, 32, 64), np.float32))\n"
         "assert 'coremltools.proto.MIL_pb2' in sys.modules\n"
         "sys.exit(str({'coremltools', 'tensorflow', 'torch', 'sympy', 'PIL'} & set(sys.modules) or ''))"
     )
@@ -293,6 +328,6 @@ def test_a_convolution_is_the_same_however_few_rows_are_done_at_a_time(
     inputs = {"x": x, "weight": weight, "strides": [2, 1], "pad_type": "custom", "pad": [1, 1, 0, 1], "groups": 2}
     shapes = [(1, 4, 16, 17)]
     (whole,) = OPERATIONS["conv"](inputs, shapes)
-    monkeypatch.setattr("segc.targets.coreml_operations.COLUMNS", largest)
+    monkeypatch.setattr("segc.targets.coreml.operations.COLUMNS", largest)
     (parts,) = OPERATIONS["conv"](inputs, shapes)
     np.testing.assert_allclose(parts, whole, rtol=1e-6)

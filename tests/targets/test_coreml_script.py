@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from segc.arrays import save_arrays
 from segc.cli import run
 from segc.inference.letterbox import letterbox, to_input
+from segc.inference.metadata import LAYOUTS
 from segc.inference.sources import find_sources
-from segc.targets.coreml import EvaluatedSession
-from segc.targets.worker import save_arrays
+from tests.targets.conftest import open_here
+from tests.targets.standalone import ABSENT, Standalone
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.targets.conftest import Trained
@@ -27,9 +28,9 @@ MACOS = "import sys, urllib.request, cv2, numpy\nsys.platform = 'darwin'\n"
 """Run before the script: it believes that it is on macOS, and what would not bear that is imported already."""
 
 CORE_ML = """
-import hashlib, sys
+import hashlib, json, sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace as Values
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -41,53 +42,57 @@ class MLModel:
             raise RuntimeError("the package is invalid\\nand more")
         self.user_defined_metadata = {} if "foreign" in path else {"segc": (HERE / "metadata.json").read_text()}
 
+    def get_spec(self):
+        picture = Values(imageType=Values(height=320, width=320))
+        outputs = [Values(name=name) for name in json.loads((HERE / "outputs.json").read_text())]
+        return Values(description=Values(input=[Values(name="image", type=picture)], output=outputs))
+
     def predict(self, given):
         ((name, picture),) = given.items()
         assert name == "image" and picture.mode == "RGB"
         return load_file(HERE / (hashlib.sha256(picture.tobytes()).hexdigest() + ".safetensors"))
 
-models = SimpleNamespace(MLModel=MLModel)
+models = Values(MLModel=MLModel)
 """
 """A stand-in for coremltools: gives what was recorded for a picture, and nothing for any other."""
 
 
-class Standalone:
+class OnMacOs(Standalone):
     """A model with its script, run where segc and PyTorch cannot be imported and Core ML is played from recordings."""
 
     def __init__(self, trained: Trained, folder: Path, photos: list[Path], **options: bool) -> None:
-        self.folder, self.photos = folder, photos
-        self.model = folder / trained.emit("coreml", folder, (320, 320), **options).model
-        self.blocked = folder / "blocked"
-        self.blocked.mkdir()
-        for module in ("segc", "torch", "tensorflow", "pydantic", "jinja2", "click"):
-            (self.blocked / f"{module}.py").write_text(f"raise ImportError('{module} is not to be had here')")
+        model = trained.emit("coreml", folder, (320, 320), **options).model
+        super().__init__(folder, [*ABSENT, "tensorflow"])
+        self.photos, self.model = photos, folder / model
+        self.opened = open_here("coreml", self.model)
         (self.blocked / "sitecustomize.py").write_text(MACOS)
         (self.blocked / "coremltools.py").write_text(CORE_ML)
-        session = EvaluatedSession(self.model)
-        (self.blocked / "metadata.json").write_text(json.dumps(session.metadata))
+        (self.blocked / "metadata.json").write_text(json.dumps(self.opened.metadata.to_json()))
+        (self.blocked / "outputs.json").write_text(json.dumps(LAYOUTS[self.opened.metadata.layout]))
         for source in find_sources(map(str, photos)):
             frame = np.ascontiguousarray(letterbox(source.read(), (320, 320))[0][:, :, ::-1])
             name = hashlib.sha256(frame.tobytes()).hexdigest()
-            save_arrays(self.blocked / f"{name}.safetensors", session.raw(to_input(frame)))
+            save_arrays(self.blocked / f"{name}.safetensors", dict(self.opened.raw(to_input(frame))))
 
-    def __call__(self, *arguments: object, macos: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", str(self.folder / "predict.py"), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(self.blocked) if macos else ""}
-        return subprocess.run(
-            command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
-        )
+    def elsewhere(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Likewise, on the system that this is."""
+        (self.blocked / "sitecustomize.py").unlink()
+        try:
+            return self(*arguments)
+        finally:
+            (self.blocked / "sitecustomize.py").write_text(MACOS)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["named", "detections"])
 def standalone(
     request: pytest.FixtureRequest, trained: Trained, coco: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Standalone:
+) -> OnMacOs:
     photos = sorted((coco / "images" / "train").iterdir())[:3]
-    return Standalone(trained, tmp_path_factory.mktemp("coreml") / "artifact", photos, nms=request.param)
+    return OnMacOs(trained, tmp_path_factory.mktemp("coreml") / "artifact", photos, nms=request.param)
 
 
 def test_the_script_finds_what_segc_predict_finds(
-    standalone: Standalone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    standalone: OnMacOs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = standalone(*standalone.photos, "-o", tmp_path / "theirs", "--save-txt")
     assert done.returncode == 0, done.stderr
@@ -100,15 +105,15 @@ def test_the_script_finds_what_segc_predict_finds(
 
 
 def test_what_a_model_has_left_out_by_itself_cannot_be_asked_for(
-    standalone: Standalone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    standalone: OnMacOs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    suppresses = "max_det" in EvaluatedSession(standalone.model).metadata
+    suppresses = standalone.opened.metadata.max_det is not None
     for option, value in (("--conf", "0.1"), ("--iou", "0.9"), ("--max-det", "301")):
         done = standalone(standalone.photos[0], "-o", tmp_path / "theirs", option, value)
         arguments = ["predict", str(standalone.photos[0]), "--artifact", str(standalone.model), "--no-overlay"]
         status = run([*arguments, option, value])
         said = capsys.readouterr().err
-        assert (done.returncode, status) == ((1, 2) if suppresses else (0, 0))
+        assert (done.returncode, status) == ((1, 1) if suppresses else (0, 0))
         if suppresses:
             name = option.removeprefix("--").replace("-", "_")
             for text in (done.stderr, said):
@@ -117,7 +122,7 @@ def test_what_a_model_has_left_out_by_itself_cannot_be_asked_for(
 
 
 def test_a_project_of_lower_confidence_takes_what_the_model_has(
-    standalone: Standalone, project: Path, capsys: pytest.CaptureFixture[str]
+    standalone: OnMacOs, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--project", str(project), "--set", "hyperparameters.conf=0.1", "--no-overlay"]
     assert run(["predict", str(standalone.photos[0]), "--artifact", str(standalone.model), *arguments]) == 0
@@ -133,7 +138,7 @@ def test_a_project_of_lower_confidence_takes_what_the_model_has(
     ],
 )
 def test_a_model_that_cannot_be_run_gives_one_line(
-    name: str, message: str, standalone: Standalone, tmp_path: Path
+    name: str, message: str, standalone: OnMacOs, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.mlpackage").mkdir()
     (tmp_path / "foreign.mlpackage").mkdir()
@@ -145,32 +150,39 @@ def test_a_model_that_cannot_be_run_gives_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is here")
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["photo.jpg"]])
-def test_elsewhere_than_on_macos_it_ends_with_one_sentence(arguments: list[str], standalone: Standalone) -> None:
-    done = standalone(*arguments, macos=False)
+def test_elsewhere_than_on_macos_it_ends_with_one_sentence(standalone: OnMacOs, tmp_path: Path) -> None:
+    done = standalone.elsewhere(standalone.photos[0], "-o", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    wanted = "Core ML runs on macOS only: elsewhere `segc predict --artifact photos.mlpackage` evaluates the model\n"
-    assert done.stderr == wanted
+    wanted = "Core ML runs on macOS only: elsewhere `segc predict --artifact` evaluates the model\n"
+    assert done.stderr == f"{standalone.model}: {wanted}"
+    assert not [*tmp_path.iterdir()]
 
 
-def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: Standalone) -> None:
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is here")
+def test_the_help_is_shown_everywhere(standalone: OnMacOs) -> None:
+    assert standalone.elsewhere("--help").returncode == 0
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: OnMacOs, tmp_path: Path) -> None:
     stand_in = standalone.blocked / "coremltools.py"
     stand_in.write_text("raise ModuleNotFoundError('no coremltools', name='coremltools')")
     try:
-        done = standalone("--help")
+        done = standalone(standalone.photos[0], "-o", tmp_path)
     finally:
         stand_in.write_text(CORE_ML)
     assert done.returncode == 1
     assert done.stderr == "coremltools is missing: pip install numpy opencv-python-headless coremltools pillow\n"
 
 
-def test_the_readme_says_what_goes_in_and_what_comes_out(standalone: Standalone) -> None:
+def test_the_readme_says_what_goes_in_and_what_comes_out(standalone: OnMacOs) -> None:
     text = (standalone.folder / "README.md").read_text()
-    metadata = EvaluatedSession(standalone.model).metadata
-    suppresses = metadata["layout"] == "detections"
+    metadata = standalone.opened.metadata
+    suppresses = metadata.layout == "detections"
     outputs = {name for name in ("boxes", "scores", "classes", "coefficients", "prototypes") if f"| `{name}` |" in text}
-    assert outputs == set(EvaluatedSession(standalone.model).raw(np.zeros((1, 3, 320, 320), np.float32)))
-    assert "320 wide and 320 high" in text
+    assert outputs == set(LAYOUTS[metadata.layout])
+    assert "| input | `image` | an RGB image, 320 wide and 320 high: " in text
+    assert "the rest grey 114 |" in text
+    assert "iOS 15, macOS 12 and later" in text
     assert ("[1, 300, 4]" in text) == suppresses
     assert ("func overlap" in text) != suppresses
     swift = text.partition("```swift")[2].partition("```")[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +16,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segc.diagnostics import SegcError
+from segc.emission.script import c_string, render_files
+from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
-from segc.graph.passes import fixed_anchors, fold_batch_norm
+from segc.graph.passes import fixed_anchors
+from segc.inference.metadata import LAYOUTS, Metadata
 from segc.network.initialise import initial_weights
-from segc.targets.artifact import open_artifact
-from segc.targets.base import OUTPUTS
-from segc.targets.ncnn import FP16_OPTIONS, LOWERINGS, NcnnSession, lower
-from segc.targets.ncnn_model import BIN, KINDS, PARAM, Layer, Model, check, parse_param, permutation_code, with_splits
-from segc.targets.registry import targets
-from segc.targets.script import c_string, render_scripts
+from segc.targets.contract import EmitRequest
+from segc.targets.ncnn import TARGET, NcnnOptions
+from segc.targets.ncnn.files import Layer, NcnnModel, permutation_code, with_splits
+from segc.targets.ncnn.guard import KINDS, check_model, parse_param
+from segc.targets.ncnn.lowering import LOWERINGS, lower
+from segc.targets.ncnn.runtime import BIN, FP16_SWITCHES, PARAM, open_model
 from tests.conformance.operators import RECIPES, build_recipe
-from tests.targets.conftest import DEFAULTS, agrees, refusal
-from tests.targets.standalone import ABSENT, Standalone
+from tests.targets.conftest import DEFAULTS, agrees, open_here, refusal
+from tests.targets.standalone import ABSENT, ROOT, Standalone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from segc.graph.ir import Graph
     from segc.network.session import TorchSession
     from tests.targets.conftest import EmitTwice, Trained
 
@@ -51,64 +57,83 @@ def test_a_model_agrees_with_torch(
     photographs: np.ndarray,
     tmp_path: Path,
 ) -> None:
-    session = NcnnSession(trained.model_here("ncnn", tmp_path / "m", size, half=half), threads=1)
+    session = open_here("ncnn", trained.model_here("ncnn", tmp_path / "m", size, half=half))
     precision = "fp16" if half else "fp32"
-    assert session.metadata == trained.metadata(size, precision=precision)
+    assert session.metadata == trained.metadata(size, precision=precision, segc_version="0")
     agrees(session, reference, photographs[:1, :, : size[0], : size[1]], precision)
 
 
 def test_images_are_run_one_after_another(model: Path) -> None:
-    session = NcnnSession(model, threads=1)
+    session = open_here("ncnn", model)
     images = np.random.default_rng(0).random((2, 3, 64, 96), np.float32)
     both = session.run(images)
     for index in range(2):
         alone = session.run(images[index : index + 1])
-        assert all(np.array_equal(both[name][index], alone[name][0]) for name in OUTPUTS)
+        assert all(np.array_equal(both[name][index], alone[name][0]) for name in LAYOUTS["named"])
 
 
-def test_what_is_computed_in_fp16_by_default_is_switched_off(model: Path) -> None:
+def test_what_is_computed_in_fp16_by_default_is_switched_off(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ncnn
 
-    asked = NcnnSession(model, threads=1)._net.opt
-    assert not any(getattr(asked, option) for option in FP16_OPTIONS)
-    assert any(getattr(ncnn.Net().opt, option) for option in FP16_OPTIONS)
-    assert asked.num_threads == 1
+    made: list[Any] = []
+
+    class Net(ncnn.Net):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    assert any(getattr(ncnn.Net().opt, switch) for switch in FP16_SWITCHES)
+    monkeypatch.setattr(ncnn, "Net", Net)
+    open_model(model, threads=1)
+    (net,) = made
+    assert not any(getattr(net.opt, switch) for switch in FP16_SWITCHES)
+    assert net.opt.num_threads == 1
 
 
 def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"nms", "anchor_points"}
+    assert set(OPERATORS) - set(LOWERINGS) == {"nms", "anchor_points", "cast"}
 
 
-def test_half_precision_halves_the_convolutions_and_leaves_biases_and_anchors(trained: Trained) -> None:
-    graph, weights = fixed_anchors(*fold_batch_norm(trained.graph((64, 64)), trained.weights))
-    full, half = (len(lower(graph, weights, half=half).weights) for half in (False, True))
-    convolved = sum(weights[node.parameters["weight"]].size for node in graph.nodes if node.op.startswith("conv"))
-    assert full - half == 2 * convolved
+def emitted(graph: Graph, weights: Mapping[str, np.ndarray], folder: Path, *, half: bool) -> bytes:
+    """The ``.bin`` of any graph."""
+    folder.mkdir()
+    options = NcnnOptions(format="ncnn", half=half)
+    metadata = Metadata(("a",), (32, 32), **TARGET.settings(options))
+    made = TARGET.make(EmitRequest(graph, weights, options, metadata, "graph", folder))
+    return (folder / made.model / BIN).read_bytes()
 
 
-def test_a_weight_beyond_half_precision_is_refused_by_name() -> None:
+def test_half_precision_halves_the_convolutions_and_leaves_biases_and_anchors(trained: Trained, tmp_path: Path) -> None:
+    graph = trained.graph((64, 64))
+    full, half = (len(emitted(graph, trained.weights, tmp_path / str(half), half=half)) for half in (False, True))
+    convolutions = [node for node in graph.nodes if node.op.startswith("conv") and node.region != "decode"]
+    convolved = sum(trained.weights[node.parameters["weight"]].size for node in convolutions)
+    # Each is filled up to four bytes.
+    assert 2 * convolved - 2 * len(convolutions) <= full - half <= 2 * convolved
+
+
+def test_a_weight_beyond_half_precision_is_refused_by_name(tmp_path: Path) -> None:
     graph = build_recipe("conv2d 1x1")
     weights = {name: np.full(p.shape, 7e4, np.float32) for name, p in graph.parameters.items()}
-    assert lower(graph, weights, half=False)
-    with pytest.raises(SegcError, match=r"T008.*ncnn: part\.conv: a weight is beyond what fp16 holds"):
-        lower(graph, weights, half=True)
+    assert emitted(graph, weights, tmp_path / "full", half=False)
+    with pytest.raises(SegcError, match=r"T008.*ncnn: part\.weight: a weight is beyond what fp16 holds") as caught:
+        emitted(graph, weights, tmp_path / "half", half=True)
+    assert caught.value.diagnostics[0].help == "set half to false"
 
 
 @pytest.mark.parametrize("name", ["conv2d 1x1", "transpose to channels last", "concat of rows"])
 def test_more_than_one_image_is_refused(name: str) -> None:
     graph = build_recipe(name, batch=2)
     with pytest.raises(SegcError, match=r"T008.*there is no batch axis"):
-        lower(graph, initial_weights(graph.parameters, 0), half=False)
+        lower(graph, initial_weights(graph.parameters, 0))
 
 
 def test_a_repetition_that_ncnn_gets_wrong_is_refused() -> None:
-    from segc.graph.builder import GraphBuilder
-
     b = GraphBuilder("far")
     x = b.input("images", (1, 3, 4, 8))
     y = b.op("resize_nearest", [x], "up", output="y", scale=(1, 41))
     with pytest.raises(SegcError, match=r"does not repeat pixels 41 times exactly"):
-        lower(b.build([y], {}), {}, half=False)
+        lower(b.build([y], {}), {})
 
 
 @pytest.mark.parametrize("options", [{}, {"half": True}], ids=["full", "half"])
@@ -133,10 +158,10 @@ def test_layers_are_named_after_their_place_in_the_network(model: Path) -> None:
 def test_what_is_written_is_read_back_with_the_shapes_of_the_graph(name: str) -> None:
     graph = build_recipe(name)
     graph, weights = fixed_anchors(graph, initial_weights(graph.parameters, 0))
-    made = lower(graph, weights, half=False)
-    again = Model(parse_param(made.param()), made.weights)
+    made = lower(graph, weights)
+    again = NcnnModel(parse_param(made.param()), made.weights)
     assert again.param() == made.param()
-    shapes = check(again)
+    shapes = check_model(again)
     assert {layer.kind for layer in again.layers} <= set(KINDS)
     for tensor in graph.tensors.values():
         assert (1, *shapes[tensor.name]) == tensor.shape
@@ -156,14 +181,14 @@ def test_a_blob_that_several_read_is_copied_and_an_output_keeps_its_name() -> No
         ("Split", ("y.shared",), ("y.copy0", "y")),
         ("BinaryOp", ("y.copy0", "x.copy1"), ("z",)),
     ]
-    assert set(check(Model(layers, b""))) >= {"y", "z"}
+    assert set(check_model(NcnnModel(layers, b""))) >= {"y", "z"}
 
 
 def test_orders_of_axes_have_ncnns_numbers() -> None:
     assert [permutation_code(p) for p in [(0, 1), (1, 0), (0, 2, 1), (1, 2, 0), (2, 1, 0)]] == [0, 1, 1, 3, 5]
 
 
-def in_param(old: str, new: str) -> Callable[[Path], None]:
+def in_param(old: str, new: str) -> Callable[[Path], object]:
     def harm(folder: Path) -> None:
         text = (folder / PARAM).read_text()
         assert old in text
@@ -172,11 +197,11 @@ def in_param(old: str, new: str) -> Callable[[Path], None]:
     return harm
 
 
-def in_bin(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda folder: (folder / BIN).write_bytes(change((folder / BIN).read_bytes())) and None
+def in_bin(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda folder: (folder / BIN).write_bytes(change((folder / BIN).read_bytes()))
 
 
-def in_metadata(**values: Any) -> Callable[[Path], None]:
+def in_metadata(**values: Any) -> Callable[[Path], object]:
     def harm(folder: Path) -> None:
         path = folder / "metadata.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -184,16 +209,32 @@ def in_metadata(**values: Any) -> Callable[[Path], None]:
     return harm
 
 
-def without(name: str) -> Callable[[Path], None]:
+def without(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
 
-HARM: dict[str, tuple[Callable[[Path], None], str]] = {
+def with_an_input(text: str) -> str:
+    magic, counts, *layers = text.splitlines()
+    layer_count, blobs = map(int, counts.split())
+    return "\n".join([magic, f"{layer_count + 1} {blobs + 1}", *layers, "Input more 0 1 more 0=8", ""])
+
+
+def file_in_its_place(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"")
+
+
+HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "no param": (without(PARAM), f"{PARAM} is not in it"),
     "no bin": (without(BIN), f"{BIN} is not in it"),
     "no metadata": (without("metadata.json"), "metadata.json is not in it"),
-    "foreign metadata": (lambda f: (f / "metadata.json").write_text("{}") and None, "not a model of segc"),
+    "foreign metadata": (lambda f: (f / "metadata.json").write_text("{}"), "not a model of segc"),
     "no blobs": (in_metadata(blobs=None), "metadata.json names no blobs"),
+    "a file for a model": (file_in_its_place, "metadata.json is not in it"),
+    "another size": (in_metadata(imgsz=[96, 64]), "its input is [1, 3, 64, 96], and its metadata speak of"),
+    "other outputs": (in_metadata(layout="fused"), "its metadata speak of output0, output1"),
+    "unknown metadata": (in_metadata(colour="red"), "its metadata are damaged: nothing is called 'colour'"),
+    "blobs that are no names": (in_metadata(blobs={"inputs": [1], "outputs": []}), "metadata.json names no blobs"),
     "other blobs": (in_metadata(blobs={"inputs": ["images"], "outputs": ["masks"]}), "are not there"),
     "an output on the way": (in_metadata(blobs={"inputs": ["images"], "outputs": ["model.0.bn"]}), "not there"),
     "bin cut": (in_bin(lambda b: b[:-4]), f"{BIN} ends within the weights of layer model.22.boxes.anchors.1"),
@@ -203,6 +244,10 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "param cut": (lambda f: (f / PARAM).write_bytes((f / PARAM).read_bytes()[:5000]), "damaged"),
     "param empty": (lambda f: (f / PARAM).write_bytes(b""), "the head is not that of an ncnn model"),
     "param binary": (lambda f: (f / PARAM).write_bytes(b"\xff\xfe\0" * 99), "damaged"),
+    "a second input": (
+        lambda f: (f / PARAM).write_text(with_an_input((f / PARAM).read_text())),
+        "it has 2 inputs",
+    ),
     "a layer missing": (
         in_param(f"{'Swish':<16} {'model.0.act':<24} 1 1 model.0.bn model.0.act\n", ""),
         "layers with",
@@ -248,13 +293,13 @@ def test_a_damaged_model_is_refused_before_ncnn_sees_it(kind: str, copy: Path, m
 @given(st.data())
 def test_no_text_does_more_than_be_refused(data: st.DataObject) -> None:
     graph = build_recipe("concat of channels")
-    text = lower(graph, {}, half=False).param()
+    text = lower(graph, {}).param()
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, min(len(text), start + 9)))
     put = data.draw(st.text(st.sampled_from("0123456789=-,.e \nconvimages\x00é"), max_size=6))
     # Anything else that is raised fails.
     with suppress(ValueError):
-        assert check(Model(parse_param(text[:start] + put + text[stop:]), b""))
+        assert check_model(NcnnModel(parse_param(text[:start] + put + text[stop:]), b""))
 
 
 def test_a_foreign_ncnn_model_is_refused(tmp_path: Path) -> None:
@@ -262,8 +307,61 @@ def test_a_foreign_ncnn_model_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / PARAM).write_text("7767517\n1 1\nInput in0 0 1 in0\n")
     (folder / BIN).write_bytes(b"")
-    with pytest.raises(SegcError, match="not an ncnn model of segc"):
-        open_artifact(folder, 1)
+    assert "not an ncnn model of segc" in refusal(folder)
+
+
+RUN = """\
+import sys
+from pathlib import Path
+import numpy as np
+from segc.inference.metadata import ModelError
+from segc.targets.ncnn.runtime import open_model
+try:
+    model = open_model(Path(sys.argv[1]), 1)
+    model.run(np.zeros((1, 3, *model.metadata.imgsz), np.float32))
+except ModelError as error:
+    print(error)
+"""
+"""What a script does, which has no guard."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("bin cut", f"damaged: {BIN} is not what segc wrote"),
+        ("bin empty", f"damaged: {BIN} is not what segc wrote"),
+        ("param cut", f"damaged: {PARAM} is not what segc wrote"),
+        ("an unknown layer", f"damaged: {PARAM} is not what segc wrote"),
+        ("no bin", f"{BIN} is not in it"),
+        ("another size", "its input is [1, 3, 64, 96], and its metadata speak of [1, 3, 96, 64]"),
+        ("other blobs", "its outputs are 'masks'"),
+        ("an output on the way", "its outputs are 'model.0.bn'"),
+    ],
+)
+def test_what_is_damaged_is_refused_where_nothing_but_the_carried_text_looks(
+    kind: str, message: str, copy: Path
+) -> None:
+    HARM[kind][0](copy)
+    command = [sys.executable, "-c", RUN, str(copy)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert message in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_one_bit_of_a_weight_is_missed_by_no_one(copy: Path) -> None:
+    in_bin(lambda b: b[:-1] + bytes([b[-1] ^ 1]))(copy)
+    assert f"damaged: {BIN} is not what segc wrote" in refusal(copy)
+
+
+def test_a_model_from_before_there_were_digests_still_opens(copy: Path) -> None:
+    path = copy / "metadata.json"
+    kept = json.loads(path.read_text())
+    old = {key: kept[key] for key in ("names", "imgsz", "strides", "layout", "blobs")}
+    path.write_text(json.dumps({**old, "precision": "fp32", "task": "segment"}))
+    assert open_here("ncnn", copy).metadata == Metadata(tuple(kept["names"]), (64, 96))
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +381,8 @@ def test_the_script_refuses_a_damaged_model(kind: str, standalone: Standalone, c
     HARM[kind][0](copy)
     done = standalone("predict.py", "--model", copy)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"{copy}: ")
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{copy}: ")
 
 
 def cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -293,7 +391,7 @@ def cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def program(standalone: Standalone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C++ program, built with every warning an error; skipped where ncnn's or OpenCV's development files lack."""
+    """The C++ program, built with every warning an error; skipped where ``.ci/ncnn`` has not been run."""
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake")
     folder = tmp_path_factory.mktemp("cpp")
@@ -316,6 +414,13 @@ def run_program(program: Path, *arguments: object) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+def pixels(mask: dict[str, Any]) -> np.ndarray:
+    """A mask [height, width] from COCO's uncompressed run lengths."""
+    counts = mask["counts"]
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(mask["size"][::-1]).T
+
+
 def test_the_program_finds_what_the_script_finds(
     program: Path, standalone: Standalone, coco: Path, tmp_path: Path
 ) -> None:
@@ -326,17 +431,17 @@ def test_the_program_finds_what_the_script_finds(
     ours, theirs = (json.loads((tmp_path / n / "predictions.json").read_bytes()) for n in ("program", "script"))
     assert sum(len(record["detections"]) for record in theirs) >= 10
     for mine, other in zip(ours, theirs, strict=True):
-        assert [mine[key] for key in ("image", "height", "width")] == [
-            other[key] for key in ("image", "height", "width")
-        ]
+        size = (mine["height"], mine["width"])
+        assert (mine["image"], *size) == tuple(other[key] for key in ("image", "height", "width"))
         for found, wanted in zip(mine["detections"], other["detections"], strict=True):
             assert (found["class_id"], found["class"]) == (wanted["class_id"], wanted["class"])
-            assert found["score"] == pytest.approx(wanted["score"], abs=1e-3)
-            assert found["box"] == pytest.approx(wanted["box"], abs=0.5)
-            assert abs(found["area"] - wanted["area"]) <= 0.01 * wanted["area"] + 2
-            assert found["mask"]["size"] == wanted["mask"]["size"]
-            assert sum(found["mask"]["counts"][1::2]) == found["area"]
-            assert sum(found["mask"]["counts"]) == mine["height"] * mine["width"]
+            assert found["score"] == pytest.approx(wanted["score"], abs=1e-4)
+            assert found["box"] == pytest.approx(wanted["box"], abs=0.05)
+            assert tuple(found["mask"]["size"]) == tuple(wanted["mask"]["size"]) == size
+            masks = [pixels(one["mask"]) for one in (found, wanted)]
+            assert [mask.sum() for mask in masks] == [found["area"], wanted["area"]]
+            # Both compute in fp32, with other instructions: a pixel on the edge may fall to either side.
+            assert (masks[0] != masks[1]).sum() <= 2 + 0.002 * wanted["area"]
             assert len(found["polygons"]) == pytest.approx(len(wanted["polygons"]), abs=1)
     for photo in photos:
         assert (tmp_path / "program" / f"{photo.stem}.jpg").stat().st_size > 1000
@@ -372,14 +477,10 @@ def test_the_program_never_overwrites_a_photograph(program: Path, coco: Path, tm
 
 
 def test_class_names_of_any_kind_stand_in_the_program() -> None:
-    metadata = {
-        "names": ['say "cheese"', "back\\slash", "??/", "né", "line\nbreak"],
-        "imgsz": [64, 96],
-        "dynamic": False,
-        "segc_version": "0",
-    }
-    text = render_scripts(targets()["ncnn"], "m_ncnn_model", metadata, DEFAULTS)["predict.cpp"]
-    for line in (r'"say \042cheese\042",', r'"back\134slash",', r'"\077\077/",', r'"n\303\251",', r'"line\012break",'):
+    names = ('say "cheese"', "back\\slash", "??/", "né")
+    options = NcnnOptions(format="ncnn")
+    text = render_files(TARGET, options, "m_ncnn_model", Metadata(names, (64, 96)), DEFAULTS)["predict.cpp"]
+    for line in (r'"say \042cheese\042",', r'"back\134slash",', r'"\077\077/",', r'"n\303\251",'):
         assert f"    {line}\n" in text
     assert "HEIGHT = 64;\nconst int WIDTH = 96;" in text
     assert all(len(line) <= 120 and line == line.rstrip() for line in text.splitlines())

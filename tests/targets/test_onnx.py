@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,16 +15,31 @@ import pytest
 
 from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
+from segc.inference.metadata import Metadata
 from segc.network.initialise import initial_weights
 from segc.network.session import TorchSession
-from segc.targets.onnx import LOWERINGS, NEWEST_OPSET, OLDEST_OPSET, OnnxOptions, OnnxSession, lower
+from segc.targets.contract import EmitRequest
+from segc.targets.onnx import NEWEST_OPSET, OLDEST_OPSET, TARGET, OnnxOptions
+from segc.targets.onnx.lowering import LOWERINGS
+from segc.targets.onnx.runtime import open_model
 from tests.conformance.operators import RECIPES, build_recipe
 from tests.targets.conftest import agrees
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segc.graph.ir import Graph
     from tests.targets.conftest import Trained
 
 OPSETS = range(OLDEST_OPSET, NEWEST_OPSET + 1)
+
+
+def written(graph: Graph, weights: Mapping[str, np.ndarray], folder: Path, **options: Any) -> bytes:
+    """An ONNX model of any graph."""
+    chosen = OnnxOptions(format="onnx", **options)
+    metadata = Metadata(("a",), (32, 32), **TARGET.settings(chosen))
+    emitted = TARGET.make(EmitRequest(graph, weights, chosen, metadata, "graph", folder))
+    return (folder / emitted.model).read_bytes()
 
 
 @pytest.mark.parametrize("layout", ["named", "fused"])
@@ -37,7 +52,7 @@ def test_a_model_of_fixed_size_agrees_with_torch(
     photographs: np.ndarray,
     tmp_path: Path,
 ) -> None:
-    session = OnnxSession(trained.onnx(tmp_path / "m.onnx", size, layout=layout), threads=1)
+    session = open_model(trained.onnx(tmp_path / "m.onnx", size, layout=layout), threads=1)
     agrees(session, reference, photographs[:1, :, : size[0], : size[1]])
 
 
@@ -45,7 +60,7 @@ def test_a_model_of_fixed_size_agrees_with_torch(
 def test_a_dynamic_model_agrees_with_torch_at_every_size_and_batch(
     layout: str, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
-    session = OnnxSession(trained.onnx(tmp_path / "m.onnx", (320, 320), layout=layout, dynamic=True), threads=1)
+    session = open_model(trained.onnx(tmp_path / "m.onnx", (320, 320), layout=layout, dynamic=True), threads=1)
     for batch, height, width in [(1, 320, 320), (2, 224, 416), (2, 32, 64), (1, 640, 96), (1, 640, 640)]:
         agrees(session, reference, photographs[:batch, :, :height, :width])
 
@@ -54,7 +69,7 @@ def test_a_model_of_a_larger_batch_agrees_with_torch(
     trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     agrees(
-        OnnxSession(trained.onnx(tmp_path / "m.onnx", (320, 320), batch=2), threads=1),
+        open_model(trained.onnx(tmp_path / "m.onnx", (320, 320), batch=2), threads=1),
         reference,
         photographs[:, :, :320, :320],
     )
@@ -66,7 +81,7 @@ def test_every_opset_agrees_with_torch(
     opset: int, dynamic: bool, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (96, 96), opset=opset, dynamic=dynamic, layout="fused")
-    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :96, :96])
+    agrees(open_model(path, threads=1), reference, photographs[:1, :, :96, :96])
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import) <= 10
@@ -78,8 +93,8 @@ def test_half_precision_agrees_with_torch(
     dynamic: bool, layout: str, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (320, 320), half=True, dynamic=dynamic, layout=layout)
-    session = OnnxSession(path, threads=1)
-    assert session.metadata["precision"] == "fp16"
+    session = open_model(path, threads=1)
+    assert session.metadata.precision == "fp16"
     agrees(session, reference, photographs[:1, :, :320, :320], "fp16")
     if dynamic:
         agrees(session, reference, photographs[:, :, :224, :416], "fp16")
@@ -91,7 +106,7 @@ def test_half_precision_agrees_with_torch_at_every_opset(
     opset: int, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (96, 96), opset=opset, dynamic=True, half=True)
-    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :96, :96], "fp16")
+    agrees(open_model(path, threads=1), reference, photographs[:1, :, :96, :96], "fp16")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -123,14 +138,14 @@ def test_a_simplified_model_is_the_same_with_fewer_constants(
 ) -> None:
     plain = onnx.load(trained.onnx(tmp_path / "plain.onnx", (320, 320), dynamic=dynamic))
     path = trained.onnx(tmp_path / "m.onnx", (320, 320), dynamic=dynamic, simplify=True)
-    agrees(OnnxSession(path, threads=1), reference, photographs[:1, :, :320, :320])
+    agrees(open_model(path, threads=1), reference, photographs[:1, :, :320, :320])
     model = onnx.load(path)
     assert [node.name for node in model.graph.node] == [node.name for node in plain.graph.node]
     constants = [(c.data_type, tuple(c.dims), c.raw_data) for c in model.graph.initializer]
     assert len(set(constants)) == len(constants) < len(plain.graph.initializer)
 
 
-def test_simplifying_computes_what_is_constant_and_drops_what_nothing_reads() -> None:
+def test_simplifying_computes_what_is_constant_and_drops_what_nothing_reads(tmp_path: Path) -> None:
     b = GraphBuilder("constants")
     x = b.input("images", (1, 3, 4, 4))
     values = []
@@ -142,10 +157,7 @@ def test_simplifying_computes_what_is_constant_and_drops_what_nothing_reads() ->
     b.op("sigmoid", [x], "unread")
     graph = b.build([b.op("add", [x, total], "sum", output="result")], {"raw_outputs": ("result",)})
     weights = initial_weights(graph.parameters, 0)
-    models = [
-        onnx.load_from_string(lower(graph, weights, OnnxOptions(format="onnx", simplify=simplify), {}))
-        for simplify in (False, True)
-    ]
+    models = [onnx.load_from_string(written(graph, weights, tmp_path, simplify=simplify)) for simplify in (False, True)]
     assert [[node.name for node in model.graph.node] for model in models] == [["total", "unread", "sum"], ["sum"]]
     (constant,) = models[1].graph.initializer
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(constant), np.full((1, 3, 1, 1), 3.5, np.float32))
@@ -165,14 +177,14 @@ def test_the_fused_layout_is_what_existing_deployment_code_reads(trained: Traine
     assert kept["names"].startswith("{0: 'person', 1: 'bicycle', ")
     images = np.random.default_rng(0).random((1, 3, 224, 416), np.float32)
     rows = session.run(["output0"], {"images": images})[0][0]
-    boxes = OnnxSession(path, threads=1).run(images)["boxes"][0]
+    boxes = open_model(path, threads=1).run(images)["boxes"][0]
     np.testing.assert_allclose(rows[0], (boxes[:, 0] + boxes[:, 2]) / 2, atol=1e-4)
     np.testing.assert_allclose(rows[3], boxes[:, 3] - boxes[:, 1], atol=1e-4)
 
 
 def test_the_recorded_outputs_are_met(trained: Trained, peer: Path, tmp_path: Path) -> None:
     recorded = np.load(peer / "overfit32_expected.npz")
-    session = OnnxSession(trained.onnx(tmp_path / "m.onnx", (224, 416), batch=2), threads=1)
+    session = open_model(trained.onnx(tmp_path / "m.onnx", (224, 416), batch=2), threads=1)
     ours = session.run(recorded["in_rect224x416"])
     rows = recorded["unfused_rect224x416_out"].transpose(0, 2, 1)
     corners = np.concatenate([rows[..., :2] - rows[..., 2:4] / 2, rows[..., :2] + rows[..., 2:4] / 2], axis=2)
@@ -214,7 +226,7 @@ def test_nodes_and_weights_are_named_after_their_place_in_the_network(trained: T
 
 def test_metadata_says_what_the_model_is(trained: Trained, tmp_path: Path) -> None:
     path = trained.onnx(tmp_path / "m.onnx", (64, 64))
-    assert OnnxSession(path, threads=1).metadata == trained.metadata((64, 64))
+    assert open_model(path, threads=1).metadata == trained.metadata((64, 64), segc_version="0")
     assert [entry.key for entry in onnx.load(path).metadata_props] == ["segc"]
     assert json.loads(onnx.load(path).metadata_props[0].value)["names"][0] == "person"
 
@@ -225,30 +237,30 @@ def test_every_operator_but_suppression_is_lowered() -> None:
 
 @pytest.mark.parametrize("opset", [11, 13, 18, 22])
 @pytest.mark.parametrize("name", RECIPES)
-def test_an_operator_means_what_it_means_in_torch_at_every_opset(name: str, opset: int) -> None:
+def test_an_operator_means_what_it_means_in_torch_at_every_opset(name: str, opset: int, tmp_path: Path) -> None:
     import onnxruntime
 
     graph = build_recipe(name, batch=2)
     weights = initial_weights(graph.parameters, 0)
-    content = lower(graph, weights, OnnxOptions(format="onnx", opset=opset, batch=2), {})
+    content = written(graph, weights, tmp_path, opset=opset, batch=2)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(1).standard_normal((2, 3, 11, 7)).astype(np.float32)
     (ours,) = session.run(None, {"images": images})
-    (theirs,) = TorchSession(graph, weights, {}).run(images).values()
+    (theirs,) = TorchSession(graph, weights, Metadata(("a",), (32, 32))).run(images).values()
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [11, 22])
 @pytest.mark.parametrize("name", RECIPES)
-def test_an_operator_in_half_precision_is_close_to_torch(name: str, opset: int) -> None:
+def test_an_operator_in_half_precision_is_close_to_torch(name: str, opset: int, tmp_path: Path) -> None:
     import onnxruntime
 
     graph = build_recipe(name)
     weights = initial_weights(graph.parameters, 0)
-    content = lower(graph, weights, OnnxOptions(format="onnx", opset=opset, half=True), {})
+    content = written(graph, weights, tmp_path, opset=opset, half=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(1).random((1, 3, 11, 7), np.float32)
     (ours,) = session.run(None, {"images": images})
-    (theirs,) = TorchSession(graph, weights, {}).run(images).values()
+    (theirs,) = TorchSession(graph, weights, Metadata(("a",), (32, 32))).run(images).values()
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=5e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,17 +13,18 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from segc.graph.anchors import anchor_grid
+from segc.emission.worker import Worker
 from segc.graph.ops import OPERATORS
-from segc.spec.base import LARGEST_SIDE
-from segc.targets.artifact import open_artifact
-from segc.targets.base import OUTPUTS
-from segc.targets.openvino import LOWERINGS, OpenVinoSession
-from segc.targets.worker import Worker
-from tests.targets.conftest import agrees, contents, refusal
+from segc.graph.passes.anchors import anchor_grid
+from segc.inference.metadata import LARGEST_SIDE, LAYOUTS, Metadata, ModelError, metadata_text
+from segc.targets.openvino import runtime
+from segc.targets.openvino.lowering import LOWERINGS
+from segc.targets.openvino.runtime import METADATA_PLACE, import_openvino
+from tests.targets.conftest import agrees, contents, open_here, refusal
 from tests.targets.standalone import ABSENT, Standalone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from segc.network.session import TorchSession
@@ -46,8 +48,8 @@ def test_a_model_of_fixed_size_agrees_with_torch(
     photographs: np.ndarray,
     tmp_path: Path,
 ) -> None:
-    session = OpenVinoSession(trained.model_here("openvino", tmp_path / "m", size, half=half), threads=1)
-    assert session.metadata["precision"] == precision
+    session = open_here("openvino", trained.model_here("openvino", tmp_path / "m", size, half=half))
+    assert session.metadata.precision == precision
     agrees(session, reference, photographs[:1, :, : size[0], : size[1]], precision)
 
 
@@ -55,15 +57,15 @@ def test_a_model_of_fixed_size_agrees_with_torch(
 def test_a_dynamic_model_agrees_with_torch_at_every_size_and_batch(
     half: bool, precision: str, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
-    session = OpenVinoSession(
-        trained.model_here("openvino", tmp_path / "m", (320, 320), dynamic=True, half=half), threads=1
-    )
+    model = trained.model_here("openvino", tmp_path / "m", (320, 320), dynamic=True, half=half)
+    session = open_here("openvino", model)
     for batch, height, width in [(1, 320, 320), (2, 224, 416), (2, 32, 64), (1, 640, 96)]:
         agrees(session, reference, photographs[:batch, :, :height, :width], precision)
 
 
 def test_every_operator_but_suppression_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"nms"}
+    # Casts come of half precision, which is OpenVINO's own affair.
+    assert set(OPERATORS) - set(LOWERINGS) == {"nms", "cast"}
 
 
 @pytest.mark.parametrize("options", [{}, {"half": True, "dynamic": True}], ids=["plain", "half and dynamic"])
@@ -87,7 +89,7 @@ def test_layers_weights_and_tensors_are_named_after_their_place_in_the_network(m
     assert kinds["model.22.proto.upsample.products"] == "ConvolutionBackpropData"
     assert "BatchNormInference" not in kinds.values()
     results = [layer for layer in layers if layer.get("type") == "Result"]
-    assert [layer.get("name") for layer in results] == [f"{name}.result" for name in OUTPUTS]
+    assert [layer.get("name") for layer in results] == [f"{name}.result" for name in LAYOUTS["named"]]
 
 
 def test_half_precision_halves_the_weights_and_loses_nothing_of_the_decoding(
@@ -109,8 +111,8 @@ def test_half_precision_halves_the_weights_and_loses_nothing_of_the_decoding(
 
 
 def test_metadata_stand_in_the_model_and_beside_it(trained: Trained, model: Path) -> None:
-    session = open_artifact(model, 1)
-    assert session.metadata == trained.metadata((64, 96))
+    session = open_here("openvino", model)
+    assert session.metadata == trained.metadata((64, 96), segc_version="0")
     assert session.runtime == "OpenVINO on the CPU, in fp32"
     described = YAML(typ="safe").load(model / "metadata.yaml")
     assert described["names"] == dict(enumerate(trained.names))
@@ -120,12 +122,22 @@ def test_metadata_stand_in_the_model_and_beside_it(trained: Trained, model: Path
 def test_names_in_any_script_survive(trained: Trained, tmp_path: Path) -> None:
     names = tuple(f'"{index}" <é&猫>' for index in range(80))
     path = trained._replace(names=names).model_here("openvino", tmp_path / "m", (64, 64))
-    assert OpenVinoSession(path, threads=1).metadata["names"] == list(names)
+    assert open_here("openvino", path).metadata.names == names
     assert YAML(typ="safe").load(path / "metadata.yaml")["names"][3] == names[3]
 
 
-def test_the_precision_of_the_processor_is_asked_for(model: Path) -> None:
-    compiled = OpenVinoSession(model, threads=1)._model
+def test_the_precision_of_the_processor_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = import_openvino()
+    made: list[Any] = []
+
+    class Core(openvino.Core):  # type: ignore[misc, name-defined]
+        def compile_model(self, *arguments: Any) -> Any:
+            made.append(super().compile_model(*arguments))
+            return made[-1]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    runtime.open_model(model, threads=1)
+    (compiled,) = made
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
@@ -161,6 +173,61 @@ def spoil(copy: Path, damage: str) -> None:
 def test_a_damaged_model_is_refused_in_one_line(damage: str, copy: Path) -> None:
     spoil(copy, damage)
     assert DAMAGES[damage][2] in refusal(copy)
+
+
+def of_two_images(openvino: Any) -> Any:
+    """A model with an input too many."""
+    ops = openvino.opset13
+    images = [ops.parameter([1, 3, 32, 32], np.float32, name=name) for name in ("images", "more")]
+    result = ops.add(*images)
+    result.output(0).set_names({"boxes"})
+    return openvino.Model([ops.result(result)], images, "two")
+
+
+def of_one_output(openvino: Any) -> Any:
+    """A model without most of what its metadata speak of."""
+    ops = openvino.opset13
+    images = ops.parameter([1, 3, 32, 32], np.float32, name="images")
+    result = ops.sigmoid(images)
+    result.output(0).set_names({"boxes"})
+    return openvino.Model([ops.result(result)], [images], "one")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"), [(of_two_images, "it has 2 inputs"), (of_one_output, "its outputs are 'boxes'")]
+)
+def test_a_model_of_another_form_is_refused(build: Callable[[Any], Any], message: str, tmp_path: Path) -> None:
+    openvino = import_openvino()
+    folder = tmp_path / "m_openvino_model"
+    model = build(openvino)
+    model.set_rt_info(metadata_text(Metadata(("a",), (32, 32))), METADATA_PLACE)
+    openvino.save_model(model, folder / "m.xml")
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"imgsz": [96, 64]}, "its input is [1, 3, 64, 96], and its metadata speak of [1, 3, 96, 64]"),
+        ({"dynamic": True}, "its metadata speak of [None, 3, None, None]"),
+        ({"layout": "fused"}, "its metadata speak of output0, output1"),
+        ({"batch": 2}, "its metadata speak of [2, 3, 64, 96]"),
+        ({"names": []}, "its metadata are damaged: names is not"),
+    ],
+)
+def test_metadata_of_another_model_are_refused(change: dict[str, Any], message: str, copy: Path) -> None:
+    openvino = import_openvino()
+    model = openvino.Core().read_model(copy / "photos.xml")
+    kept = json.loads(model.get_rt_info(METADATA_PLACE).astype(str))
+    model.set_rt_info(json.dumps({**kept, **change}), METADATA_PLACE)
+    changed = copy.with_name("changed_openvino_model")
+    openvino.save_model(model, changed / "photos.xml")
+    assert message in refusal(changed)
+
+
+def test_images_of_another_size_are_refused_in_one_line(model: Path) -> None:
+    with pytest.raises(ModelError, match=r"^OpenVINO cannot run it: .+$"):
+        open_here("openvino", model).run(np.zeros((1, 3, 32, 32), np.float32))
 
 
 WATCH = """

@@ -28,11 +28,13 @@ import pytest
 
 from segc.cli import run
 from segc.diagnostics import SegcError
-from segc.targets.artifact import open_artifact
-from segc.targets.engine import EngineError, build, load_tensorrt, profile_for, split_header, with_header
+from segc.inference.metadata import Metadata, ModelError, metadata_text
 from segc.targets.registry import find_target
-from segc.targets.tensorrt import MAX_BATCH, TARGET, KitSession, no_engine_here
-from tests.targets.conftest import agrees, outputs_agree, run_in_worker
+from segc.targets.tensorrt import TARGET, no_engine_here
+from segc.targets.tensorrt.build import MAX_BATCH, MAX_SIDES, build, profile_for, with_header
+from segc.targets.tensorrt.engine import load_tensorrt
+from segc.targets.tensorrt.runtime import open_model, split_header
+from tests.targets.conftest import agrees, open_here, outputs_agree, refusal, run_in_worker
 from tests.targets.standalone import ABSENT, Standalone
 
 if TYPE_CHECKING:
@@ -54,6 +56,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def engine(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of 64 x 64 pixels."""
+    folder = tmp_path_factory.mktemp("tensorrt") / "engine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(FAKES), prepend=os.pathsep)
+        trained.emit("tensorrt", folder, (64, 64))
+    return folder / "photos.engine"
+
+
+@pytest.fixture(scope="module")
 def kit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kit of fixed size."""
     folder = tmp_path_factory.mktemp("tensorrt") / "kit"
@@ -71,9 +83,9 @@ def test_the_model_of_a_kit_agrees_with_torch_and_carries_the_precision(
 ) -> None:
     emitted = trained.emit_here("tensorrt", tmp_path / "kit", (320, 320), **options)
     model = tmp_path / "kit" / emitted.model
-    session = KitSession(model, threads=1)
+    session = open_here("tensorrt", model)
     precision = "fp16" if options.get("half") else "fp32"
-    assert session.metadata["precision"] == precision
+    assert session.metadata.precision == precision
     agrees(session, reference, photographs[: 2 if options.get("dynamic") else 1, :, :320, :320], precision)
     stored = {entry.data_type for entry in onnx.load(model).graph.initializer if entry.name.endswith("conv.bias")}
     assert stored == {onnx.TensorProto.FLOAT16 if options.get("half") else onnx.TensorProto.FLOAT}
@@ -86,8 +98,8 @@ def test_without_a_gpu_a_kit_is_written_that_says_what_is_left_to_do(trained: Tr
     assert emitted.notes[0].startswith("no engine was built: there is no NVIDIA driver (")
     assert "pip install tensorrt numpy, then python build_engine.py in this folder" in emitted.notes[1]
     assert len(emitted.notes) == (3 if HAS_RTX else 2)
-    assert sorted(path.name for path in (tmp_path / "kit").iterdir()) == ["build_engine.py", "photos.onnx"]
-    session = TARGET.session(tmp_path / "kit" / emitted.model, 1)
+    assert [path.name for path in (tmp_path / "kit").iterdir()] == ["photos.onnx"]
+    session = open_here("tensorrt", tmp_path / "kit" / emitted.model)
     assert session.runtime == "the ONNX model of the build kit on onnxruntime; no engine was run"
 
 
@@ -144,7 +156,7 @@ def test_the_build_script_builds_a_strongly_typed_engine_with_every_version(
     assert builder.calls() == {"create_network": [flags], "clear_flag": ["TF32"]}
     content = (tmp_path / "e.engine").read_bytes()
     (length,) = struct.unpack("<I", content[:4])
-    assert json.loads(content[4 : 4 + length]) == {**trained.metadata((64, 96)), "segc_version": "0"}
+    assert json.loads(content[4 : 4 + length]) == trained.metadata((64, 96), segc_version="0").to_json()
     assert content.endswith((small_kits / "fixed" / "photos.onnx").read_bytes())
     lines = done.stdout.splitlines()
     assert lines[0] == f"tensorrt {version} for Imaginary GPU: this may take minutes"
@@ -207,7 +219,7 @@ def test_the_predict_script_runs_the_engine_and_finds_what_segc_predict_finds(
         script.path = [FAKES]
         photos = sorted((coco / "images" / "train").iterdir())[:3]
         (tmp_path / "kit").mkdir()
-        artifact = {"target": "tensorrt", "model": "photos.onnx", "status": "deferred"}
+        artifact = {"format": 3, "target": "tensorrt", "model": "photos.onnx", "status": "deferred"}
         (kit / "artifact.json").write_text(json.dumps(artifact))
         script.finds_what_segc_predict_finds(kit, photos, tmp_path)
         capsys.readouterr()
@@ -259,12 +271,12 @@ def test_a_failed_build_is_an_error_and_no_kit(
         trained.emit("tensorrt", tmp_path / "t", (64, 64))
 
 
-METADATA = {"names": ["a"], "imgsz": [32, 32], "layout": "named"}
+METADATA = metadata_text(Metadata(("Käse",), (32, 32)))
 
 
 def test_a_header_comes_back_as_it_was_written() -> None:
-    text, engine = split_header(with_header(b"engine", {**METADATA, "names": ["Käse"]}))
-    assert (json.loads(text)["names"], engine) == (["Käse"], b"engine")
+    text, engine = split_header(with_header(b"engine", METADATA))
+    assert (text.decode(), engine) == (METADATA, b"engine")
 
 
 @pytest.mark.parametrize(
@@ -273,24 +285,61 @@ def test_a_header_comes_back_as_it_was_written() -> None:
     ids=range(6),
 )
 def test_a_file_without_metadata_is_refused(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="not an engine with metadata in front"):
+    with pytest.raises(ModelError, match="not an engine with metadata in front"):
         split_header(content)
     (tmp_path / "m.engine").write_bytes(content)
-    with pytest.raises(SegcError, match="T006: not an engine with metadata in front"):
-        open_artifact(tmp_path / "m.engine")
+    assert refusal(tmp_path / "m.engine") == "not an engine with metadata in front"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (with_header(b"engine", METADATA), r"T006: there is no NVIDIA driver \(libcuda"),
-        (with_header(b"engine", {"names": ["a"]}), "T006: not a model of segc"),
+        (with_header(b"engine", METADATA), "there is no NVIDIA driver (libcuda"),
+        (with_header(b"engine", '{"names": ["a"]}'), "not a model of segc"),
     ],
 )
 def test_an_engine_that_cannot_run_here_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "m.engine").write_bytes(content)
+    assert refusal(tmp_path / "m.engine").startswith(message)
+
+
+def test_an_engine_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no such engine: python build_engine.py builds it"):
+        open_model(tmp_path / "m.engine", 1)
+
+
+def test_the_options_say_what_an_engine_of_free_sizes_takes() -> None:
+    assert (MAX_BATCH, MAX_SIDES) == (8, 2)
+    assert f"up to {MAX_BATCH} images with sides of twice" in (TARGET.options.model_fields["dynamic"].description or "")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"imgsz": [64, 96]}, r"its input is \[1, 3, 64, 64\], and its metadata speak of \[1, 3, 64, 96\]"),
+        ({"layout": "fused"}, "its outputs are 'boxes, coefficients, prototypes, scores'"),
+        ({"dynamic": True}, r"its input is \[1, 3, 64, 64\], and its metadata speak of \[None, 3, None, None\]"),
+    ],
+    ids=["size", "outputs", "free"],
+)
+def test_metadata_of_another_engine_are_seen_through(
+    claim: dict[str, Any], message: str, engine: Path, tmp_path: Path
+) -> None:
+    text, content = split_header(engine.read_bytes())
+    (tmp_path / "m.engine").write_bytes(with_header(content, json.dumps({**json.loads(text), **claim})))
     with pytest.raises(SegcError, match=message):
-        open_artifact(tmp_path / "m.engine")
+        run_in_worker("tensorrt", tmp_path / "m.engine", np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_that_is_cut_is_refused_in_one_line(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.engine").write_bytes(engine.read_bytes()[:5000])
+    with pytest.raises(SegcError) as caught:
+        run_in_worker("tensorrt", tmp_path / "m.engine", np.zeros((1, 3, 64, 64), np.float32))
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "T006"
+    assert len(diagnostic.message.splitlines()) == 1
 
 
 @rtx
@@ -300,7 +349,7 @@ def test_tensorrt_rtx_builds_an_engine_of_every_form(
     dynamic: bool, half: bool, trained: Trained, tmp_path: Path
 ) -> None:
     model = trained.onnx(tmp_path / "m.onnx", (320, 320), half=half, dynamic=dynamic).read_bytes()
-    profile = profile_for((320, 320), 8, 640) if dynamic else None
+    profile = profile_for((320, 320), 32) if dynamic else None
     engine = build(load_tensorrt(), model, profile=profile, workspace=1.0, tf32=False, capability="SM89")
     assert len(engine) > 5_000_000
 

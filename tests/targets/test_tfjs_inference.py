@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segc.emission.script import constants, render
 from segc.files import resource
 from segc.inference.letterbox import boxes_to_image, letterbox, letterbox_geometry, to_input
 from segc.inference.masks import Mask, image_masks, masks_to_image
@@ -19,7 +20,9 @@ from segc.inference.results import Prediction
 
 SCRIPT = """
 const fs = require("node:fs");
-require("node:vm").runInThisContext(fs.readFileSync(process.argv[1], "utf8"));
+const vm = require("node:vm");
+vm.runInThisContext(process.argv[3]);
+vm.runInThisContext(fs.readFileSync(process.argv[1], "utf8"));
 const cases = JSON.parse(fs.readFileSync(0, "utf8"));
 process.stdout.write(JSON.stringify(cases.map(new Function("given", process.argv[2]))));
 """
@@ -31,9 +34,9 @@ pytestmark = needs_node
 def javascript(body: str, cases: list[Any]) -> list[Any]:
     """What a function body gives for each ``given``, with the page's numerics at hand."""
     script = resource("templates", "predict", "tfjs", "inference.js")
-    done = subprocess.run(
-        ["node", "-e", SCRIPT, str(script), body], input=json.dumps(cases), capture_output=True, text=True, check=False
-    )
+    numbers = render("tfjs/constants.js.j2", {"constants": constants()})
+    command = ["node", "-e", SCRIPT, str(script), body, numbers]
+    done = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     results: list[Any] = json.loads(done.stdout)
     return results

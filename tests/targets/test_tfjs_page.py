@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segc.targets import tfjs
+from segc.targets.tfjs.node import node_version
 from tests.targets.browser import Page, Server, find_chromium
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium (apt-get install chromium)"),
-    pytest.mark.skipif(tfjs.node_version() is None, reason="there is no Node.js to compare with"),
+    pytest.mark.skipif(node_version() is None, reason="there is no Node.js to compare with"),
 ]
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from segc.diagnostics import SegcError
+from segc.network.device import peak_memory
 from segc.spec.hyperparameters import Hyperparameters
-from segc.training.device import peak_memory
 from segc.training.distributed import World
 from segc.training.engine import Engine
 from segc.training.loop import train

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from segc.diagnostics import SegcError
+from segc.network.device import choose_device
 from segc.training.checkpoint import load_checkpoint
-from segc.training.device import choose_device
 from segc.training.distributed import World, launch_name, launched_world, restarts
 from segc.training.norm import SynchronisedBatchNorm
 
@@ -160,10 +160,10 @@ def test_a_launch_is_read_from_the_environment() -> None:
 def test_several_processes_do_not_share_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto", World(1, 2, 1)) == torch.device("cuda", 1)
-    assert choose_device("cuda", World(0, 2, 0)) == torch.device("cuda", 0)
+    assert choose_device("auto", 2, 1) == torch.device("cuda", 1)
+    assert choose_device("cuda", 2, 0) == torch.device("cuda", 0)
     assert choose_device("auto") == torch.device("cuda")
     for wanted, world, code in (("cuda:0", World(0, 2, 0), "R011"), ("auto", World(2, 3, 2), "R007")):
         with pytest.raises(SegcError) as error:
-            choose_device(wanted, world)
+            choose_device(wanted, world.size, world.local_rank)
         assert error.value.diagnostics[0].code == code

@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from segc.diagnostics import SegcError
+from segc.network.device import choose_device
 from segc.network.lower import lower
 from segc.plan import make_plan
 from segc.runs import read_results, run_to_resume
 from segc.spec.hyperparameters import Hyperparameters
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint, saved_launch
-from segc.training.device import choose_device
 from segc.training.ema import MovingAverage
 from segc.training.identity import identity_changes, new_run
 from segc.training.optimizer import (

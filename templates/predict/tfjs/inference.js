@@ -4,10 +4,6 @@
 // From a photograph to detections, apart from the network: what segc.inference does in Python, step by step and with
 // the same roundings, so that this page finds what `segc predict` finds. Sizes are [height, width] in pixels.
 
-const PADDING_GREY = 114;
-const MAX_CANDIDATES = 30000;
-const CLASS_SHIFT = 7680;
-
 /** The nearest whole number, of two the even one: Python's round(). */
 function roundHalfEven(value) {
   const floor = Math.floor(value);

@@ -7,8 +7,6 @@
 const TALLEST_SHARE = 0.78; // of the window's height that a picture takes
 const MOST_ENLARGED = 3;
 const MOST_PIXELS = 1600; // a side of the picture
-const MASK_OPACITY = 0.45;
-const MOST_HIDDEN = 0.4; // of a label, by those before it; one more hidden is left out
 const FONT = "system-ui, sans-serif";
 
 const byId = (id) => document.getElementById(id);

@@ -4,7 +4,7 @@
 // The web worker that runs the network, so that the page stays awake meanwhile. segc runs this very file in Node.js to
 // verify the model. What it is told and what it answers stands at the end.
 
-importScripts("runtime/tf.min.js", "inference.js");
+importScripts("runtime/tf.min.js", "constants.js", "inference.js");
 
 const FETCHED_AT_ONCE = 4;
 const STRIP_PIXELS = 1 << 22;

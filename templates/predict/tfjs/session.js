@@ -56,6 +56,8 @@ function workerContext() {
 }
 
 function runScript(name, context) {
+  // It is made for each page, from what Python has; the network runs without.
+  if (name === "constants.js") return;
   const file = path.join(HERE, name);
   vm.runInContext(fs.readFileSync(file, "utf8"), context, { filename: file });
 }

@@ -87,8 +87,15 @@ class _Profile:
         self.shapes = [name, list(smallest), list(usual), list(largest)]
 
 
+class _Input:
+    name = "images"
+
+
 class _Network:
     model = b""
+
+    def get_input(self, number):
+        return _Input
 
 
 class Builder:
@@ -159,6 +166,10 @@ class _Engine:
 
     def get_tensor_mode(self, name):
         return TensorIOMode.INPUT if name == "images" else TensorIOMode.OUTPUT
+
+    def get_tensor_shape(self, name):
+        (source,) = self.session.get_inputs()
+        return [length if isinstance(length, int) else -1 for length in source.shape]
 
     def get_tensor_dtype(self, name):
         return "FLOAT"

@@ -1,0 +1,122 @@
+"""What worker processes do for segc. Predict scripts are run by ``child.py`` itself, where segc cannot be imported."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segc.arrays import load_arrays
+from segc.diagnostics import SegcError, fail
+from segc.emission.child import run_cases
+from segc.emission.requests import EmitReply, EmitTask, MeasureTask, ReferenceTask, RunReply, RunTask
+from segc.inference.metadata import ModelError, parse_metadata
+
+if TYPE_CHECKING:
+    from segc.diagnostics import Diagnostic
+    from segc.inference.model import Model
+    from segc.network.session import TorchSession
+
+
+def _emit(request: dict[str, Any]) -> dict[str, Any]:
+    """Emit a target into a folder."""
+    from segc.graph.serial import read_graph
+    from segc.targets.contract import EmitRequest
+    from segc.targets.registry import targets
+
+    task = EmitTask(**request)
+    target = targets()[task.target]
+    order = EmitRequest(
+        graph=read_graph(Path(task.graph).read_text(encoding="utf-8")),
+        weights=load_arrays(Path(task.weights)),
+        options=target.options.model_validate(task.options),
+        metadata=parse_metadata(task.metadata),
+        stem=task.stem,
+        folder=Path(task.folder),
+        calibration=load_arrays(Path(task.calibration))["images"] if task.calibration else None,
+    )
+    started = time.perf_counter()
+    emitted = target.make(order)
+    return asdict(EmitReply(**asdict(emitted), seconds=time.perf_counter() - started))
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a model."""
+    task = RunTask(**request)
+    model = _open(task)
+    run_cases(model.run, request)
+    return asdict(RunReply(model.metadata.to_json(), model.runtime))
+
+
+def _reference(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the network in PyTorch as it was trained; gives the seconds of all runs."""
+    return {"seconds": run_cases(_network(ReferenceTask(**request)).run, request)}
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    """MAP on the validation split."""
+    from segc.data.dataset import read_split
+    from segc.evaluation.coco import evaluate_session
+    from segc.spec.load import LoadedProject
+    from segc.spec.project import Project
+
+    task = MeasureTask(**request)
+    loaded = LoadedProject(Project.model_validate_json(task.project), Path(task.path))
+    chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
+    metrics = evaluate_session(
+        _open(task) if task.model else _network(task),
+        read_split(loaded, "val"),
+        names,
+        size=(task.size[0], task.size[1]),
+        iou=chosen.iou,
+        max_det=chosen.max_det,
+    )
+    told = {"box": metrics.box.to_json(), "mask": metrics.seg.to_json()}
+    # Without a labelled object there is no average precision: None.
+    return {
+        "images": metrics.images,
+        **{name: {"map50_95": values["map"], "map50": values["map50"]} for name, values in told.items()},
+    }
+
+
+def _open(task: RunTask | MeasureTask) -> Model:
+    model: Model = import_module(task.opener).open_model(Path(task.model), task.threads)
+    return model
+
+
+def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
+    from segc.graph.serial import read_graph
+    from segc.inference.metadata import Metadata
+    from segc.network.session import TorchSession
+
+    graph = read_graph(Path(task.graph).read_text(encoding="utf-8"))
+    height, width = graph.metadata["size"]
+    names = tuple(map(str, range(graph.metadata["nc"])))
+    return TorchSession(graph, load_arrays(Path(task.weights)), Metadata(names, (height, width), dynamic=True))
+
+
+TASKS = {"emit": _emit, "run": _run, "reference": _reference, "measure": _measure}
+
+
+def answer(task: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The value that a task gives, or the diagnostics of what is wrong."""
+    try:
+        return {"value": TASKS[task](request)}
+    except SegcError as error:
+        return {"diagnostics": [_entry(diagnostic) for diagnostic in error.diagnostics]}
+    except ModelError as error:
+        path = Path(request["model"])
+        problem = fail("T006", str(error), file=path, help="emit it again, or copy it again")
+        return {"diagnostics": [_entry(diagnostic) for diagnostic in problem.diagnostics]}
+
+
+def _entry(diagnostic: Diagnostic) -> dict[str, Any]:
+    file = diagnostic.file
+    return {
+        "code": diagnostic.code,
+        "message": diagnostic.message,
+        "file": None if file is None else str(file),
+        "help": diagnostic.help,
+    }

@@ -1,0 +1,103 @@
+"""The command line of a predict script."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from segc.inference.filters import FilterError, Filters, choose_filters
+from segc.inference.jobs import plan_files, predict_sources, write_whole
+from segc.inference.metadata import ModelError
+from segc.inference.model import Model
+from segc.inference.sources import SourceError, find_sources
+from segc.inference.text import printable
+
+
+def read_arguments(arguments: Sequence[str] | None, model: Path, defaults: Filters) -> argparse.Namespace:
+    """The command line; wrong usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(description=f"Segment images with {model.name}.")
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="image files, folders, quoted patterns or http(s) addresses")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("predictions"),
+        metavar="DIR",
+        help="folder for what is written; predictions/ if not given",
+    )
+    add("--conf", type=share, metavar="0..1", help=f"least score of a detection; {defaults.conf:g} if not given")
+    add("--iou", type=share, metavar="0..1", help=f"overlap that makes two boxes one; {defaults.iou:g} if not given")
+    add("--max-det", type=count, metavar="N", help=f"most detections an image; {defaults.max_det} if not given")
+    add("--retina", action="store_true", help="masks interpolated at the photograph's resolution")
+    add("--save-txt", action="store_true", help="write YOLO label files to labels/ in the output folder")
+    add("--no-overlay", action="store_true", help="write no pictures")
+    add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
+    add("--threads", type=count, metavar="N", help="threads of the runtime; it chooses if not given")
+    return parser.parse_args(arguments)
+
+
+def share(text: str) -> float:
+    """A number in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 up."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def run_command(
+    arguments: Sequence[str] | None,
+    model: Path,
+    defaults: Filters,
+    open_model: Callable[[Path, int], Model],
+    install: str,
+) -> int:
+    """Run the program.
+
+    Args:
+        arguments: of the command line; None for the process's own.
+        model: what is run unless --model names another.
+        defaults: where the command line says nothing.
+        open_model: opens a model, with so many threads, 0 for the runtime's choice.
+        install: the command that brings the packages.
+
+    Returns:
+        The exit status: 0 done, 1 an image or the model could not be read, 2 wrong usage.
+    """
+    options = read_arguments(arguments, model, defaults)
+    try:
+        sources = find_sources(options.sources)
+        plan = plan_files(sources, options.output, overlay=not options.no_overlay, label=options.save_txt)
+        opened = open_model(options.model, options.threads or 0)
+        filters = choose_filters(opened.metadata, vars(options), defaults, retina=options.retina)
+        failures = predict_sources(
+            sources,
+            plan,
+            opened.run,
+            opened.metadata,
+            filters,
+            write=write_whole,
+            told=print,
+            failed=lambda error: print(printable(error), file=sys.stderr),
+            json_path=options.output / "predictions.json",
+        )
+    except (ModelError, FilterError) as error:
+        print(printable(f"{options.model}: {error}"), file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is missing: {install}", file=sys.stderr)
+        return 1
+    except (SourceError, OSError) as error:
+        print(printable(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 1 if failures else 0

@@ -1,0 +1,101 @@
+"""Predicting sources, with what is wrong as diagnostics: the way of ``segc predict`` and of the Python API.
+
+What is done stands in ``segc.inference.jobs``, which predict scripts carry.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segc.diagnostics import SegcError, fail
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segc.inference.filters import Filters
+    from segc.inference.jobs import Files
+    from segc.inference.results import Prediction
+    from segc.inference.sources import ImageError, Source
+    from segc.sessions import Session
+    from segc.spec.load import LoadedProject
+
+
+def find(items: Sequence[str]) -> "list[Source]":
+    """The images of files, folders, patterns and http(s) addresses.
+
+    Raises:
+        SegcError: I001 where there are none.
+    """
+    from segc.inference.sources import SourceError, find_sources
+
+    try:
+        return find_sources(items)
+    except SourceError as error:
+        raise fail("I001", str(error), help="give image files, folders, quoted patterns or http(s) addresses") from None
+
+
+def filters_of(
+    session: "Session", given: Mapping[str, Any], loaded: "LoadedProject | None", *, retina: bool
+) -> "Filters":
+    """What is asked for; where nothing is said, what a model that suppresses by itself has, else the project's.
+
+    Raises:
+        SegcError: I005 where such a model has left out what is asked for.
+    """
+    from segc.inference.filters import FilterError, Filters, choose_filters
+
+    defaults = Filters()
+    if loaded is not None:
+        chosen = loaded.project.hyperparameters
+        defaults = Filters(chosen.conf, chosen.iou, chosen.max_det)
+    try:
+        return choose_filters(session.metadata, given, defaults, retina=retina)
+    except FilterError as error:
+        raise fail(
+            "I005", str(error), help="emit it again with other thresholds in the project, or without nms"
+        ) from None
+
+
+def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[NDArray[np.uint8], Prediction]":
+    """One image [h, w, 3] in BGR order, and what was found on it.
+
+    Raises:
+        SegcError: I002 where it cannot be read, T006 where the model cannot be run.
+    """
+    from segc.inference.jobs import predict_source
+    from segc.inference.metadata import ModelError
+    from segc.inference.sources import ImageError
+
+    try:
+        return predict_source(source, session.run, session.metadata, filters)
+    except ImageError as error:
+        raise image_problem(error) from None
+    except ModelError as error:
+        raise fail("T006", str(error)) from None
+
+
+def image_problem(error: "ImageError") -> SegcError:
+    """What is wrong with an image, as a diagnostic."""
+    from segc.inference.jobs import PictureError
+
+    if isinstance(error, PictureError):
+        return fail("I004", str(error), help="--no-overlay leaves it out")
+    return fail("I002", str(error))
+
+
+def plan(sources: "Sequence[Source]", folder: Path, *, overlay: bool, label: bool) -> "list[Files]":
+    """Where each source's files go, no two the same and none in place of a source or of its dataset label.
+
+    Raises:
+        SegcError: I003 where the output folder would have them replaced.
+    """
+    from segc.data.dataset import label_path
+    from segc.inference.jobs import plan_files
+    from segc.inference.sources import SourceError
+
+    images = [source.path.absolute() for source in sources if source.path is not None]
+    try:
+        return plan_files(sources, folder, overlay=overlay, label=label, kept=map(label_path, images))
+    except SourceError as error:
+        raise fail("I003", str(error), file=folder) from None

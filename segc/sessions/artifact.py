@@ -1,0 +1,81 @@
+"""Artifacts on disk: which target a file or folder is of, and opening it in its runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segc.diagnostics import fail
+from segc.inference.metadata import ModelError
+from segc.targets.contract import check_packages
+from segc.targets.description import DESCRIPTION, read_description
+from segc.targets.registry import targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segc.inference.model import Model
+    from segc.targets.contract import Target
+
+
+def find_artifact(given: Path, build_dir: Path) -> Path:
+    """The artifact of this name in a build directory; ``given`` itself where it is a path, or there is none."""
+    named = build_dir / "artifacts" / given
+    return named if len(given.parts) == 1 and not given.exists() and named.exists() else given
+
+
+def locate(path: Path) -> tuple[Target, Path]:
+    """The target and the model's path of an artifact folder or a model.
+
+    Raises:
+        SegcError: F001 where nothing is there, T006 where it is no artifact, or one that failed its verification.
+    """
+    if not path.exists():
+        raise fail("F001", f"no such file or folder: {path}", file=path, help="segc emit writes artifacts")
+    # The longest ending wins: what ends in _edgetpu.tflite ends in .tflite too.
+    target = max((t for t in targets().values() if path.name.endswith(t.suffix)), key=_suffix_length, default=None)
+    if target is not None:
+        return target, path
+    if not path.is_dir():
+        known = ", ".join(t.suffix for t in targets().values())
+        raise fail("T006", f"no target has such files: {path.name}", file=path, help=f"models end in {known}")
+    description = read_description(path)
+    if description.status == "failed":
+        text = "this artifact failed its verification: it does not compute what was trained"
+        raise fail("T006", text, file=path, help=f"see parity in {DESCRIPTION}, and emit again")
+    model = path / description.model
+    if not model.exists():
+        raise fail("T006", f"the model {description.model} is gone from {path}", file=path, help="emit again")
+    return targets()[description.target], model
+
+
+def _suffix_length(target: Target) -> int:
+    return len(target.suffix)
+
+
+def open_artifact(path: Path, threads: int = 0) -> Model:
+    """Open an emitted model in its own runtime.
+
+    Args:
+        path: the model's file or folder, or the artifact folder that holds it.
+        threads: threads of the runtime; 0 leaves it the choice.
+
+    Raises:
+        SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
+            a file, it cannot be read, or its verification failed.
+    """
+    target, model = locate(path)
+    return open_target(target, model, threads)
+
+
+def open_target(target: Target, model: Path, threads: int = 0) -> Model:
+    """Open a model of a target: its guard looks at it first.
+
+    Raises:
+        SegcError: F003, F004 and T002 where the runtime is not here, T006 where the model cannot be run.
+    """
+    check_packages(target, target.needed)
+    target.check(model)
+    try:
+        return target.opener(model)(model, threads)
+    except ModelError as error:
+        raise fail("T006", str(error), file=model, help="emit it again, or copy it again") from None

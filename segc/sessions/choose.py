@@ -1,0 +1,122 @@
+"""Opening the model that a command runs: trained weights, or an artifact in its own runtime."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, get_args
+
+from segc.diagnostics import Diagnostic, fail
+
+if TYPE_CHECKING:
+    from segc.graph.ir import Graph
+    from segc.sessions import Session
+    from segc.spec.load import LoadedProject
+    from segc.weights.store import Weights
+
+Runtime = Literal["auto", "torch", "onnx"]
+"""What runs trained weights. ``auto``: onnxruntime on a machine without a GPU where it is installed, else PyTorch."""
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+Warn = Callable[[Sequence[Diagnostic]], None]
+"""Told what the user should hear about the weights."""
+
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Files by which a GPU that PyTorch can use is seen on Linux, without importing it."""
+
+
+def weights_session(
+    loaded: "LoadedProject", build_dir: Path, weights: Path | None, *, runtime: Runtime = "torch", warn: Warn
+) -> "Session":
+    """Trained weights with batch norms folded, in fp32, with any size and number of images a run.
+
+    Args:
+        loaded: the project.
+        build_dir: where its trained weights are.
+        weights: a file to use instead.
+        runtime: what runs them. On a CPU onnxruntime is faster than PyTorch, and there sooner; the outputs differ by
+            rounding.
+        warn: told what there is to say about the weights.
+
+    Raises:
+        SegcError: as ``segc.weights.resolve.trained_weights``; R007 where there is no such device; F004 and T002 where
+            a package of the chosen runtime is missing or too old.
+    """
+    from segc.build import project_graph
+    from segc.weights.resolve import trained_weights
+
+    graph = project_graph(loaded.project)
+    trained = trained_weights(loaded, build_dir, graph, weights)
+    if trained.warnings:
+        warn(trained.warnings)
+    chosen = _automatic(loaded.project.hyperparameters.device) if runtime == "auto" else runtime
+    return _OPENERS[chosen](loaded, graph, trained)
+
+
+def _automatic(device: str) -> Runtime:
+    from segc.targets.onnx import LOWERING, RUNTIME
+
+    on_cpu = device == "cpu" or (
+        device == "auto" and sys.platform == "linux" and not any(Path(file).exists() for file in _GPU_DEVICES)
+    )
+    there = all(requirement.problem() is None for requirement in (*LOWERING, RUNTIME))
+    return "onnx" if on_cpu and there else "torch"
+
+
+def _in_torch(loaded: "LoadedProject", graph: "Graph", trained: "Weights") -> "Session":
+    from segc.build import model_metadata
+    from segc.network.device import choose_device
+    from segc.network.session import TorchSession
+
+    device = str(choose_device(loaded.project.hyperparameters.device))
+    metadata = replace(model_metadata(loaded.project), dynamic=True)
+    return TorchSession(graph, trained.tensors, metadata, device, fused=True)
+
+
+def _in_onnxruntime(loaded: "LoadedProject", graph: "Graph", trained: "Weights") -> "Session":
+    from segc.build import model_metadata
+    from segc.sessions.artifact import open_target
+    from segc.targets.contract import EmitRequest, check_packages
+    from segc.targets.onnx import TARGET, OnnxOptions
+
+    options = OnnxOptions(format="onnx", dynamic=True)
+    check_packages(TARGET, TARGET.requirements(options))
+    metadata = replace(model_metadata(loaded.project), **TARGET.settings(options))
+    with TemporaryDirectory(prefix="segc-") as name:
+        folder = Path(name)
+        request = EmitRequest(graph, trained.tensors, options, metadata, loaded.project.name, folder)
+        return open_target(TARGET, folder / TARGET.make(request).model)
+
+
+_OPENERS: dict[str, Callable[["LoadedProject", "Graph", "Weights"], "Session"]] = {
+    "torch": _in_torch,
+    "onnx": _in_onnxruntime,
+}
+
+
+def artifact_session(loaded: "LoadedProject", build_dir: Path, artifact: Path) -> "Session":
+    """An artifact in its own runtime, if it has the project's classes.
+
+    Args:
+        loaded: the project.
+        build_dir: where artifacts are found by their names.
+        artifact: the name of one, or its folder or model.
+
+    Raises:
+        SegcError: E002 where it has others; else as ``segc.sessions.artifact.open_artifact``.
+    """
+    from segc.sessions.artifact import find_artifact, open_artifact
+    from segc.weights.resolve import name_differences
+
+    session = open_artifact(find_artifact(artifact, build_dir))
+    there, here = session.metadata.names, loaded.project.dataset.class_names
+    if there != here:
+        raise fail(
+            "E002",
+            f"the artifact and the project have different classes: {name_differences(there, here)}",
+            file=artifact,
+            help="evaluate it with the project that it was emitted from",
+        )
+    return session

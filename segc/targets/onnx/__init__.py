@@ -1,0 +1,93 @@
+"""ONNX: graph and weights lowered node by node with onnx-graphsurgeon; run by onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from segc.inference.metadata import MOST_IMAGES
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target, TargetOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segc.graph.passes import Pass
+    from segc.inference.metadata import Metadata
+
+OLDEST_OPSET, NEWEST_OPSET = 11, 22
+"""11 is the first whose Resize and Range say what is needed here; 22 the last that IR version 10 may carry."""
+
+
+class OnnxOptions(TargetOptions):
+    """Options of the ONNX target."""
+
+    format: Literal["onnx"]
+    opset: int = Field(17, ge=OLDEST_OPSET, le=NEWEST_OPSET, description="Version of the ONNX operator set, 11 to 22.")
+    batch: int = Field(1, ge=1, le=MOST_IMAGES, description="Images a run, where the size is fixed.")
+    dynamic: bool = Field(default=False, description="Leave batch, height and width free at run time.")
+    half: bool = Field(
+        default=False,
+        description="Weights and activations in fp16; inputs, outputs, pixels and probabilities stay in fp32.",
+    )
+    simplify: bool = Field(
+        default=False,
+        description="Compute what is constant, let equal constants share one initializer, drop what nothing reads. A "
+        "graph that is lowered directly holds little of that: the arithmetic stays as it is.",
+    )
+    layout: Literal["named", "fused"] = Field(
+        "named",
+        description="named: boxes, scores, coefficients, prototypes. fused: output0 [N, 4 + nc + 32, A] (xywh in "
+        "pixels, scores, coefficients) and output1 (prototypes), with the metadata that existing deployment code "
+        "for this network family reads.",
+    )
+
+
+def _refusals(options: OnnxOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+    if options.dynamic and options.batch != 1:
+        yield ("batch",), "a dynamic model takes every batch size: leave batch out, or set dynamic to false"
+
+
+def _passes(options: OnnxOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+    from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
+
+    found: list[Pass] = [fold_batch_norm]
+    if not options.dynamic:
+        found.append(fixed_anchors)
+    if options.half:
+        found.append(half_precision)
+    return tuple(found)
+
+
+def _emit(request: EmitRequest) -> Emitted:
+    from segc.targets.onnx.lowering import lower
+
+    name = f"{request.stem}{TARGET.suffix}"
+    (request.folder / name).write_bytes(lower(request.graph, request.weights, request.options, request.metadata))
+    return Emitted(name)
+
+
+def _settings(options: OnnxOptions) -> dict[str, Any]:
+    precision = "fp16" if options.half else "fp32"
+    return {"layout": options.layout, "batch": options.batch, "dynamic": options.dynamic, "precision": precision}
+
+
+LOWERING = (Requirement("onnx", "onnx", "1.17"), Requirement("onnx-graphsurgeon", "onnx_graphsurgeon", "0.5.8"))
+"""Packages that write models."""
+
+RUNTIME = Requirement("onnxruntime", "onnxruntime", "1.20", also=("onnxruntime-gpu",))
+
+TARGET = Target(
+    name="onnx",
+    title="ONNX",
+    suffix=".onnx",
+    options=OnnxOptions,
+    emit=_emit,
+    runtime="segc.targets.onnx.runtime",
+    extra="onnx",
+    needed=(RUNTIME,),
+    requirements=lambda _options: LOWERING,
+    refusals=_refusals,
+    passes=_passes,
+    settings=_settings,
+)

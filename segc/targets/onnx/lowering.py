@@ -1,0 +1,389 @@
+"""A graph as an ONNX model.
+
+Written against the operator specifications at https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from segc.inference.metadata import METADATA_KEY, metadata_text
+from segc.targets.lowering import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from segc.graph.ir import Graph, Node
+    from segc.inference.metadata import Metadata
+    from segc.targets.onnx import OnnxOptions
+
+    Array = NDArray[Any]
+    Lowering = Callable[["_Writer", Node, Sequence[Any]], Sequence[Any]]
+
+
+def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, metadata: Metadata) -> bytes:
+    """The bytes of an ONNX model, checked by ``onnx.checker`` with strict shape inference.
+
+    Args:
+        graph: after the target's passes; its sizes are those of the model unless ``options.dynamic``.
+        weights: a value for every parameter of the graph.
+        options: opset, layout, and whether sizes are free.
+        metadata: kept as JSON under ``segc`` in the model's metadata.
+
+    Returns:
+        The same bytes for the same arguments and package versions.
+    """
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from segc.version import __version__
+
+    writer = _Writer(graph, weights, options.opset, dynamic=options.dynamic)
+    writer.write(LOWERINGS)
+    writer.type = writer.np.float32  # of what follows
+    outputs = [writer.values[name] for name in graph.outputs]
+    if options.layout == "fused":
+        outputs = writer.fuse(*outputs)
+    lowered = gs.Graph(
+        nodes=writer.nodes,
+        inputs=[writer.values[name] for name in graph.inputs],
+        outputs=outputs,
+        name=graph.name,
+        opset=options.opset,
+        producer_name="segc",
+        producer_version=__version__,
+        # The oldest file format that has this opset, so that the oldest runtimes that can run it also read it.
+        ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
+    )
+    if options.simplify:
+        lowered.fold_constants(error_ok=False).cleanup()
+        _share_constants(lowered)
+    model = gs.export_onnx(lowered)
+    properties = {METADATA_KEY: metadata_text(metadata)}
+    if options.layout == "fused":
+        properties |= deployment_metadata(metadata)
+    onnx.helper.set_model_props(model, properties)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _share_constants(lowered: Any) -> None:
+    """Let every node read the first of the initializers that are equal, and forget the others."""
+    import onnx_graphsurgeon as gs
+
+    first: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+    for node in lowered.nodes:
+        for place, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                key = (tensor.values.dtype.str, tensor.values.shape, tensor.values.tobytes())
+                node.inputs[place] = first.setdefault(key, tensor)
+
+
+def deployment_metadata(metadata: Metadata) -> dict[str, str]:
+    """The keys that existing deployment code of this network family reads, as the Python literals it expects."""
+    return {
+        "task": str(metadata.task),
+        "stride": str(max(metadata.strides)),
+        "batch": str(metadata.batch),
+        "imgsz": str(list(metadata.imgsz)),
+        "names": str(dict(enumerate(metadata.names))),
+    }
+
+
+FREE_AXES: dict[str, list[str | None]] = {
+    "images": ["batch", None, "height", "width"],
+    "boxes": ["batch", "anchors", None],
+    "scores": ["batch", "anchors", None],
+    "coefficients": ["batch", "anchors", None],
+    "prototypes": ["batch", None, "prototype_height", "prototype_width"],
+}
+"""Names of the axes that a dynamic model leaves free; None where the graph's length holds."""
+
+
+class _Writer(Writer):
+    """The ONNX nodes of one graph, in the making. A tensor keeps the name it has in the graph.
+
+    Attributes:
+        type: of the node that is being written, as NumPy has it.
+    """
+
+    target = "onnx"
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], opset: int, *, dynamic: bool) -> None:
+        import numpy as np
+        import onnx_graphsurgeon as gs
+
+        super().__init__(graph, weights)
+        self.opset, self.dynamic = opset, dynamic
+        self.np, self.gs = np, gs
+        self.type: Any = np.float32
+        self.nodes: list[Any] = []
+        self._parameters: dict[str, Any] = {}
+        self.values = {name: self.variable(name) for name in graph.inputs}
+
+    def at(self, node: Node) -> AbstractContextManager[Any]:
+        """See :meth:`Writer.at`."""
+        self.type = self.np.dtype(self.dtype(node)).type
+        return nullcontext()
+
+    def variable(self, name: str) -> Any:
+        """A value of the graph. Only what leaves or enters a dynamic model says which sizes are free."""
+        tensor = self.graph.tensors[name]
+        free = FREE_AXES.get(name) if self.dynamic else [None] * len(tensor.shape)
+        shape = free and [axis or length for axis, length in zip(free, tensor.shape, strict=True)]
+        return self.gs.Variable(name, dtype=self.np.dtype(tensor.dtype).type, shape=shape)
+
+    def constant(self, name: str, values: Any, dtype: Any = None) -> Any:
+        """An initializer, in the precision of the node unless said otherwise."""
+        return self.gs.Constant(name, self.np.ascontiguousarray(values, dtype=dtype or self.type))
+
+    def integers(self, name: str, values: Sequence[int]) -> Any:
+        """A one-dimensional int64 initializer, as axes, shapes and sizes have to be."""
+        return self.constant(name, values, self.np.int64)
+
+    def parameter(self, name: str) -> Any:
+        """A weight; one initializer however many nodes share it."""
+        if name not in self._parameters:
+            value = self.weights[name]
+            self._parameters[name] = self.constant(name, value, value.dtype)
+        return self._parameters[name]
+
+    def op(
+        self,
+        kind: str,
+        name: str,
+        inputs: Sequence[Any],
+        *,
+        outputs: Sequence[str] = (),
+        dtype: Any = None,
+        **attributes: Any,
+    ) -> Any:
+        """Append a node.
+
+        Args:
+            kind: the ONNX operator.
+            name: the node's name, and its result's where ``outputs`` is empty.
+            inputs: gs tensors.
+            outputs: names of tensors of the graph that the results are.
+            dtype: of a result that the graph does not know; that of the node if absent.
+            attributes: of the operator.
+
+        Returns:
+            The result, or the list of them where there are several ``outputs``.
+        """
+        made = [self.variable(output) for output in outputs] or [
+            self.gs.Variable(name, dtype=dtype or self.type, shape=None)
+        ]
+        self.nodes.append(self.gs.Node(kind, name=name, attrs=attributes, inputs=list(inputs), outputs=made))
+        return made if len(made) > 1 else made[0]
+
+    def fuse(self, boxes: Any, scores: Any, coefficients: Any, prototypes: Any) -> list[Any]:
+        """The two outputs of the fused layout from the four named ones."""
+        corners = [self.gs.Variable(f"output0.{corner}", dtype=self.np.float32) for corner in ("x1y1", "x2y2")]
+        sizes = self.split_sizes("output0.corners", [2, 2])
+        self.nodes.append(
+            self.gs.Node(
+                "Split",
+                name="output0.corners",
+                attrs={"axis": 2, **sizes[1]},
+                inputs=[boxes, *sizes[0]],
+                outputs=corners,
+            )
+        )
+        half = self.constant("output0.half", [0.5])
+        centre = self.op("Mul", "output0.centre", [self.op("Add", "output0.sum", corners), half])
+        extent = self.op("Sub", "output0.extent", corners[::-1])
+        rows = self.op("Concat", "output0.rows", [centre, extent, scores, coefficients], axis=2)
+        output0 = self.op("Transpose", "output0", [rows], perm=[0, 2, 1])
+        n, anchors, _ = boxes.shape
+        output0.shape = [n, 4 + scores.shape[2] + coefficients.shape[2], anchors]
+        prototypes.name = "output1"
+        return [output0, prototypes]
+
+    def split_sizes(self, name: str, sizes: Sequence[int]) -> tuple[list[Any], dict[str, Any]]:
+        """Sizes of a Split, as an input since opset 13 and as an attribute before: (inputs, attributes)."""
+        if self.opset < 13:
+            return [], {"split": list(sizes)}
+        return [self.integers(f"{name}.sizes", sizes)], {}
+
+
+def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    attributes, weight = node.attributes, w.parameter(node.parameters["weight"])
+    bias = [w.parameter(node.parameters["bias"])] if "bias" in node.parameters else []
+    transposed = node.op == "conv_transpose2d"
+    own = (
+        {"output_padding": list(attributes["output_padding"])}
+        if transposed
+        else {"dilations": list(attributes["dilation"])}
+    )
+    made = w.op(
+        "ConvTranspose" if transposed else "Conv",
+        node.name,
+        [*inputs, weight, *bias],
+        outputs=node.outputs,
+        kernel_shape=list(weight.shape[2:]),
+        strides=list(attributes["stride"]),
+        pads=[*attributes["padding"], *attributes["padding"]],
+        group=int(attributes["groups"]),
+        **own,
+    )
+    return [made]
+
+
+def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    roles = ("weight", "bias", "running_mean", "running_var")
+    statistics = [w.parameter(node.parameters[role]) for role in roles]
+    epsilon = float(node.attributes["epsilon"])
+    return [w.op("BatchNormalization", node.name, [*inputs, *statistics], outputs=node.outputs, epsilon=epsilon)]
+
+
+def _silu(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    gate = w.op("Sigmoid", f"{node.name}.sigmoid", inputs)
+    return [w.op("Mul", node.name, [*inputs, gate], outputs=node.outputs)]
+
+
+def _max_pool(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    kernel, stride, padding = (list(node.attributes[key]) for key in ("kernel", "stride", "padding"))
+    made = w.op(
+        "MaxPool", node.name, inputs, outputs=node.outputs, kernel_shape=kernel, strides=stride, pads=padding * 2
+    )
+    return [made]
+
+
+def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    # Region of interest: not used by this mode, an empty tensor while it was required, left out since it is optional.
+    region = w.constant(f"{node.name}.roi", [], w.np.float32) if w.opset < 13 else w.gs.Variable.empty()
+    scale = w.constant(f"{node.name}.scale", [1, 1, *node.attributes["scale"]], w.np.float32)
+    made = w.op(
+        "Resize",
+        node.name,
+        [*inputs, region, scale],
+        outputs=node.outputs,
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
+    return [made]
+
+
+def _concat(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    return [w.op("Concat", node.name, inputs, outputs=node.outputs, axis=int(node.attributes["axis"]))]
+
+
+def _split(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    extra, attributes = w.split_sizes(node.name, node.attributes["sizes"])
+    made = w.op(
+        "Split", node.name, [*inputs, *extra], outputs=node.outputs, axis=int(node.attributes["axis"]), **attributes
+    )
+    return made if isinstance(made, list) else [made]
+
+
+def _plain(kind: str) -> Lowering:
+    def lowering(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        return [w.op(kind, node.name, inputs, outputs=node.outputs)]
+
+    return lowering
+
+
+def _softmax(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    rank, axis = len(w.graph.tensors[node.outputs[0]].shape), int(node.attributes["axis"])
+    axis %= rank
+    if w.opset >= 13 or axis == rank - 1:
+        return [w.op("Softmax", node.name, inputs, outputs=node.outputs, axis=axis)]
+    # Before opset 13 the sum ran over every axis from `axis` on: bring that one to the end.
+    swap = [axis if i == rank - 1 else rank - 1 if i == axis else i for i in range(rank)]
+    moved = w.op("Transpose", f"{node.name}.moved", inputs, perm=swap)
+    result = w.op("Softmax", f"{node.name}.softmax", [moved], axis=rank - 1)
+    return [w.op("Transpose", node.name, [result], outputs=node.outputs, perm=swap)]
+
+
+def _reshape(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    shape = w.integers(f"{node.name}.shape", node.attributes["shape"])
+    return [w.op("Reshape", node.name, [*inputs, shape], outputs=node.outputs)]
+
+
+def _transpose(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    return [w.op("Transpose", node.name, inputs, outputs=node.outputs, perm=list(node.attributes["permutation"]))]
+
+
+def _reduce_sum(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    axes, keep = list(node.attributes["axes"]), int(node.attributes["keepdims"])
+    if w.opset < 13:
+        return [w.op("ReduceSum", node.name, inputs, outputs=node.outputs, axes=axes, keepdims=keep)]
+    along = w.integers(f"{node.name}.axes", axes)
+    return [w.op("ReduceSum", node.name, [*inputs, along], outputs=node.outputs, keepdims=keep)]
+
+
+def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    channels = w.shape(node.inputs[0])[1]
+    rows = w.op("Reshape", f"{node.name}.rows", [*inputs, w.integers(f"{node.name}.shape", [0, channels, -1])])
+    return [w.op("Transpose", node.name, [rows], outputs=node.outputs, perm=[0, 2, 1])]
+
+
+def _anchor_points(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    strides = node.attributes["strides"]
+    levels = [_grid(w, f"{node.name}.{stride}", x, stride) for x, stride in zip(inputs, strides, strict=True)]
+    return [
+        w.op("Concat", f"{node.name}.points", [level[0] for level in levels], outputs=node.outputs[:1], axis=1),
+        w.op("Concat", f"{node.name}.strides", [level[1] for level in levels], outputs=node.outputs[1:], axis=1),
+    ]
+
+
+def _grid(w: _Writer, name: str, x: Any, stride: int) -> tuple[Any, Any]:
+    """The anchor grid of one level, made from the feature map's size at run time."""
+    integer = w.np.int64
+    scalars = [w.constant(f"{name}.{value}", value, integer) for value in (0, 1, 2, 3)]
+    zero, one = scalars[:2]
+    shape = w.op("Shape", f"{name}.shape", [x], dtype=integer)
+    axes = []
+    for axis, form in ((3, [1, -1, 1]), (2, [-1, 1, 1])):
+        length = w.op("Gather", f"{name}.length{axis}", [shape, scalars[axis]], dtype=integer)
+        cells = w.op("Range", f"{name}.cells{axis}", [zero, length, one], dtype=integer)
+        numbers = w.op("Cast", f"{name}.numbers{axis}", [cells], to=w.type)
+        centres = w.op("Add", f"{name}.centres{axis}", [numbers, w.constant(f"{name}.half{axis}", [0.5])])
+        axes.append(w.op("Reshape", f"{name}.axis{axis}", [centres, w.integers(f"{name}.form{axis}", form)]))
+    size = w.op("Gather", f"{name}.size", [shape, w.integers(f"{name}.axes", [2, 3])], dtype=integer)
+    full = w.op("Concat", f"{name}.full", [size, w.integers(f"{name}.last", [1])], axis=0, dtype=integer)
+    columns, rows = (w.op("Expand", f"{name}.expand{i}", [axis, full]) for i, axis in enumerate(axes))
+    pairs = w.op("Concat", f"{name}.pairs", [columns, rows], axis=2)
+    points = w.op("Reshape", f"{name}.points", [pairs, w.integers(f"{name}.points.shape", [1, -1, 2])])
+    steps = w.op("Expand", f"{name}.steps", [w.constant(f"{name}.stride", [[[stride]]]), full])
+    return points, w.op("Reshape", f"{name}.strides", [steps, w.integers(f"{name}.strides.shape", [1, -1, 1])])
+
+
+def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Sequence[Any]:
+    value = w.weights[node.parameters["value"]]
+    return [w.constant(node.outputs[0], value.reshape(node.attributes["shape"]))]
+
+
+def _cast(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    return [w.op("Cast", node.name, inputs, outputs=node.outputs, to=w.type)]
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "conv2d": _convolution,
+    "conv_transpose2d": _convolution,
+    "batch_norm": _batch_norm,
+    "silu": _silu,
+    "sigmoid": _plain("Sigmoid"),
+    "max_pool2d": _max_pool,
+    "resize_nearest": _resize_nearest,
+    "concat": _concat,
+    "split": _split,
+    "add": _plain("Add"),
+    "sub": _plain("Sub"),
+    "mul": _plain("Mul"),
+    "softmax": _softmax,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "reduce_sum": _reduce_sum,
+    "flatten_spatial": _flatten_spatial,
+    "anchor_points": _anchor_points,
+    "constant": _constant,
+    "cast": _cast,
+}
+"""Operator of the graph to the function that writes its ONNX nodes."""

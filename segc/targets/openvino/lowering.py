@@ -1,0 +1,248 @@
+"""A graph as an OpenVINO model of opset 13.
+
+Written against the operation sets at https://docs.openvino.ai/2025/documentation/openvino-ir-format/operation-sets.html.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from segc.targets.lowering import Writer
+from segc.targets.openvino.runtime import import_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from segc.graph.ir import Graph, Node
+
+    Array = NDArray[Any]
+    Lowering = Callable[["_Writer", Node, Sequence[Any]], Sequence[Any]]
+    Call = Callable[["_Writer", Node, Sequence[Any]], Any]
+
+
+def lower(graph: Graph, weights: Mapping[str, Array], *, dynamic: bool) -> Any:
+    """The ``openvino.Model`` of a graph; nodes and tensors keep the names they have in the graph.
+
+    Args:
+        graph: after the target's passes; its sizes are those of the model unless ``dynamic``.
+        weights: a value for every parameter of the graph.
+        dynamic: leave batch, height and width free.
+    """
+    openvino = import_openvino()
+    writer = _Writer(graph, weights, dynamic=dynamic)
+    writer.write(LOWERINGS)
+    return openvino.Model([writer.result(name) for name in graph.outputs], writer.inputs, graph.name)
+
+
+class _Writer(Writer):
+    """The OpenVINO nodes of one graph, in the making.
+
+    Every node is given a name: those that OpenVINO makes up count up as long as the process lives.
+
+    Attributes:
+        ops: the operation set.
+        inputs: the model's parameters.
+    """
+
+    target = "openvino"
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], *, dynamic: bool) -> None:
+        import numpy as np
+        from openvino import opset13
+
+        super().__init__(graph, weights)
+        self.np, self.ops = np, opset13
+        self.inputs: list[Any] = []
+        self._parameters: dict[str, Any] = {}
+        for name in graph.inputs:
+            n, channels, height, width = self.shape(name)
+            shape = [-1, channels, -1, -1] if dynamic else [n, channels, height, width]
+            self.inputs.append(opset13.parameter(shape, np.float32, name=name))
+            self.values[name] = self.inputs[-1].output(0)
+            self.values[name].get_tensor().set_names({name})
+
+    def made(self, node: Node) -> None:
+        """See :meth:`Writer.made`: tensors have the names that they have in the graph."""
+        for name in node.outputs:
+            self.values[name].get_tensor().set_names({name})
+
+    def result(self, name: str) -> Any:
+        """The model's result for an output of the graph."""
+        return self.ops.result(self.values[name], name=f"{name}.result")
+
+    def parameter(self, name: str, shape: Sequence[int] | None = None) -> Any:
+        """A weight, as it is or in another shape; one constant however many nodes share it."""
+        if name not in self._parameters:
+            value = self.weights[name]
+            self._parameters[name] = self.ops.constant(value if shape is None else value.reshape(shape), name=name)
+        return self._parameters[name]
+
+    def integers(self, name: str, values: int | Sequence[int]) -> Any:
+        """Axes, shapes and sizes."""
+        return self.ops.constant(self.np.array(values, self.np.int64), name=name)
+
+    def numbers(self, name: str, values: float | Sequence[float]) -> Any:
+        """Float32 constants."""
+        return self.ops.constant(self.np.array(values, self.np.float32), name=name)
+
+    def reshape(self, name: str, x: Any, shape: Sequence[int]) -> Any:
+        """The same values in another shape: 0 copies the length at that place, one -1 takes the rest."""
+        return self.ops.reshape(x, self.integers(f"{name}.shape", shape), special_zero=True, name=name)
+
+
+def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    attributes, name = node.attributes, node.parameters["weight"]
+    groups, transposed = int(attributes["groups"]), node.op == "conv_transpose2d"
+    first, second, *kernel = w.weights[name].shape
+    stride, padding = list(attributes["stride"]), list(attributes["padding"])
+    # Grouped weights have an axis of groups in front.
+    weight = w.parameter(name, None if groups == 1 else (groups, first // groups, second, *kernel))
+    if transposed:
+        call = w.ops.convolution_backprop_data if groups == 1 else w.ops.group_convolution_backprop_data
+        own = {"dilations": [1, 1], "output_padding": list(attributes["output_padding"])}
+    else:
+        call = w.ops.convolution if groups == 1 else w.ops.group_convolution
+        own = {"dilations": list(attributes["dilation"])}
+    made = call(*inputs, weight, stride, pads_begin=padding, pads_end=padding, **own)
+    if "bias" in node.parameters:
+        made.set_friendly_name(f"{node.name}.products")
+        made = w.ops.add(made, w.parameter(node.parameters["bias"], (1, -1, 1, 1)))
+    return made
+
+
+def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    roles = ("weight", "bias", "running_mean", "running_var")
+    statistics = [w.parameter(node.parameters[role]) for role in roles]
+    return w.ops.batch_norm_inference(*inputs, *statistics, node.attributes["epsilon"])
+
+
+def _silu(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.ops.swish(*inputs, w.numbers(f"{node.name}.beta", 1.0))
+
+
+def _max_pool(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    kernel, stride, padding = (list(node.attributes[key]) for key in ("kernel", "stride", "padding"))
+    return w.ops.max_pool(*inputs, stride, [1, 1], padding, padding, kernel)
+
+
+def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.ops.interpolate(
+        *inputs,
+        w.numbers(f"{node.name}.scale", node.attributes["scale"]),
+        mode="nearest",
+        shape_calculation_mode="scales",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+        axes=w.integers(f"{node.name}.axes", [2, 3]),
+    )
+
+
+def _concat(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.ops.concat(list(inputs), int(node.attributes["axis"]))
+
+
+def _split(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    axis, sizes = (w.integers(f"{node.name}.{key}", node.attributes[key]) for key in ("axis", "sizes"))
+    return w.ops.variadic_split(*inputs, axis, sizes)
+
+
+def _plain(kind: str) -> Call:
+    return lambda w, _, inputs: getattr(w.ops, kind)(*inputs)
+
+
+def _softmax(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.ops.softmax(*inputs, int(node.attributes["axis"]))
+
+
+def _reshape(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.reshape(node.name, inputs[0], node.attributes["shape"])
+
+
+def _transpose(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    return w.ops.transpose(*inputs, w.integers(f"{node.name}.order", node.attributes["permutation"]))
+
+
+def _reduce_sum(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    axes = w.integers(f"{node.name}.axes", node.attributes["axes"])
+    return w.ops.reduce_sum(*inputs, axes, bool(node.attributes["keepdims"]))
+
+
+def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    channels = w.shape(node.inputs[0])[1]
+    rows = w.reshape(f"{node.name}.rows", inputs[0], [0, channels, -1])
+    return w.ops.transpose(rows, w.integers(f"{node.name}.order", [0, 2, 1]))
+
+
+def _anchor_points(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    strides = node.attributes["strides"]
+    levels = [_grid(w, f"{node.name}.{stride}", x, stride) for x, stride in zip(inputs, strides, strict=True)]
+    return [
+        w.ops.concat(list(parts), 1, name=name).output(0)
+        for name, parts in zip(node.outputs, zip(*levels, strict=True), strict=True)
+    ]
+
+
+def _grid(w: _Writer, name: str, x: Any, stride: int) -> tuple[Any, Any]:
+    """The anchor grid of one level, made from the feature map's size at run time."""
+    ops = w.ops
+    shape = ops.shape_of(x, name=f"{name}.shape")
+    zero, one = (w.integers(f"{name}.{value}", value) for value in (0, 1))
+    axes = []
+    for axis, form in ((3, [1, -1, 1]), (2, [-1, 1, 1])):
+        place = w.integers(f"{name}.place{axis}", axis)
+        length = ops.gather(shape, place, zero, name=f"{name}.length{axis}")
+        cells = ops.range(zero, length, one, "f32", name=f"{name}.cells{axis}")
+        centres = ops.add(cells, w.numbers(f"{name}.half{axis}", 0.5), name=f"{name}.centres{axis}")
+        axes.append(w.reshape(f"{name}.axis{axis}", centres, form))
+    size = ops.gather(shape, w.integers(f"{name}.axes", [2, 3]), zero, name=f"{name}.size")
+    full = ops.concat([size, w.integers(f"{name}.last", [1])], 0, name=f"{name}.full")
+    columns, rows = (ops.broadcast(axis, full, name=f"{name}.broadcast{i}") for i, axis in enumerate(axes))
+    pairs = ops.concat([columns, rows], 2, name=f"{name}.pairs")
+    steps = ops.broadcast(w.numbers(f"{name}.stride", stride), full, name=f"{name}.steps")
+    return w.reshape(f"{name}.points", pairs, [1, -1, 2]), w.reshape(f"{name}.strides", steps, [1, -1, 1])
+
+
+def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Any:
+    return w.ops.constant(w.weights[node.parameters["value"]].reshape(node.attributes["shape"]))
+
+
+def _named(call: Call) -> Lowering:
+    """What makes one node of OpenVINO, which gets the name that the node has in the graph."""
+
+    def lowering(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+        made = call(w, node, inputs)
+        made.set_friendly_name(node.name)
+        outputs: Sequence[Any] = made.outputs()
+        return outputs[: len(node.outputs)]
+
+    return lowering
+
+
+_CALLS: dict[str, Call] = {
+    "conv2d": _convolution,
+    "conv_transpose2d": _convolution,
+    "batch_norm": _batch_norm,
+    "silu": _silu,
+    "sigmoid": _plain("sigmoid"),
+    "max_pool2d": _max_pool,
+    "resize_nearest": _resize_nearest,
+    "concat": _concat,
+    "split": _split,
+    "add": _plain("add"),
+    "sub": _plain("subtract"),
+    "mul": _plain("multiply"),
+    "softmax": _softmax,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "reduce_sum": _reduce_sum,
+    "flatten_spatial": _flatten_spatial,
+    "constant": _constant,
+}
+
+LOWERINGS: dict[str, Lowering] = {
+    **{op: _named(call) for op, call in _CALLS.items()},
+    "anchor_points": _anchor_points,
+}
+"""Operator of the graph to the function that makes its OpenVINO nodes, and gives their outputs."""

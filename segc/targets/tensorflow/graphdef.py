@@ -1,0 +1,49 @@
+"""GraphDef: the shared TensorFlow lowering as one frozen ``.pb``, its weights as constants; run by TensorFlow.
+
+The format has no place for metadata: they stand in ``metadata.json`` beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from segc.inference.metadata import SIDECAR, metadata_text
+from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
+from segc.targets.tensorflow import REQUIREMENT, passes
+
+
+class GraphdefOptions(TargetOptions):
+    """Options of the GraphDef target: none of its own."""
+
+    format: Literal["graphdef"]
+
+
+def _emit(request: EmitRequest) -> Emitted:
+    from segc.targets.tensorflow.lowering import freeze
+
+    name = f"{request.stem}{TARGET.suffix}"
+    definition = freeze(request.graph, request.weights).definition
+    (request.folder / name).write_bytes(definition.SerializeToString(deterministic=True))
+    (request.folder / SIDECAR).write_text(metadata_text(request.metadata), encoding="utf-8")
+    return Emitted(name)
+
+
+def _settings(_options: GraphdefOptions) -> dict[str, Any]:
+    return {"channels": "last"}
+
+
+TARGET = Target(
+    name="graphdef",
+    title="TensorFlow GraphDef",
+    suffix=".pb",
+    options=GraphdefOptions,
+    emit=_emit,
+    runtime="segc.targets.tensorflow.graphdef_runtime",
+    carried=("segc.targets.sidecar", "segc.targets.tensorflow.operations"),
+    extra="tensorflow",
+    needed=(REQUIREMENT,),
+    requirements=lambda _options: (REQUIREMENT,),
+    aliases=("pb",),
+    passes=passes,
+    settings=_settings,
+)

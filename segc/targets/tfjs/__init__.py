@@ -1,0 +1,81 @@
+"""TensorFlow.js: a graph model and a web page that runs it; verified in Node.js by the page's own worker.
+
+The runtime that the page needs travels with the model, so nothing is fetched from anywhere but the page's own server.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, Literal
+
+from pydantic import Field
+
+from segc.files import resource
+from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
+from segc.targets.tensorflow import REQUIREMENT, passes
+
+PAGE = ("page.css", "page.js", "predict.js", "inference.js", "runtime")
+"""Files and folders of ``templates/predict/tfjs/`` that go beside ``index.html`` as they are."""
+
+
+class TfjsOptions(TargetOptions):
+    """Options of the TensorFlow.js target."""
+
+    format: Literal["tfjs"]
+    half: bool = Field(
+        default=False,
+        description="Store the filters in fp16, for half the download. The page computes in fp32 all the same.",
+    )
+
+
+def _emit(request: EmitRequest) -> Emitted:
+    from segc.targets.tensorflow.lowering import freeze
+    from segc.targets.tfjs.lowering import check_convolutions, graph_model
+
+    check_convolutions(request.graph)
+    shapes = {name: request.graph.tensors[name].shape for name in (*request.graph.inputs, *request.graph.outputs)}
+    half = request.options.half
+    files = graph_model(freeze(request.graph, request.weights), shapes, request.metadata, half=half)
+    model = request.folder / f"{request.stem}{TARGET.suffix}"
+    model.mkdir()
+    for name, content in files.items():
+        (model / name).write_bytes(content)
+    for name in PAGE:
+        source = resource("templates", "predict", "tfjs", name)
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, request.folder / name)
+    return Emitted(model.name, ("the filters are stored in fp16; the page computes in fp32",) if half else ())
+
+
+def _settings(options: TfjsOptions) -> dict[str, Any]:
+    return {"channels": "last", "precision": "fp16" if options.half else "fp32"}
+
+
+def _run_environment() -> str | None:
+    from segc.targets.tfjs.node import node_problem
+
+    return node_problem()
+
+
+def _tools() -> dict[str, str | None]:
+    from segc.targets.tfjs.node import node_version
+
+    return {"node": node_version()}
+
+
+TARGET = Target(
+    name="tfjs",
+    title="TensorFlow.js",
+    suffix="_web_model",
+    options=TfjsOptions,
+    emit=_emit,
+    runtime="segc.targets.tfjs.runtime",
+    extra="tensorflow",
+    needed=(),
+    requirements=lambda _options: (REQUIREMENT,),
+    templates=(("tfjs/index.html.j2", "index.html"), ("tfjs/constants.js.j2", "constants.js")),
+    passes=passes,
+    run_environment=_run_environment,
+    settings=_settings,
+    tools=_tools,
+)
