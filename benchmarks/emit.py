@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from segc.targets.emit import emit_project
 
 from segc.spec.load import load_project
-from segc.targets.emit import emit_project
 from segc.targets.registry import targets
 
 PROJECT = """\

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, console, project_argument, set_option, warn
+from segc.commands.common import (
+    build_dir_option,
+    build_folder,
+    console,
+    project_argument,
+    run_option,
+    set_option,
+    told_weights,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,8 +44,9 @@ if TYPE_CHECKING:
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights to emit, instead of the build directory's best or last.",
+    help="Weights to emit instead of those of a run.",
 )
+@run_option
 @click.option("--untrained", is_flag=True, help="Emit seeded weights as they are before training, to try a target out.")
 @click.option("--force", is_flag=True, help="Emit again what is up to date.")
 @click.option(
@@ -66,6 +76,7 @@ def command(
     project: Path,
     names: tuple[str, ...],
     weights: Path | None,
+    run: str | None,
     untrained: bool,
     force: bool,
     jobs: int | None,
@@ -85,9 +96,11 @@ def command(
     from segc.spec.load import load_project
     from segc.targets.registry import artifact_name
 
-    if weights is not None and untrained:
-        raise click.UsageError("--weights and --untrained exclude each other")
+    if untrained and (weights is not None or run is not None):
+        raise click.UsageError(f"--{'run' if weights is None else 'weights'} and --untrained exclude each other")
     loaded = load_project(project, overrides)
+    if not untrained:
+        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     with _live([artifact_name(options) for options in requested(loaded, names)]) as board:
         emissions = emit_project(
             loaded,

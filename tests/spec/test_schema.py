@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from segc.commands.schema import command
 from segc.files import resource
-from segc.spec.load import check_project
 from segc.spec.json_schema import project_schema, schema_text
+from segc.spec.load import check_project
 from segc.targets import registry
 
 BROKEN = Path(__file__).parents[1] / "diagnostics" / "broken"

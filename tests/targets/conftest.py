@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
-from segc.graph.serial import write_graph
 from segc.architectures.yolov8_seg import SCALES, build
-from segc.diagnostics import SegcError
 from segc.arrays import load_arrays, save_arrays
+from segc.diagnostics import SegcError
 from segc.emission.requests import EmitTask, RunTask
 from segc.emission.script import render_files
 from segc.emission.verify import OUTPUTS, TOLERANCES, cases
 from segc.emission.worker import Worker
+from segc.graph.serial import write_graph
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.sessions import Session

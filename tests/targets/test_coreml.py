@@ -17,10 +17,10 @@ from segc.arrays import save_arrays
 from segc.emission.requests import EmitTask
 from segc.emission.verify import OUTPUTS, Case, cases, compare
 from segc.emission.worker import Worker
-from segc.graph.serial import write_graph
 from segc.graph.builder import GraphBuilder
 from segc.graph.ops import OPERATORS
 from segc.graph.passes.suppression import suppression
+from segc.graph.serial import write_graph
 from segc.inference.metadata import Metadata, ModelError
 from segc.inference.postprocess import named_outputs
 from segc.targets.coreml import runtime
