@@ -104,9 +104,11 @@ def disturbed(
         delay = chance.uniform(0.0, 0.25 * alone) if hit[name] < moments else None
         status = train(folder, build, number, delay)
         if delay is None or status == 0:
-            return faults if status == 0 else [*faults, f"{build}: exit status {status}"]
+            said = (folder / f"{build}.log").read_text(errors="replace")[-600:]
+            return faults if status == 0 else [*faults, f"{build}: exit status {status}: {said}"]
         if status not in {128 + number, -number}:
-            return [*faults, f"{build}: exit status {status} after {name}"]
+            said = (folder / f"{build}.log").read_text(errors="replace")[-600:]
+            return [*faults, f"{build}: exit status {status} after {name}: {said}"]
         hit[name] += 1
         run = folder / build / "runs" / NAME
         if run.exists() and (lost := lost_epochs(run)) > (name == "SIGKILL"):
@@ -135,8 +137,9 @@ def train(folder: Path, build: str, number: int = 0, delay: float | None = None)
             os._exit(status)
     if delay is not None:
         time.sleep(delay)
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
-            return 0
+        early = os.waitpid(child, os.WNOHANG)
+        if early[0]:
+            return os.waitstatus_to_exitcode(early[1])
         os.kill(child, number)
     waited = time.monotonic()
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
@@ -194,8 +197,12 @@ def differences(folder: Path, build: str) -> list[str]:
         a, b = getattr(one, part), getattr(two, part)
         if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
             found.append(f"{part} differs")
-    weights = {which: [(run / "weights" / f"{which}.safetensors").read_bytes() for run in runs] for which in WEIGHTS}
-    found += [f"{which} weights differ" for which, (one_file, other) in weights.items() if one_file != other]
+    for which in WEIGHTS:
+        files = [run / "weights" / f"{which}.safetensors" for run in runs]
+        if not files[1].exists():
+            found.append(f"no {which} weights")
+        elif files[0].read_bytes() != files[1].read_bytes():
+            found.append(f"{which} weights differ")
     if not (runs[1] / "report.html").exists():
         found.append("no report")
     return found + [f"left: {path}" for path in (folder / build).rglob(".*") if path.suffix in {".partial", ".retired"}]
