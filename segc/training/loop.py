@@ -39,7 +39,7 @@ from segc.training.precision import choose_precision
 from segc.training.report import Report, Run, SilentReport
 from segc.training.schedule import rates
 from segc.training.table import scores
-from segc.training.validation import validate
+from segc.training.validation import unlabelled, validate
 from segc.weights.resolve import own_metadata, starting_weights
 
 if TYPE_CHECKING:
@@ -329,6 +329,8 @@ class Training:
         self.report.say(self._circumstances())
         if lagging := self.plan.lagging():
             self.report.say(f"note: {lagging}")
+        for note in unlabelled(self.loader.dataset.samples, self.val_samples):
+            self.report.say(note)
         self._counted_at = time.monotonic()
         while not self._is_complete():
             self._epoch()

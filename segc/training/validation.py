@@ -1,14 +1,29 @@
 """Validation during a training: each process looks at its share of the images, the first one sums up."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segc.build import model_metadata
+from segc.data.dataset import Sample
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
 from segc.training.ema import NetworkSession
 
 if TYPE_CHECKING:
     from segc.training.loop import Training
+
+
+def unlabelled(train: Sequence[Sample], val: Sequence[Sample]) -> list[str]:
+    """What cannot be learned or measured, for want of labels."""
+    told = {
+        "train": (train, "the network learns that there is nothing to find"),
+        "val": (val, "nothing can be measured, and the last epoch counts as the best"),
+    }
+    return [
+        f"note: no image of dataset.{split} has a labelled object: {what}"
+        for split, (samples, what) in told.items()
+        if not any(not one.is_crowd for sample in samples for one in sample.instances)
+    ]
 
 
 def validate(training: "Training", progress: Progress) -> Metrics:

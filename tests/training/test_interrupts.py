@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -35,6 +36,14 @@ class Asks(SilentReport):
         self.validations_left -= done == total
         if self.validations_left == 0 and done == total:
             os.kill(os.getpid(), self.number)
+
+
+class Hears(SilentReport):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text):
+        self.said.append(text)
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -133,3 +142,18 @@ def test_what_a_kill_left_is_swept_by_the_next_call(compiled):
     assert not (runs / ".train.abc.partial").exists()
     assert (runs / ".other.abc.partial").exists()  # of a run that another process may be making
     assert not [path for path in folder.rglob("*") if "partial" in path.name]
+
+
+def test_where_nothing_is_labelled_that_is_told_and_no_figure_is_made_up(compiled, project, tiny_data):
+    data = project.parent / "data"
+    data.unlink()
+    shutil.copytree(tiny_data, data)
+    for label in (data / "labels" / "val").iterdir():
+        label.write_text("")
+    report = Hears()
+    loaded, build = compiled(epochs=2, val_interval=1)
+    outcome = train(loaded, build, report=report)
+    assert any("no image of dataset.val has a labelled object" in text for text in report.said)
+    assert outcome.row["epoch"] == 2
+    assert (outcome.row["box_map"], outcome.ties) == ("-", (1,))
+    assert "nan" not in (outcome.folder / "results.csv").read_text()
