@@ -111,7 +111,8 @@ def _open(
     if artifact is not None:
         from segc.sessions.artifact import find_artifact, open_artifact
 
-        return open_artifact(find_artifact(artifact, _base(loaded, build_dir)))
+        base = _base(loaded, build_dir)
+        return open_artifact(find_artifact(artifact, base), build_dir=base)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
     from segc.sessions.choose import weights_session
 

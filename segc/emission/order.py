@@ -216,13 +216,16 @@ class Order:
             return "failed"
         if self.metadata.precision in MEASURED and not ran.parity.judged:
             return "unjudged"
-        if deferred:
-            return "deferred"
-        return "verified" if ran.shipped else "evaluated"
+        if not ran.shipped:
+            return "evaluated"
+        return "deferred" if deferred else "verified"
 
     def _hidden(self) -> Sequence[str]:
-        """What cannot be imported where the model is run: segc, and PyTorch if that is not its runtime."""
-        if self.target.script is None:
+        """What cannot be imported where the model is run: segc, and PyTorch if that is not its runtime.
+
+        Nothing where no predict script runs it.
+        """
+        if self.target.script is None or self.target.stand_in(self.files / f"model{self.target.suffix}"):
             return ()
         return ["segc"] if any(r.module == "torch" for r in self.target.needed) else ["segc", "torch"]
 
@@ -287,7 +290,11 @@ class Order:
         path, outputs = self.files / model, self.work / "outputs.safetensors"
         opener = self.target.stand_in(path)
         if opener is not None or self.target.script is None:
-            return self._judge_by(pool, reference, path, opener or self.target.runtime, shipped=opener is None)
+            opened_by, shipped = opener or self.target.runtime, opener is None
+            if not self._hidden():
+                return self._run_by(pool, runner, reference, path, opened_by, shipped=shipped)
+            with pool.worker(f"the {self.name} model", modules(self.target.needed)) as worker:
+                return self._run_by(pool, worker, reference, path, opened_by, shipped=shipped)
         predictions = self.work / "predictions"
         task = ScriptTask(
             **self._cases(reference, outputs),
@@ -309,17 +316,19 @@ class Order:
             parity = replace(parity, script=tuple(self._script_faults(reference, outputs, predictions)))
         return Ran(reply.runtime, parity, shipped=True)
 
-    def _judge_by(self, pool: WorkerPool, reference: Reference, path: Path, opener: str, *, shipped: bool) -> Ran:
+    def _run_by(
+        self, pool: WorkerPool, worker: Worker, reference: Reference, path: Path, opener: str, *, shipped: bool
+    ) -> Ran:
         """Run a model by a module of segc, and compare."""
         outputs = self.work / f"{path.name}.safetensors"
-        with pool.worker(f"the {self.name} model", modules(self.target.needed)) as worker:
-            pool.start(worker, "run", RunTask(**self._cases(reference, outputs), model=str(path), opener=opener))
-            reply = RunReply(**worker.result())
+        pool.start(worker, "run", RunTask(**self._cases(reference, outputs), model=str(path), opener=opener))
+        reply = RunReply(**worker.result())
         return Ran(reply.runtime, self._compare(reference, reply, outputs), shipped)
 
     def _judge_beside(self, pool: WorkerPool, reference: Reference, name: str, opener: str) -> Ran:
         """A further model that the emitter wrote."""
-        return self._judge_by(pool, reference, self.files / name, opener, shipped=True)
+        with pool.worker(f"the model {name}") as worker:
+            return self._run_by(pool, worker, reference, self.files / name, opener, shipped=True)
 
     def _compare(self, reference: Reference, reply: RunReply, outputs: Path) -> Parity:
         from segc.emission.verify import compare

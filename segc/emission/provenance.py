@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from segc.files import resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from segc.targets.contract import Target
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -32,12 +30,20 @@ def code_digest(target: Target) -> str:
     state = hashlib.sha256()
     for path in sorted(_closure({*_EVERY, *own, *carried})):
         state.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode())
-        state.update(path.read_bytes())
-    templates = resource("templates", "predict")
-    for path in sorted(path for path in templates.rglob("*") if path.is_file()):
-        state.update(f"{path.relative_to(templates).as_posix()}\n".encode())
-        state.update(path.read_bytes())
+        state.update(_text(path))
+    state.update(_templates())
     return state.hexdigest()
+
+
+@cache
+def _templates() -> bytes:
+    """A digest of what else is rendered or copied beside models."""
+    folder = resource("templates", "predict")
+    state = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        state.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        state.update(path.read_bytes())
+    return state.digest()
 
 
 def _closure(modules: set[str]) -> set[Path]:
@@ -51,31 +57,36 @@ def _closure(modules: set[str]) -> set[Path]:
     return found
 
 
+@cache
 def _file(module: str) -> Path | None:
     """The file of a module of segc; None where the name is that of something in one."""
     place = _PACKAGE.parent.joinpath(*module.split("."))
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 
 
+_IMPORT = re.compile(r"^( *)(?:from (segc[\w.]*) import (\([^)]*\)|.*)|import (segc[\w.]+))", re.MULTILINE)
+_NAMED = re.compile(r'"(segc\.targets\.[\w.]+)"')
+_FOR_TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:(?: .*)?\n)+", re.MULTILINE)
+
+
+@cache
+def _text(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 @cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Modules of segc that a file imports when it runs; names taken from them may be modules too."""
-    return tuple(_names(ast.parse(path.read_bytes())))
+    """Modules of segc that a file imports when it runs, inside functions too, and those that it names.
 
-
-def _names(node: ast.AST) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.ImportFrom) and (child.module or "").partition(".")[0] == "segc":
-            yield str(child.module)
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        elif isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names if alias.name.partition(".")[0] == "segc")
-        elif (
-            isinstance(child, ast.Constant) and isinstance(child.value, str) and child.value.startswith("segc.targets.")
-        ):
-            # Modules that targets name without importing them: runtimes, guards, what is carried.
-            yield child.value
+    Names taken from a module may be modules themselves. Targets name runtimes, guards and what is carried. Found in the
+    text as the formatter leaves it: parsing sixty files would take longer than all else that is asked of an artifact
+    that is up to date.
+    """
+    text = _FOR_TYPES.sub("", _text(path).decode())
+    found = list(_NAMED.findall(text))
+    for _, module, names, whole in _IMPORT.findall(text):
+        if whole:
+            found.append(whole)
         else:
-            yield from _names(child)
+            found += [module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))]
+    return tuple(found)

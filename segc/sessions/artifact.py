@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segc.diagnostics import fail
+from segc.files import digest_file
 from segc.inference.metadata import ModelError
+from segc.sessions.isolated import IsolatedModel
 from segc.targets.contract import check_packages
 from segc.targets.description import DESCRIPTION, read_description
 from segc.targets.registry import targets
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segc.inference.model import Model
+    from segc.sessions import Session
     from segc.targets.contract import Target
 
 
@@ -52,19 +55,35 @@ def _suffix_length(target: Target) -> int:
     return len(target.suffix)
 
 
-def open_artifact(path: Path, threads: int = 0) -> Model:
+def open_artifact(path: Path, threads: int = 0, build_dir: Path | None = None) -> Session:
     """Open an emitted model in its own runtime.
 
     Args:
         path: the model's file or folder, or the artifact folder that holds it.
         threads: threads of the runtime; 0 leaves it the choice.
+        build_dir: what lies whole among its artifacts was written here, and runs in this process; a stranger's model
+            runs in one of its own.
 
     Raises:
         SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
             a file, it cannot be read, or its verification failed.
     """
     target, model = locate(path)
-    return open_target(target, model, threads)
+    if build_dir is not None and _is_own(path, build_dir):
+        return open_target(target, model, threads)
+    check_packages(target, target.needed)
+    target.check(model)
+    return IsolatedModel(target, model, threads)
+
+
+def _is_own(path: Path, build_dir: Path) -> bool:
+    """Whether an artifact folder lies in a build directory, and its files are those that its description names."""
+    if path.absolute().parent != (build_dir / "artifacts").absolute() or path.is_symlink():
+        return False
+    files = read_description(path).files
+    return bool(files) and all(
+        (path / name).is_file() and digest_file(path / name) == entry.digest for name, entry in files.items()
+    )
 
 
 def open_target(target: Target, model: Path, threads: int = 0) -> Model:

@@ -110,7 +110,7 @@ def artifact_session(loaded: "LoadedProject", build_dir: Path, artifact: Path) -
     from segc.sessions.artifact import find_artifact, open_artifact
     from segc.weights.resolve import name_differences
 
-    session = open_artifact(find_artifact(artifact, build_dir))
+    session = open_artifact(find_artifact(artifact, build_dir), build_dir=build_dir)
     there, here = session.metadata.names, loaded.project.dataset.class_names
     if there != here:
         raise fail(

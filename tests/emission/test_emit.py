@@ -412,3 +412,92 @@ def test_the_live_table_has_state_seconds_size_and_parity() -> None:
     assert rows[0].split()[:2] == ["onnx", "running"]
     assert rows[1].split() == ["ncnn", "verified", "1.3", "13.7", "boxes", "1.2e-04", "px"]
     assert rows[2].split() == ["paddle", "waiting"]
+
+
+def test_fp32_fp16_and_other_forms_of_a_format_stand_side_by_side(
+    project: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = project.read_text().partition("targets:")[0]
+    forms = "{format: onnx}, {format: onnx, half: true}, {format: onnx, name: for-robots, layout: fused}"
+    project.write_text(f"{text}targets: [{forms}]\n")
+    assert run(["emit", str(project), *QUICK]) == 0
+    artifacts = project.parent / "build" / "artifacts"
+    assert sorted(path.name for path in artifacts.iterdir()) == ["for-robots", "onnx", "onnx-fp16"]
+    assert described(artifacts / "onnx-fp16")["metadata"]["precision"] == "fp16"
+    capsys.readouterr()
+    assert run(["emit", str(project), *QUICK, "--target", "for-robots"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["for-robots"]
+    assert run(["emit", str(project), *QUICK, "--target", "onnx-fp16", "--target", "for-robots"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    photo = min((coco / "images" / "train").iterdir())
+    arguments = ["--project", str(project), "--artifact", "onnx-fp16", "-o", str(tmp_path / "out")]
+    assert run(["predict", str(photo), *arguments]) == 0
+    assert run(["val", str(project), "--artifact", "nowhere"]) == 1
+    assert "no such file or folder: nowhere" in message(capsys)
+
+
+@pytest.mark.parametrize(
+    ("targets", "text"),
+    [
+        ("{format: onnx}, {format: onnx, opset: 18}", "an artifact onnx is there already, as entry 1"),
+        ("{format: onnx, name: a}, {format: ncnn, name: a}", "an artifact a is there already, as entry 1"),
+        ("{format: onnx, name: ncnn}", "ncnn is the name of another target"),
+        ("{format: onnx, name: ../onnx}", "S1"),
+    ],
+)
+def test_names_of_artifacts_are_their_own(
+    targets: str, text: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write_text(f"{project.read_text().partition('targets:')[0]}targets: [{targets}]\n")
+    assert run(["emit", str(project)]) == 1
+    assert text in message(capsys)
+
+
+def test_two_emissions_into_one_folder_exclude_each_other(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = project.parent / "build" / ".emit.lock"
+    holding = (
+        "import sys, time; from pathlib import Path; from segc.locks import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'a test'):\n    print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holding, str(lock)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert run(["emit", str(project), *QUICK]) == 1
+        assert f"F006]: an emission into {project.parent}" in (text := message(capsys))
+        assert f"is under way by process {holder.pid}" in text
+        holder.kill()
+        holder.wait()
+        # A dead process holds nothing.
+        assert run(["emit", str(project), *QUICK]) == 0
+
+
+def test_what_a_crashing_emitter_said_is_kept_and_named(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "onnx_graphsurgeon.py").write_text("print('on the way')\nraise RuntimeError('no good')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    assert run(["emit", str(project), *QUICK]) == 1
+    log = project.parent / "build" / "logs" / "onnx-emitter.txt"
+    assert f"all that it said is in {log}" in message(capsys)
+    assert "on the way" in log.read_text()
+    assert "RuntimeError: no good" in log.read_text()
+
+
+def test_a_quantised_artifact_is_judged_on_photographs_that_show_something_or_not_at_all(
+    project: Path, coco: Path, tmp_path: Path
+) -> None:
+    """The first three photographs of the split show the network nothing that it knows: others are looked for."""
+    from segc.emission.verify import choose
+
+    spec = project.read_text().partition("targets:")[0] + "targets: [{format: tflite, int8: true}]\n"
+    known = sorted((coco / "images" / "train").iterdir())[:32]
+    strange = sorted((coco / "images" / "val").iterdir())
+    for name, images, status in (("some", [*strange[:24], *known[:8]], "verified"), ("none", strange[:4], "unjudged")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "val.txt").write_text("".join(f"{path}\n" for path in images))
+        (folder / "project.yaml").write_text(f"{spec}".replace("val: images/train", f"val: '{folder}/val.txt'"))
+        loaded = load_project(folder / "project.yaml", ("hyperparameters.imgsz=320",))
+        (emission,) = emit_project(loaded, folder / "build")
+        assert emission.status == status, (choose(images), emission)

@@ -118,7 +118,7 @@ class _Artifact:
 
 def _with_artifact(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> _Artifact:
     artifact = _Artifact(names)
-    monkeypatch.setattr("segc.sessions.artifact.open_artifact", lambda _path: artifact)
+    monkeypatch.setattr("segc.sessions.artifact.open_artifact", lambda _path, **_: artifact)
     return artifact
 
 

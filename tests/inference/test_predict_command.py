@@ -38,7 +38,7 @@ def artifact(monkeypatch):
     """Options that run a session without a model or a project."""
     opened = []
 
-    def open_artifact(path):
+    def open_artifact(path, **_):
         opened.append(path)
         return Session()
 

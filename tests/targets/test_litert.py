@@ -327,7 +327,7 @@ def packed(model: Any) -> bytes:
 
 
 def _with_a_tensor_out_of_bounds(model: Any) -> None:
-    model.subgraphs[0].operators[3].inputs[0] = 1 << 20
+    model.subgraphs[0].operators[3].inputs = np.array([1 << 20, 0], np.int32)
 
 
 def _with_a_buffer_out_of_bounds(model: Any) -> None:

@@ -5,6 +5,7 @@ have it for associated files (https://ai.google.dev/edge/litert/models/metadata)
 it, and everyone can read it with a zip program.
 """
 
+import ctypes
 import hashlib
 import io
 import os
@@ -112,6 +113,8 @@ def find_edgetpu() -> Any:
     from ai_edge_litert.interpreter import load_delegate
 
     try:
+        # LiteRT's own class complains of a library that is not there once more, when it is thrown away.
+        ctypes.CDLL(EDGETPU_LIBRARY)
         with native_silence():
             return load_delegate(EDGETPU_LIBRARY)
     except (ValueError, OSError):

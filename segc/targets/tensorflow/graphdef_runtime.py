@@ -36,9 +36,10 @@ def open_model(path: Path, threads: int) -> Model:
         raise ModelError(f"TensorFlow cannot load it: {first_line(error)}") from None
     operations = graph.get_operations()
     check_tensors(operations)
-    # The outputs are what nothing else reads; there is nothing else of this kind in a graph of segc.
-    outputs = {op.name: op.outputs[0] for op in operations if not any(tensor.consumers() for tensor in op.outputs)}
     inputs = [op.outputs[0] for op in operations if op.type == "Placeholder"]
+    # The outputs are what nothing else reads; there is nothing else of this kind in a graph of segc.
+    made = [op for op in operations if op.type != "Placeholder"]
+    outputs = {op.name: op.outputs[0] for op in made if not any(tensor.consumers() for tensor in op.outputs)}
     check_form(metadata, [tensor.shape.as_list() for tensor in inputs], outputs)
 
     def raw(images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:

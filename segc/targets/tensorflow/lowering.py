@@ -85,8 +85,10 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
             for name in graph.inputs
         }
         outputs = lower(graph, weights, images)
+    # Some of TensorFlow's functions leave constants behind that nothing reads.
+    named = [tensor.op.name for tensor in (*images.values(), *outputs.values())]
     return Frozen(
-        built.as_graph_def(),
+        tf.compat.v1.graph_util.extract_sub_graph(built.as_graph_def(), named),
         {name: tensor.name for name, tensor in images.items()},
         {name: tensor.name for name, tensor in outputs.items()},
         {name: tensor.shape.as_list() for name, tensor in {**images, **outputs}.items()},

@@ -23,7 +23,7 @@ def open_model(path: Path, threads: int) -> Model:
     try:
         content = gzip.decompress(path.read_bytes())
         session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - onnxruntime and gzip have no common base but this
         raise ModelError(f"not a compressed model: {first_line(error)}") from None
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
     names = [output.name for output in session.get_outputs()]

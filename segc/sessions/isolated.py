@@ -1,0 +1,158 @@
+"""A stranger's model in a process of its own: if it brings its runtime down, that is one diagnostic, not the end.
+
+Parent and child exchange messages over the child's standard input and output: the length of a header (4 bytes,
+little-endian), the header as JSON, and after it the bytes of the arrays that it describes, one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from contextlib import suppress
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from segc.diagnostics import SegcError, fail
+from segc.inference.metadata import ModelError, parse_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segc.inference.metadata import Metadata
+    from segc.targets.contract import Target
+
+_AGAIN = "emit it again, or copy it again"
+_START = "import sys; sys.path.append(sys.argv[1]); from segc.sessions.isolated import serve; serve()"
+_PATH_ENTRY = Path(__file__).resolve().parents[2]
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2"}
+
+
+class IsolatedModel:
+    """A session (see ``segc.sessions``) on a model in another process, which ends with this object.
+
+    Args:
+        target: what the model is of.
+        path: its file or folder; the target's guard has looked at it.
+        threads: of the runtime; 0 leaves it the choice.
+
+    Raises:
+        SegcError: T006 where it cannot be run.
+    """
+
+    def __init__(self, target: Target, path: Path, threads: int = 0) -> None:
+        self._path = path
+        opener = target.stand_in(path) or target.runtime
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START, str(_PATH_ENTRY), opener, str(path), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**_QUIET, **os.environ},
+            # Ctrl-C reaches the parent only; a child whose parent is gone ends itself.
+            start_new_session=True,
+        )
+        weakref.finalize(self, _end, self._process)
+        header, _ = self._receive()
+        self.metadata: Metadata = parse_metadata(header["metadata"])
+        self.runtime = f"{header['runtime']}, in a process of its own"
+
+    def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """See ``segc.sessions.Session.run``.
+
+        Raises:
+            SegcError: T006 where the model cannot be run, or brings its process down.
+        """
+        with suppress(BrokenPipeError):  # A child that has ended: the answer says so.
+            _send(cast("IO[bytes]", self._process.stdin), {}, {"images": images})
+        return self._receive()[1]
+
+    def _receive(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        try:
+            header, arrays = _receive(cast("IO[bytes]", self._process.stdout))
+        except EOFError:
+            code = self._process.wait()
+            how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit status {code}"
+            text = f"it brings down the process that runs it ({how}): damaged, or meant to do harm"
+            raise fail("T006", text, file=self._path, help=_AGAIN) from None
+        if "refused" in header:
+            raise fail("T006", header["refused"], file=self._path, help=_AGAIN)
+        return header, arrays
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):
+            cast("IO[bytes]", stream).close()
+
+
+def _send(stream: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    import numpy as np
+
+    solid = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    described = [[name, array.dtype.str, array.shape] for name, array in solid.items()]
+    text = json.dumps({**header, "arrays": described}).encode()
+    stream.write(len(text).to_bytes(4, "little") + text)
+    for array in solid.values():
+        stream.write(array.reshape(-1).view(np.uint8).data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """A header and its arrays.
+
+    Raises:
+        EOFError: where the other side has ended.
+    """
+    import numpy as np
+
+    header: dict[str, Any] = json.loads(_read(stream, int.from_bytes(_read(stream, 4), "little")))
+    arrays = {}
+    for name, kind, shape in header.pop("arrays"):
+        dtype = np.dtype(kind)
+        arrays[name] = np.frombuffer(_read(stream, dtype.itemsize * prod(shape)), dtype).reshape(shape)
+    return header, arrays
+
+
+def _read(stream: IO[bytes], count: int) -> bytearray:
+    content = bytearray(count)
+    view, done = memoryview(content), 0
+    while done < count:
+        # A buffered reader fills what it is given, but for the end.
+        number = cast("Any", stream).readinto(view[done:])
+        if not number:
+            raise EOFError
+        done += number
+    return content
+
+
+def serve() -> None:
+    """The child's side: open the model, then run whatever comes."""
+    _, _, opener, path, threads = sys.argv
+    answers = os.fdopen(os.dup(1), "wb")
+    # What runtimes print must not get between the answers.
+    os.dup2(2, 1)
+    try:
+        model = import_module(opener).open_model(Path(path), int(threads))
+        _send(answers, {"metadata": model.metadata.to_json(), "runtime": model.runtime}, {})
+        while True:
+            try:
+                _, arrays = _receive(sys.stdin.buffer)
+            except EOFError:
+                os._exit(0)
+            _send(answers, {}, model.run(arrays["images"]))
+    except ModelError as error:
+        _send(answers, {"refused": str(error)}, {})
+    except SegcError as error:
+        _send(answers, {"refused": error.diagnostics[0].message}, {})
+    os._exit(0)

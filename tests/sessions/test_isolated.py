@@ -1,0 +1,93 @@
+"""A stranger's model runs in a process of its own; one that lies whole in the build directory runs in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from segc.diagnostics import SegcError
+from segc.files import digest_file
+from segc.inference.model import Model
+from segc.sessions.artifact import open_artifact
+from segc.sessions.isolated import IsolatedModel
+
+if TYPE_CHECKING:
+    from tests.targets.conftest import Trained
+
+IMAGES = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
+
+
+@pytest.fixture
+def folder(trained: Trained, tmp_path: Path) -> Path:
+    """An artifact among those of a build directory."""
+    folder = tmp_path / "build" / "artifacts" / "onnx"
+    folder.mkdir(parents=True)
+    model = trained.onnx(folder / "m.onnx", (64, 64), dynamic=True)
+    entry = {"bytes": model.stat().st_size, "digest": digest_file(model)}
+    description = {"format": 3, "target": "onnx", "model": "m.onnx", "status": "verified", "files": {"m.onnx": entry}}
+    (folder / "artifact.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_a_process_of_its_own_gives_what_this_one_gives(folder: Path) -> None:
+    own, other = open_artifact(folder, 1, folder.parents[1]), open_artifact(folder, 1)
+    assert isinstance(own, Model)
+    assert isinstance(other, IsolatedModel)
+    assert own.metadata == other.metadata
+    assert other.runtime == f"{own.runtime}, in a process of its own"
+    for _ in range(2):
+        ours, theirs = own.run(IMAGES), other.run(IMAGES)
+        assert list(ours) == list(theirs)
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[name])
+
+
+def test_what_was_changed_since_it_was_written_is_a_strangers(folder: Path) -> None:
+    content = (folder / "m.onnx").read_bytes()
+    (folder / "m.onnx").write_bytes(content + b"\x00\x00")
+    with pytest.raises(SegcError, match="T006") as caught:
+        open_artifact(folder, 1, folder.parents[1])
+    assert "\n" not in caught.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize("where", ["model", "elsewhere", "link"])
+def test_what_does_not_lie_in_the_build_directory_is_a_strangers(where: str, folder: Path, tmp_path: Path) -> None:
+    if where == "link":
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(tmp_path / "moved")
+    path = {"model": folder / "m.onnx"}.get(where, folder)
+    build = tmp_path / "other" if where == "elsewhere" else folder.parents[1]
+    assert isinstance(open_artifact(path, 1, build), IsolatedModel)
+
+
+def test_a_runtime_that_is_brought_down_is_one_diagnostic(folder: Path) -> None:
+    model = open_artifact(folder, 1)
+    assert isinstance(model, IsolatedModel)
+    os.kill(model._process.pid, signal.SIGSEGV)
+    with pytest.raises(SegcError, match=r"T006.*brings down the process that runs it \(SIGSEGV\)"):
+        model.run(IMAGES)
+
+
+def test_a_model_that_cannot_be_run_says_so_and_goes_on(folder: Path) -> None:
+    with pytest.raises(SegcError, match=r"T006.*onnxruntime cannot run it"):
+        open_artifact(folder, 1).run(IMAGES[:, :, :40, :40])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_the_process_ends_with_the_session(folder: Path) -> None:
+    model = open_artifact(folder, 1)
+    assert isinstance(model, IsolatedModel)
+    place = Path(f"/proc/{model._process.pid}")
+    assert place.exists()
+    del model
+    end = time.monotonic() + 30
+    while place.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
