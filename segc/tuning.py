@@ -4,6 +4,7 @@ The study lies in a database that any number of processes and machines may share
 taken up by the next one, where their runs left off.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,19 +80,39 @@ def tune(
     if storage is None:
         (build_dir / "tune").mkdir(parents=True, exist_ok=True)
         storage = f"sqlite:///{(build_dir / 'tune' / f'{study}.db').absolute()}"
-    # Several processes ask at once: what others are trying is taken for bad meanwhile, so that they try other things.
-    opened = optuna.create_study(
-        storage=storage,
-        study_name=study,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(constant_liar=True),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(),
-    )
+    opened = _opened(study, storage)
     _take_up_dead(opened, build_dir, said)
     while _counted(opened) < trials:
         _one_trial(opened, opened.ask(), loaded, build_dir, ranges, said)
     return winner(opened, loaded, ranges)
+
+
+_ATTEMPTS = 10
+"""Tries to open a database: of several processes that make it at once, all but one fail at first."""
+
+
+def _opened(name: str, storage: str) -> "Study":
+    import optuna
+    from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            return optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                # What others are trying is taken for bad meanwhile, so that several processes try different things.
+                sampler=optuna.samplers.TPESampler(constant_liar=True),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(),
+            )
+        except (DuplicatedStudyError, StorageInternalError, SQLAlchemyError) as error:
+            if attempt + 1 == _ATTEMPTS:
+                text = str(error).partition("\n")[0]
+                raise fail("F002", f"the database of the study cannot be opened: {text}") from error
+            time.sleep(0.3 * (attempt + 1))
+    raise AssertionError("not reached")
 
 
 def _counted(study: "Study") -> int:
