@@ -25,6 +25,7 @@ COMMANDS = {
     "runs": "list, compare, choose and remove trainings",
     "weights": "import and inspect weights",
     "schema": "print the JSON Schema of project.yaml",
+    "explain": "what a diagnostic means and how it is mended",
 }
 """Command to the line that ``segc --help`` shows; the code is in ``segc.commands.<command>``."""
 
@@ -82,7 +83,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        _with_hint(error).show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stop:
         # click wraps a KeyboardInterrupt, and signals with it.
@@ -103,6 +104,17 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report(_machine_fault(error))
     return status if isinstance(status, int) else 0
+
+
+def _with_hint(error: click.ClickException) -> click.ClickException:
+    """A usage error that says how a key of the project is set which was taken for an option of the command line."""
+    if not isinstance(error, click.NoSuchOption):
+        return error
+    from segc.spec.remedies import option_hint
+
+    hint = option_hint(error.option_name)
+    text = f"No such option '{error.option_name}': {hint}."
+    return error if hint is None else click.NoSuchOption(error.option_name, text, ctx=error.ctx)
 
 
 TRAINING_PACKAGES = ("torch", "faster_coco_eval")

@@ -3,8 +3,9 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -44,13 +45,16 @@ CODES: dict[str, str] = {
     "X209": "same target twice",
     "X210": "target cannot do this",
     "X211": "number of classes contradicted",
-    "X212": "dataset folder not there",
+    "X212": "path not there",
     "X213": "mask size the network cannot have",
     "X214": "annotation files do not fit the format",
     "X215": "class not known",
     "X216": "nothing to freeze, or nothing left to train",
     "X217": "key without effect",
     "X218": "range that cannot be searched",
+    "X221": "variable in a path not set",
+    "X222": "path not read as it is written",
+    "X223": "file of another kind",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",
@@ -72,6 +76,21 @@ CODES: dict[str, str] = {
     "D006": "no labels found",
     "D007": "listed image not found",
     "D008": "image of another size than its labels say",
+    "D009": "label file without its image",
+    "D010": "file of a kind that is not read",
+    "D011": "link that leads nowhere new",
+    "D012": "label file that several images claim",
+    "D013": "hidden file left out",
+    "D014": "object given twice",
+    "D015": "object without area",
+    "D016": "box where a mask is wanted",
+    "D017": "nothing to learn",
+    "D018": "class without an object",
+    "D019": "image given twice",
+    "D020": "picture turned by its EXIF data",
+    "D021": "object of no class of the project left out",
+    "D022": "image that no annotation file lists",
+    "D023": "categories contradict the class names",
     # R is for training runs
     "R001": "nothing to resume",
     "R002": "the project changed since the run began",
@@ -131,6 +150,9 @@ class Diagnostic:
         argument: The command-line argument it is about, whole, in place of ``file``.
         length: Characters from ``column`` on that are meant.
         snippet: The text of the line; read from ``file`` when it is shown, where it is not given.
+        count: How often it was found; more than once where it stands for others of its kind, see `Findings`.
+        examples: The next ones of those others, few.
+        fix: What to write in place of the characters that are meant, where that is safe to do unasked.
     """
 
     code: str
@@ -143,6 +165,9 @@ class Diagnostic:
     argument: str | None = None
     length: int = 1
     snippet: str | None = None
+    count: int = 1
+    examples: tuple["Diagnostic", ...] = ()
+    fix: str | None = None
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -164,6 +189,62 @@ class SegcError(Exception):
 def fail(code: str, message: str, *, file: Path | None = None, help: str | None = None) -> SegcError:  # noqa: A002
     """A ``SegcError`` with one diagnostic, to be raised by the caller."""
     return SegcError(Diagnostic(code, message, file=file, help=help))
+
+
+MOST_EXAMPLES = 3
+"""Diagnostics of one kind that are shown; more are counted."""
+
+_NUMBERS_AND_PATHS = re.compile(r"\S*[/\\]\S*|[-+]?\d[\w.,+-]*")
+_NAMES = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"")
+
+_Kind = tuple[str, str, str, str]
+
+
+class Findings:
+    """Diagnostics gathered by kind, in flat memory: of each kind the first few and the number of all.
+
+    Two are of a kind where code, message and way out are the same but for names, paths and numbers; a way out that
+    names something else is another one.
+    """
+
+    def __init__(self, found: Iterable[Diagnostic] = ()) -> None:
+        self.counts: Counter[str] = Counter()
+        """Number of diagnostics by code."""
+        self._kinds: dict[_Kind, list[tuple[int, Diagnostic]]] = {}
+        self._totals: Counter[_Kind] = Counter()
+        self.extend(found)
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """Take one in."""
+        message = _NUMBERS_AND_PATHS.sub("", _NAMES.sub("", diagnostic.message))
+        way_out = _NUMBERS_AND_PATHS.sub("", diagnostic.help or "")
+        kind = (diagnostic.code, diagnostic.severity, message, way_out)
+        first = self._kinds.setdefault(kind, [])
+        if len(first) < MOST_EXAMPLES:
+            first.append((self.counts.total(), diagnostic))
+        self._totals[kind] += diagnostic.count
+        self.counts[diagnostic.code] += diagnostic.count
+
+    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Take several in."""
+        for diagnostic in diagnostics:
+            self.add(diagnostic)
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        """In the order they came: each diagnostic, or, of kinds with many, the first one, which stands for all."""
+        shown: list[tuple[int, Diagnostic]] = []
+        for kind, first in self._kinds.items():
+            total = self._totals[kind]
+            if total == sum(one.count for _, one in first):
+                shown += first
+            else:
+                (at, head), *others = first
+                examples = (*head.examples, *(one for _, one in others))[: MOST_EXAMPLES - 1]
+                shown.append((at, replace(head, count=total, examples=examples)))
+        yield from (one for _, one in sorted(shown, key=lambda pair: pair[0]))
 
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
@@ -215,6 +296,8 @@ def to_dict(diagnostic: Diagnostic) -> dict[str, Any]:
         "argument": diagnostic.argument,
         "snippet": _snippet(diagnostic),
         "help": diagnostic.help,
+        "count": diagnostic.count,
+        "examples": [{"place": place(one), "message": one.message} for one in diagnostic.examples],
     }
 
 
@@ -239,6 +322,10 @@ def _block(diagnostic: Diagnostic, paint: dict[str, str]) -> str:
         lines.append(f"{paint['dim']} {number} |{paint['off']} {text}".rstrip())
         if diagnostic.column is not None:
             lines.append(f"{paint['dim']} {margin} |{paint['off']} {paint[diagnostic.severity]}{caret}{paint['off']}")
+    if diagnostic.count > 1:
+        others = "; ".join(filter(None, map(place, diagnostic.examples)))
+        text = f"{diagnostic.count} like this" + (f", the next ones at {others}" if others else "")
+        lines.append(f"{paint['dim']} {margin} ={paint['off']} {_printable(text)}")
     if diagnostic.help:
         lines.append(f"{paint['dim']} {margin} ={paint['off']} help: {_printable(diagnostic.help)}")
     return "\n".join(lines) + "\n"

@@ -17,11 +17,14 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     Writes project.lock.json, graph.json, plan.json and summary.txt; the same input gives the same bytes.
     """
     from segc.build import build
+    from segc.data.check import listing_findings
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
     warn(loaded.warnings)
     folder = build_folder(loaded, build_dir)
     compiled = build(loaded, folder)
+    if found := listing_findings(loaded):
+        warn(found)
     click.echo(compiled.files["summary.txt"])
     click.echo(f"written to {folder}: {', '.join(compiled.files)}")

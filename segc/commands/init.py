@@ -8,10 +8,14 @@ import click
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("project.yaml"), metavar="[PATH]")
 @click.option(
-    "--from", "data", type=click.Path(path_type=Path), metavar="DATA.YAML", help="Take over an existing YOLO data file."
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Take over a YOLO data file, a run's args.yaml, a model's .yaml, a COCO .json, or a folder with a dataset.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def command(path: Path, data: Path | None, force: bool) -> None:
+def command(path: Path, source: Path | None, force: bool) -> None:
     """Write a commented project file to PATH, by default project.yaml. A folder gets a project.yaml."""
     from segc.diagnostics import fail
     from segc.files import write_atomic
@@ -22,5 +26,8 @@ def command(path: Path, data: Path | None, force: bool) -> None:
         path /= "project.yaml"
     if path.exists() and not force:
         raise fail("F005", "there is a file already", file=path, help="--force replaces it")
-    write_atomic(path, project_text(path, data if data is None else Path.cwd() / data))
+    text, notes = project_text(path, source if source is None else Path.cwd() / source)
+    write_atomic(path, text)
+    for note in notes:
+        click.echo(f"  {note}")
     click.echo(f"wrote {path}; next: segc validate, segc build")

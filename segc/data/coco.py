@@ -4,7 +4,9 @@ Faults are named by their JSON pointers (RFC 6901), as ``/annotations/12/segment
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
-from segc.data.dataset import LabelFaultsError, Sample
-from segc.data.labels import OVERSHOOT, Instance
-from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.data.dataset import LabelFaultsError, Sample, left_out
+from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
+from segc.diagnostics import Diagnostic, Findings, SegcError, fail
+from segc.spec.paths import missing_path_help
 
 MOST_BYTES = 2**31
 """Largest annotation file that is read."""
@@ -39,23 +42,41 @@ class _Fault(Exception):  # noqa: N818 - it never leaves this module
 
 @dataclass
 class _Faults:
-    """Everything that is wrong with a file."""
+    """What is wrong with a file: its faults, and what is said of entries that are left out.
+
+    Attributes:
+        file: the file.
+        noted: takes in warnings.
+        skip: leave out entries that are wrong.
+        found: faults.
+    """
 
     file: Path
-    found: list[Diagnostic] = field(default_factory=list)
+    noted: Findings
+    skip: bool
+    found: Findings = field(default_factory=Findings)
 
     @contextmanager
-    def entry(self, pointer: str) -> Iterator[None]:
-        """Note the fault of an entry, and go on after it."""
+    def entry(self, pointer: str, *, needed: bool = False) -> Iterator[None]:
+        """Note the fault of an entry, and go on after it; one that is needed cannot be left out."""
         try:
             yield
         except _Fault as fault:
-            self.note(pointer, fault)
+            self.note(pointer, fault, skip=self.skip and not needed)
 
-    def note(self, pointer: str, fault: _Fault) -> None:
+    def note(self, pointer: str, fault: _Fault, *, skip: bool = False) -> None:
         """Note what is wrong with an entry."""
         text = f"{pointer}{fault.at}: {fault.message}"
-        self.found.append(Diagnostic(fault.code, text, file=self.file, help=fault.advice))
+        diagnostic = Diagnostic(fault.code, text, file=self.file, help=fault.advice)
+        if skip:
+            self.noted.add(left_out(diagnostic))
+        else:
+            self.found.add(diagnostic)
+
+    def odd(self, code: str, pointer: str, message: str, count: int = 1) -> None:
+        """Note what is odd about an entry."""
+        text = f"{pointer}: {message}" if pointer else message
+        self.noted.add(Diagnostic(code, text, "warning", file=self.file, count=count))
 
     def settle(self) -> None:
         """Raise all that was found."""
@@ -71,77 +92,104 @@ class _Image:
     height: int
     width: int
     instances: list[Instance] = field(default_factory=list)
+    seen: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
 
-def read_annotations(file: Path, folders: Sequence[Path], names: Sequence[str]) -> tuple[Sample, ...]:
+def read_annotations(
+    file: Path, folders: Sequence[Path], names: Sequence[str], found: Findings | None = None, *, skip: bool = False
+) -> tuple[Sample, ...]:
     """All images that an annotation file lists, with their objects, sorted by path.
 
-    A category belongs to the class of its name. Where no category has the name of a class and there are as many of
-    one as of the other, they belong together in the order of the categories' ids. A category without a class may be
-    there as long as no object is of it. An annotation without a segmentation stands for its box.
+    A category belongs to the class of its name; letter case and blanks do not matter. Objects of categories that are
+    no class are left out. An annotation without a segmentation stands for its box. Numbers that are whole are whole
+    numbers, be they written as 128.0 or an id as text.
 
     Args:
         file: the JSON file.
         folders: where its images are; of several, the first that has one counts.
         names: the project's classes.
+        found: takes in, as warnings, what is left out or odd.
+        skip: leave out images and annotations that are wrong.
 
     Raises:
         SegcError: D001 where it lists no images, D003 for whatever is malformed, D004 for coordinates outside of the
-            image, D005 for objects of no class, D006 where there are no annotations, D007 for images that are not
-            there. All faults of images and categories are told at once, else all of annotations.
+            image, D005 for objects of no category, D006 where there are no annotations, D007 for images that are not
+            there, D023 where categories contradict the classes. All faults of images and categories are told at
+            once, else all of annotations.
         OSError: where the file cannot be read.
     """
     document = _document(file)
-    faults = _Faults(file)
-    images = _images(document, folders, faults)
-    classes = _classes(document, names, faults)
-    faults.settle()  # annotations of what is not known would be faults as well
+    faults = _Faults(file, Findings() if found is None else found, skip)
+    images, skipped = _images(document, folders, faults)
     annotations = _entries(document, "annotations", faults)
-    seen: set[Any] = set()
+    classes = _classes(document, names, annotations, faults)
+    faults.settle()  # annotations of what is not known would be faults as well
+    others: Counter[str] = Counter()
     for place, entry in enumerate(annotations):
         with faults.entry(f"/annotations/{place}"):
-            image, instance = _annotation(entry, images, classes, seen)
-            image.instances.append(instance)
+            number = _id(entry, "image_id")
+            if number in skipped:
+                continue
+            image = _known(images, number)
+            target = _class(entry, classes)
+            if isinstance(target, str):
+                others[target] += 1
+                continue
+            _take(image, _instance(entry, image, target), place, faults)
     faults.settle()
     if not annotations:
         raise fail("D006", "there are no annotations", file=file)
+    if others:
+        shown = ", ".join(f"{count} x {name}" for name, count in others.most_common(_MOST_NAMES))
+        more = ", …" if len(others) > _MOST_NAMES else ""
+        text = f"objects of categories that are no class are left out: {shown}{more}"
+        faults.odd("D021", "", text, sum(others.values()))
     samples = [Sample(one.path, file, tuple(one.instances), (one.height, one.width)) for one in images.values()]
     return tuple(sorted(samples, key=lambda sample: sample.image))
 
 
-def annotated_images(file: Path, folders: Sequence[Path]) -> tuple[Path, ...]:
+def annotated_images(
+    file: Path, folders: Sequence[Path], found: Findings | None = None, *, skip: bool = False
+) -> tuple[Path, ...]:
     """The images that an annotation file lists, sorted by path; see :func:`read_annotations`.
 
     Raises:
         SegcError: all that is wrong with its list of images.
         OSError: where the file cannot be read.
     """
-    faults = _Faults(file)
-    images = _images(_document(file), folders, faults)
+    faults = _Faults(file, Findings() if found is None else found, skip)
+    images, _ = _images(_document(file), folders, faults)
     faults.settle()
     return tuple(sorted(one.path for one in images.values()))
 
 
+_MOST_NAMES = 12
+"""Names of categories or classes that a message lists."""
+
+
 def _document(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
-        raise fail("F001", f"no such annotation file: {file}", file=file, help="check dataset.annotations")
+        raise fail("F001", f"no such annotation file: {file}", file=file, help=missing_path_help(file))
     if file.stat().st_size > MOST_BYTES:
         raise fail("D003", f"the annotation file is larger than {MOST_BYTES >> 30} GiB", file=file)
     try:
-        document = json.loads(file.read_bytes(), parse_constant=_no_constant)
+        # NaN and Infinity are no JSON, but Python writes them: where they matter they are found with their place.
+        document = json.loads(file.read_bytes())
     except json.JSONDecodeError as error:
         raise SegcError(
             Diagnostic("D003", f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno)
         ) from None
     except (ValueError, RecursionError) as error:
         raise fail("D003", f"not JSON that annotations can be read from: {error}", file=file) from None
+    if isinstance(document, list):
+        advice = "results of a model are no annotations: the file has to list `images` and `categories`, too"
+        raise fail("D003", "not COCO annotations: the file holds a list", file=file, help=advice)
     if not isinstance(document, dict):
         raise fail("D003", "not COCO annotations: the file holds no object with images and annotations", file=file)
+    if "shapes" in document and "images" not in document:
+        text = "not COCO annotations: this is a LabelMe file, of one image"
+        raise fail("D003", text, file=file, help="convert the folder to COCO or YOLO first")
     return document
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _entries(document: Mapping[str, Any], key: str, faults: _Faults) -> Sequence[Any]:
@@ -169,86 +217,177 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-_Id = (int, str)
+def _whole(entry: Any, key: str, what: str) -> int:
+    """A whole number of an entry, which may be written as 128.0."""
+    value = _get(entry, key, (int, float), what)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise _Fault("D003", f"{_shown(value)} is not {what}", at=f"/{key}")
+        return int(value)
+    return int(value)
 
 
-def _images(document: Mapping[str, Any], folders: Sequence[Path], faults: _Faults) -> dict[Any, _Image]:
+def _id(entry: Any, key: str) -> int | str:
+    """An id: 7, "7" and 7.0 are the same one."""
+    value = _get(entry, key, (int, str, float), "an id")
+    if isinstance(value, str):
+        return int(value) if re.fullmatch("0|-?[1-9][0-9]{0,17}", value) else value
+    return _whole(entry, key, "an id")
+
+
+def _known(images: Mapping[Any, _Image], number: int | str) -> _Image:
+    if number not in images:
+        raise _Fault("D003", f"there is no image {_shown(number)}", at="/image_id")
+    return images[number]
+
+
+def _images(
+    document: Mapping[str, Any], folders: Sequence[Path], faults: _Faults
+) -> tuple[dict[Any, _Image], frozenset[Any]]:
+    """The images by id, and the ids of those that are left out."""
     images: dict[Any, _Image] = {}
+    ids: set[Any] = set()
     paths: set[Path] = set()
     entries = _entries(document, "images", faults)
     for place, entry in enumerate(entries):
         with faults.entry(f"/images/{place}"):
-            number = _get(entry, "id", _Id, "an id")
-            if number in images:
+            number = _id(entry, "id")
+            if number in ids:
                 raise _Fault("D003", f"image {_shown(number)} is there already", at="/id")
-            height, width = (_get(entry, side, int, "a number of pixels") for side in ("height", "width"))
+            ids.add(number)
+            height, width = (_whole(entry, side, "a number of pixels") for side in ("height", "width"))
             if min(height, width) < 1 or height * width > MOST_PIXELS:
                 raise _Fault("D003", f"an image of {height} x {width} pixels cannot be (height x width)")
-            path = _path(_get(entry, "file_name", str, "a file name"), folders)
+            path, note = _path(_get(entry, "file_name", str, "a file name"), folders)
+            if note:
+                faults.odd("X222", f"/images/{place}/file_name", note)
             if path in paths:
                 raise _Fault("D003", f"{path} is there already", at="/file_name")
             paths.add(path)
             images[number] = _Image(path, height, width)
     if not entries and not faults.found:
         raise fail("D001", "the annotation file lists no images", file=faults.file)
-    return images
+    if entries and not images and not faults.found:
+        raise SegcError(
+            (Diagnostic("D001", "not one of the listed images can be used", file=faults.file), *faults.noted)
+        )
+    return images, frozenset(ids - images.keys())
 
 
-def _path(name: str, folders: Sequence[Path]) -> Path:
-    """The image of that name, which stays in its folder."""
+def _path(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
+    """The image of that name, which stays in its folder, and how the name was read where not as it is written."""
     relative = PurePosixPath(name.replace("\\", "/"))
+    if relative.is_absolute():
+        inside = (relative.relative_to(one.as_posix()) for one in folders if relative.is_relative_to(one.as_posix()))
+        relative = next(inside, relative)
     leaves = relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts or "\0" in name
     if leaves or not relative.parts:
         raise _Fault("D003", f"{_shown(name)} is no file name inside the folder of the images", at="/file_name")
-    path = next((folder / relative for folder in folders if (folder / relative).is_file()), None)
-    if path is None:
-        where = ", ".join(str(folder) for folder in folders)
-        raise _Fault("D007", f"there is no image {_shown(name)} in {where}", at="/file_name")
-    return path
+    for start in range(len(relative.parts)):
+        rest = PurePosixPath(*relative.parts[start:])
+        path = next((folder / rest for folder in folders if (folder / rest).is_file()), None)
+        if path is not None:
+            return path, f"{_shown(name)} is read as {_shown(str(rest))}, which is there" if start else None
+    where = ", ".join(str(folder) for folder in folders)
+    raise _Fault("D007", f"there is no image {_shown(name)} in {where}", at="/file_name")
 
 
-def _classes(document: Mapping[str, Any], names: Sequence[str], faults: _Faults) -> dict[Any, int | str]:
+def _classes(
+    document: Mapping[str, Any], names: Sequence[str], annotations: Sequence[Any], faults: _Faults
+) -> dict[Any, int | str]:
     """Class numbers by category id; the category's name instead where it is of no class."""
     categories: dict[Any, str] = {}
+    first: dict[str, Any] = {}
+    before = len(faults.found.counts)
     for place, entry in enumerate(_entries(document, "categories", faults)):
-        with faults.entry(f"/categories/{place}"):
-            number = _get(entry, "id", int, "a whole number")
+        # Without a category its objects would go without a word.
+        with faults.entry(f"/categories/{place}", needed=True):
+            number, name = _id(entry, "id"), _get(entry, "name", str, "a name").strip()
             if number in categories:
-                raise _Fault("D003", f"category {number} is there already", at="/id")
-            categories[number] = _get(entry, "name", str, "a name")
-    by_name = {name: index for index, name in enumerate(names)}
-    if len(categories) == len(names) and not any(name in by_name for name in categories.values()):
-        return {number: index for index, number in enumerate(sorted(categories))}
-    return {number: by_name.get(name, name) for number, name in categories.items()}
+                raise _Fault("D003", f"category {_shown(number)} is there already", at="/id")
+            if name in first:
+                text = f"categories {_shown(first[name])} and {_shown(number)} have one name, `{name}`"
+                raise _Fault("D023", text, "merge them, or rename one", at="/name")
+            categories[number] = name
+            first[name] = number
+    found = match_names(categories, names)
+    if len(faults.found.counts) == before:
+        _refuse_contradiction(found, names, annotations, faults)
+    return found
 
 
-def _annotation(
-    entry: Any, images: Mapping[Any, _Image], classes: Mapping[Any, int | str], seen: set[Any]
-) -> tuple[_Image, Instance]:
-    """An annotation's image and what it says is on it."""
-    number = _get(entry, "image_id", _Id, "an id")
-    if number not in images:
-        raise _Fault("D003", f"there is no image {_shown(number)}", at="/image_id")
-    if "id" in entry:
-        own = _get(entry, "id", _Id, "an id")
-        if own in seen:
-            raise _Fault("D003", f"annotation {_shown(own)} is there already", at="/id")
-        seen.add(own)
-    image = images[number]
+def match_names(categories: Mapping[Any, str], names: Sequence[str]) -> dict[Any, int | str]:
+    """The number of the class of that name for each category, else its name.
+
+    The very name comes first; then letter case, blanks and how words are joined do not matter.
+    """
+    exact = {name.strip(): index for index, name in enumerate(names)}
+    loose: dict[str, int] = {}
+    for index, name in enumerate(names):
+        loose.setdefault(_loosely(name), index)
+    return {number: exact.get(name.strip(), loose.get(_loosely(name), name)) for number, name in categories.items()}
+
+
+def _loosely(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
+
+
+def _refuse_contradiction(
+    found: Mapping[Any, int | str], names: Sequence[str], annotations: Sequence[Any], faults: _Faults
+) -> None:
+    """Note where classes have no category while objects are of categories that have no class: one may be the other."""
+    taken = [target for target in found.values() if isinstance(target, int)]
+    twice = [names[target] for target, count in Counter(taken).items() if count > 1]
+    if twice:
+        text = f"several categories have the name of class `{twice[0]}`"
+        faults.note("/categories", _Fault("D023", text, "write the names in dataset.names as the file has them"))
+        return
+    lacking = [name for index, name in enumerate(names) if index not in taken]
+    nameless = {number: name for number, name in found.items() if isinstance(name, str)}
+    used = {_loose_id(entry.get("category_id")) for entry in annotations if isinstance(entry, dict)}
+    if lacking and any(number in used for number in nameless):
+        text = f"no category is called {_listed(lacking)}; categories without a class are {_listed(nameless.values())}"
+        advice = "write dataset.names as the file has them; names that are left out leave out their objects"
+        faults.note("/categories", _Fault("D023", text, advice))
+
+
+def _loose_id(value: Any) -> Any:
+    """An id as :func:`_id` has it, of a value that need not be one."""
+    try:
+        return _id({"id": value}, "id")
+    except _Fault:
+        return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(f"`{name}`" for name in shown[:_MOST_NAMES]) + (", …" if len(shown) > _MOST_NAMES else "")
+
+
+def _take(image: _Image, instance: Instance, place: int, faults: _Faults) -> None:
+    """Add an object to its image, unless it is there already or has no area."""
+    before = image.seen.setdefault(identity_of(instance), place)
+    if odd := oddity(instance, None if before == place else f"/annotations/{before}"):
+        faults.odd(odd[0], f"/annotations/{place}", odd[1])
+    else:
+        image.instances.append(instance)
+
+
+def _instance(entry: Any, image: _Image, class_id: int) -> Instance:
+    """What an annotation says is on its image."""
     polygons, is_box = _shape(entry, image)
-    crowd = entry.get("iscrowd", 0)
+    crowd = entry.get("iscrowd") or 0
     if crowd not in (0, 1):
         raise _Fault("D003", f"{_shown(crowd)} is neither 0 nor 1", at="/iscrowd")
-    return image, Instance(_class(entry, classes), polygons, is_box, bool(crowd))
+    return Instance(class_id, polygons, is_box, bool(crowd))
 
 
-def _class(entry: Any, classes: Mapping[Any, int | str]) -> int:
-    category = _get(entry, "category_id", int, "a whole number")
-    found = classes.get(category)
-    if isinstance(found, int):
-        return found
-    text = f"there is no category {category}" if found is None else f"category {found!r} is no class of the project"
-    raise _Fault("D005", text, None if found is None else "add it to dataset.names", at="/category_id")
+def _class(entry: Any, classes: Mapping[Any, int | str]) -> int | str:
+    """The class of an annotation; the name of its category where that is none."""
+    category = _id(entry, "category_id")
+    if category not in classes:
+        raise _Fault("D005", f"there is no category {_shown(category)}", at="/category_id")
+    return classes[category]
 
 
 def _shape(entry: Any, image: _Image) -> tuple[tuple[NDArray[np.float32], ...], bool]:
@@ -259,8 +398,13 @@ def _shape(entry: Any, image: _Image) -> tuple[tuple[NDArray[np.float32], ...], 
     if drawn is not None and not isinstance(drawn, list):
         raise _Fault("D003", f"{_shown(drawn)} is neither polygons nor a run-length code", at="/segmentation")
     if drawn:
+        if all(type(one) in {int, float} for one in drawn):
+            text = "the polygons of an object are a list of lists, these are bare numbers"
+            raise _Fault("D003", text, "put another pair of brackets round them", "/segmentation")
         parts = [_polygon(part, image, f"/segmentation/{place}") for place, part in enumerate(drawn)]
         return tuple(parts), False
+    if "bbox" not in entry:
+        raise _Fault("D003", "there is neither a `segmentation` nor a `bbox`")
     box = _numbers(_get(entry, "bbox", list, "a list"), "/bbox")
     if len(box) != 4 or box[2:].min() < 0:
         raise _Fault("D003", f"{_shown(entry['bbox'])} is no box [x, y, width, height]", at="/bbox")
@@ -285,6 +429,9 @@ def _numbers(values: Sequence[Any], at: str) -> NDArray[np.float64]:
 def _polygon(part: Any, image: _Image, at: str) -> NDArray[np.float32]:
     if not isinstance(part, list):
         raise _Fault("D003", f"{_shown(part)} is no list of coordinates", at=at)
+    if any(isinstance(one, list | dict) for one in part):
+        advice = "write the coordinates in turn: [x, y, x, y, …]"
+        raise _Fault("D003", f"{_shown(part[0])} is a point of its own", advice, at)
     if len(part) < 6 or len(part) % 2:
         advice = "a polygon has 2 numbers a point and at least 3 points"
         raise _Fault("D003", f"{len(part)} numbers are no polygon", advice, at)

@@ -3,10 +3,13 @@
 A row of five numbers is a box: ``class centre_x centre_y width height``.
 """
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +39,17 @@ class Instance:
 
 
 class _Fault(Exception):  # noqa: N818 - it never leaves this module
-    """What is wrong with a row: code, message, and what to do."""
+    """What is wrong with a row: code, message, what to do, and which of its fields is meant."""
 
-    def __init__(self, code: str, message: str, advice: str | None = None) -> None:
+    def __init__(self, code: str, message: str, advice: str | None = None, field: int = 0) -> None:
         super().__init__(message)
-        self.code, self.message, self.advice = code, message, advice
+        self.code, self.message, self.advice, self.field = code, message, advice, field
 
 
 def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], tuple[Diagnostic, ...]]:
-    """The objects of a label file's text, and everything that is wrong with it. Empty lines are skipped.
+    """The objects of a label file's text, and everything that is wrong or odd about it. Empty lines are skipped.
+
+    An object that stands there twice counts once, one without any area not at all; both are warnings.
 
     Args:
         text: content of the file; empty for an image without objects.
@@ -53,28 +58,103 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
     """
     instances: list[Instance] = []
     found: list[Diagnostic] = []
+    first: dict[tuple[Any, ...], int] = {}
     for line, row in enumerate(LINE_BREAK.split(text), 1):
         if not row.strip():
             continue
         try:
-            class_id, *numbers = _numbers(row.split())
-            instances.append(Instance(_class_id(class_id, nc), (_polygon(numbers),), len(numbers) == 4))
+            instance = _instance(row.split(), nc)
         except _Fault as fault:
-            found.append(Diagnostic(fault.code, fault.message, file=path, line=line, column=1, help=fault.advice))
+            column, length = _field_place(row, fault.field)
+            found.append(
+                Diagnostic(
+                    fault.code,
+                    fault.message,
+                    file=path,
+                    line=line,
+                    column=column,
+                    length=length,
+                    help=fault.advice,
+                )
+            )
+            continue
+        before = first.setdefault(identity_of(instance), line)
+        if odd := oddity(instance, None if before == line else f"line {before}"):
+            found.append(Diagnostic(*odd, "warning", file=path, line=line, column=1, length=len(row)))
+        else:
+            instances.append(instance)
     return tuple(instances), tuple(found)
 
 
+def identity_of(instance: Instance) -> tuple[Any, ...]:
+    """What two objects have in common that are the same one."""
+    return (instance.class_id, instance.is_box, instance.is_crowd, *(part.tobytes() for part in instance.polygons))
+
+
+def oddity(instance: Instance, twin: str | None) -> tuple[str, str] | None:
+    """Code and message where an object that can be read is left out.
+
+    Args:
+        instance: the object.
+        twin: where the same object stands before, if anywhere.
+    """
+    if twin is not None:
+        return "D014", f"the same object stands in {twin}: this one is left out"
+    if all(is_flat(part) for part in instance.polygons):
+        kind = "box" if instance.is_box else "polygon"
+        return "D015", f"the {kind} has no area: the object is left out"
+    return None
+
+
+_SPECK = 1e-6
+"""An area, as a share of the image, that is no rounding."""
+
+
+def is_flat(points: NDArray[np.floating[Any]]) -> bool:
+    """Whether points [K, 2] in 0..1 lie on one line, or on one spot."""
+    import cv2
+
+    if cv2.contourArea(points.astype(np.float32)) > _SPECK:
+        return False  # without looking further: one whose parts cancel out has an area all the same
+    points = points.astype(np.float64)
+    rays = points - points[0]
+    longest = rays[np.argmax((rays * rays).sum(axis=1))]
+    # Twice the area of the triangle that each point makes with the longest ray; float32 carries 7 digits.
+    areas = rays[:, 0] * longest[1] - rays[:, 1] * longest[0]
+    return bool((np.abs(areas) <= 1e-6 * np.hypot(*longest)).all())
+
+
+def _field_place(row: str, field: int) -> tuple[int, int]:
+    """Column, from 1, and length of a field of a row."""
+    spans = [match.span() for match in re.finditer(r"\S+", row)]
+    start, end = spans[min(field, len(spans) - 1)]
+    return start + 1, end - start
+
+
+def _instance(fields: Sequence[str], nc: int) -> Instance:
+    class_id, *numbers = _numbers(fields)
+    return Instance(_class_id(class_id, nc), (_polygon(numbers),), len(numbers) == 4)
+
+
 def _numbers(fields: Sequence[str]) -> list[float]:
-    values = []
-    for field in fields:
+    """The numbers of a row, of which there are millions: only where one is wrong they are looked at one by one."""
+    # Python takes underlines between digits, and digits of other scripts, for numbers, too.
+    if not any("_" in field or not field.isascii() for field in fields):
+        with suppress(ValueError):
+            values = list(map(float, fields))
+            if all(map(isfinite, values)):
+                return values
+    for index, field in enumerate(fields):
         try:
-            values.append(float(field))
+            value = float(field) if field.isascii() and "_" not in field else None
         except ValueError:
+            value = None
+        if value is None:
             advice = "a row is `class x1 y1 x2 y2 …` or `class x y width height`"
-            raise _Fault("D003", f"`{field[:40]}` is not a number", advice) from None
-        if not isfinite(values[-1]):
-            raise _Fault("D003", f"{field[:40]} is not a finite number")
-    return values
+            raise _Fault("D003", f"`{field[:40]}` is not a number", advice, index)
+        if not isfinite(value):
+            raise _Fault("D003", f"{field[:40]} is not a finite number", None, index)
+    raise AssertionError("a row without a fault")
 
 
 def _class_id(value: float, nc: int) -> int:
@@ -90,27 +170,36 @@ def _class_id(value: float, nc: int) -> int:
     return int(value)
 
 
+_IN_FRACTIONS = "coordinates are fractions of the image's width and height, between 0 and 1"
+
+
 def _polygon(numbers: Sequence[float]) -> NDArray[np.float32]:
     """The polygon [K, 2] of the numbers after the class."""
     if len(numbers) == 4:
-        if min(numbers[2:]) < 0:
-            raise _Fault("D004", "the width or height of a box is negative")
-        points = _box_corners(*numbers)
-    elif len(numbers) < 6 or len(numbers) % 2:
+        return _box(*numbers)
+    if len(numbers) < 6 or len(numbers) % 2:
         advice = "a box has 4; a polygon has 2 a point and at least 3 points"
-        raise _Fault("D003", f"{len(numbers)} numbers follow the class", advice)
-    else:
-        points = np.array(numbers, np.float64).reshape(-1, 2)
-    low, high = float(points.min()), float(points.max())
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        advice = "they are fractions of the image's width and height, between 0 and 1"
-        raise _Fault("D004", f"coordinates run from {low:g} to {high:g}", advice)
-    return np.clip(points, 0, 1).astype(np.float32)
+        raise _Fault("D003", f"{len(numbers)} numbers follow the class", advice, len(numbers))
+    outside = [index for index, value in enumerate(numbers) if not -OVERSHOOT <= value <= 1 + OVERSHOOT]
+    if outside:
+        text = f"coordinates run from {min(numbers):g} to {max(numbers):g}"
+        raise _Fault("D004", text, _IN_FRACTIONS, outside[0] + 1)
+    return np.clip(np.array(numbers, np.float64).reshape(-1, 2), 0, 1).astype(np.float32)
 
 
-def _box_corners(x: float, y: float, width: float, height: float) -> NDArray[np.float64]:
+def _box(x: float, y: float, width: float, height: float) -> NDArray[np.float32]:
+    """The corners [4, 2] of a box."""
+    if min(width, height) < 0:
+        raise _Fault("D004", "the width or height of a box is negative", None, 3 if width < 0 else 4)
+    for index, (axis, centre, side) in enumerate((("x", x, width), ("y", y, height))):
+        low, high = centre - side / 2, centre + side / 2
+        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+            text = f"the box reaches in {axis} from {low:g} to {high:g}"
+            advice = f"a row of four is `class x y width height`; {_IN_FRACTIONS}"
+            raise _Fault("D004", text, advice, index + 1)
     left, right, top, bottom = x - width / 2, x + width / 2, y - height / 2, y + height / 2
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64)
+    return np.clip(corners, 0, 1).astype(np.float32)
 
 
 def read_labels(path: Path, nc: int) -> tuple[tuple[Instance, ...], tuple[Diagnostic, ...]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_image
+from segc.data.dataset import Sample, read_sample
 from segc.diagnostics import fail
 from segc.evaluation.comparison import COMPARISONS, Comparison, MaskGrid, Outputs, compare_prediction
 from segc.evaluation.frames import Frame, frame_batches
@@ -58,7 +58,7 @@ def evaluate(
     """
     evaluation = Evaluation(names)
     for done, sample in enumerate(samples, 1):
-        found = predict(read_image(sample.image), sample.image)
+        found = predict(read_sample(sample), sample.image)
         evaluation.add(*compare_prediction(sample.instances, found))
         if progress is not None:
             progress(done, len(samples))

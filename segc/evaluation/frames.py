@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_image
+from segc.data.dataset import Sample, read_sample
 from segc.inference.letterbox import Letterbox, letterbox, to_input
 from segc.schema import LARGEST_STRIDE
 
@@ -36,7 +36,7 @@ def frame_batches(
     """
 
     def read(sample: Sample) -> Frame:
-        image = read_image(sample.image)
+        image = read_sample(sample)
         frame = smallest_frame((image.shape[0], image.shape[1]), size) if rect else size
         framed, geometry = letterbox(image, frame)
         return Frame(sample, to_input(framed[:, :, ::-1]), geometry)

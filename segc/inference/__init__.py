@@ -16,6 +16,7 @@ SCRIPT_MODULES = (
     "model",
     "predict",
     "draw",
+    "kinds",
     "sources",
     "output",
     "jobs",

@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What folders and patterns are searched for; a file named outright may have any suffix."""
+from segc.inference.kinds import IMAGE_SUFFIXES
 
 MAX_PIXELS = 1 << 27
 """Pixels that an image may have: 134 million, 400 MB once decoded."""
@@ -205,7 +204,8 @@ def fetch(url: str, *, limit: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_SECO
 def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Decode an image file as training does: 8-bit BGR [h, w, 3], EXIF orientation applied, transparency dropped.
 
-    16-bit images lose their lower byte, grey images get three equal channels.
+    Grey images get three equal channels, of animations the first frame counts. Samples of 16 bits are brought to 8 by
+    the fewest of 8, 10, 12, 14 and 16 bits that hold the brightest one: cameras of 12 bits write 16-bit files too.
 
     Args:
         data: the file's bytes.
@@ -222,12 +222,30 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     if _is_cut_off_jpeg(data):
         raise ImageError(f"{name}: cut off, its end is missing")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | (_is_deep(data) and cv2.IMREAD_ANYDEPTH))
     except cv2.error as error:
         raise ImageError(f"{name}: not decoded ({error.err or 'beyond what OpenCV takes'})") from None
     if image is None:
         raise ImageError(f"{name}: not an image that OpenCV can decode")
-    return np.asarray(image, np.uint8)
+    return _eight_bits(image, name)
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether samples may have more than 8 bits, by the kind of the file; those that cannot are decoded at once."""
+    if data.startswith(b"\x89PNG"):
+        return data[24:25] == b"\x10"
+    return not data.startswith((b"\xff\xd8", b"RIFF", b"BM", b"GIF8"))
+
+
+def _eight_bits(image: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.uint8]:
+    """Samples of 16 bits as 8, by how many of them are in use."""
+    if image.dtype == np.uint8:
+        return np.asarray(image, np.uint8)
+    if image.dtype != np.uint16:
+        raise ImageError(f"{name}: samples are {image.dtype}; those of 8 and 16 bits are read")
+    brightest = int(image.max(initial=0))
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if brightest < 1 << bits)
+    return np.asarray(np.right_shift(image, bits - 8), np.uint8)
 
 
 def image_header_size(data: bytes) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_image
+from segc.data.dataset import Sample, read_sample
 from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
@@ -79,6 +79,8 @@ def training_page(
     rows: Sequence[Mapping[str, Any]],
     run: str,
     record: "RunRecord | None" = None,
+    *,
+    data: Sequence[str] = (),
 ) -> str:
     """The HTML page of a training: one file that needs nothing else.
 
@@ -89,6 +91,7 @@ def training_page(
         rows: those of ``results.csv``.
         run: the run's name.
         record: what is known about the run.
+        data: what the splits hold and what of them is not used, in lines.
     """
     names = loaded.project.dataset.class_names
     splits: dict[str, Sequence[Sample]] = {
@@ -104,6 +107,7 @@ def training_page(
         record=_record_tables(record) if record else [],
         labels=_label_figures(splits, names),
         batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
+        data=data,
     )
 
 
@@ -123,7 +127,7 @@ def _measured(loaded: "LoadedProject", evaluated: Evaluated) -> dict[str, Any]:
 _SECTIONS: Mapping[str, Any] = {
     "circumstances": "",
     "epochs": "",
-    **dict.fromkeys(("tiles", "table", "curves", "examples", "training", "batches", "record", "labels"), ()),
+    **dict.fromkeys(("tiles", "table", "curves", "examples", "training", "batches", "record", "labels", "data"), ()),
     "confusion": None,
 }
 """What a page may have, empty."""
@@ -429,7 +433,7 @@ def _examples(evaluated: Evaluated, hyper: "Hyperparameters") -> list[Example]:
     chosen = sorted({round(i) for i in np.linspace(0, len(labelled) - 1, min(_EXAMPLES, len(labelled)))})
     examples = []
     for sample in (labelled[i] for i in chosen):
-        image = read_image(sample.image)
+        image = read_sample(sample)
         prediction = predict_image(
             image,
             evaluated.session.run,

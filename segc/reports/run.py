@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segc.data.dataset import read_split
+from segc.data.check import read_for_training
 from segc.evaluation.project import evaluate_project
 from segc.files import write_atomic
 from segc.reports.page import training_page
@@ -50,7 +50,9 @@ def report_run(
         )
     rows, record = read_results(folder / RESULTS), read_record(folder)
     page = folder / REPORT
-    write_atomic(page, training_page(loaded, evaluated, read_split(loaded, "train"), rows, folder.name, record))
+    data: list[str] = []
+    train_samples, _ = read_for_training(loaded, data.append)
+    write_atomic(page, training_page(loaded, evaluated, train_samples, rows, folder.name, record, data=data))
     return page
 
 

@@ -71,8 +71,7 @@ def open_artifact(path: Path, threads: int = 0, build_dir: Path | None = None) -
     target, model = locate(path)
     if build_dir is not None and _is_own(path, build_dir):
         return open_target(target, model, threads)
-    check_packages(target, target.needed)
-    target.check(model)
+    _prepare(target, model)
     return IsolatedModel(target, model, threads)
 
 
@@ -90,11 +89,22 @@ def open_target(target: Target, model: Path, threads: int = 0) -> Model:
     """Open a model of a target: its guard looks at it first.
 
     Raises:
-        SegcError: F003, F004 and T002 where the runtime is not here, T006 where the model cannot be run.
+        SegcError: F004 and T002 where the runtime is not here, T006 where the model cannot be run.
     """
-    check_packages(target, target.needed)
-    target.check(model)
+    _prepare(target, model)
     try:
         return target.opener(model)(model, threads)
     except ModelError as error:
         raise fail("T006", str(error), file=model, help="emit it again, or copy it again") from None
+
+
+def _prepare(target: Target, model: Path) -> None:
+    """See that the runtime is here, and look at the model before it does.
+
+    Raises:
+        SegcError: F004 and T002 where it is not, T006 where the target's guard refuses the model.
+    """
+    check_packages(target, target.needed)
+    if problem := target.run_environment():
+        raise fail("F004", f"{target.name}: {problem}")
+    target.check(model)

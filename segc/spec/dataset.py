@@ -1,5 +1,6 @@
 """The dataset: where its images are and what its classes are called."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -28,23 +29,43 @@ def _split(value: Any) -> str | tuple[str, ...]:
 
 def _class_names(value: Any) -> tuple[str, ...]:
     """Names in the order of their indices, from a list or a mapping of index to name."""
+    if isinstance(value, str) and value.strip():
+        refuse([Problem("S103", (), "class names are a list or a mapping", f"of one name: `names: [{value.strip()}]`")])
     if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
         refuse([Problem("S103", (), "class names are a list or a mapping", "for example `names: [person, bicycle]`")])
-    named = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
+    named = _numbered(value) if isinstance(value, Mapping) else dict(enumerate(value))
+    turned = all(type(number) is int for number in named.values())
     found = [
-        Problem("X203", (key,), f"class indices are whole numbers from 0 on, `{key}` is not", at_key=True)
-        for key in named
+        Problem(
+            "X203",
+            (key,),
+            f"class indices are whole numbers from 0 on, `{key}` is not",
+            f"the number comes first: `{number}: {key}`" if turned else None,
+            at_key=True,
+        )
+        for key, number in named.items()
         if type(key) is not int or key < 0
     ]
+    if found and turned:
+        refuse(found)
     if not found:
         missing = next((index for index in range(len(named)) if index not in named), None)
         if missing is not None:
             highest = max(named)
             text = f"class indices run from 0 to {len(named) - 1} here, but {missing} is missing and {highest} is given"
-            found.append(Problem("X203", (highest,), text, at_key=True))
+            way_out = "count from 0" if missing == 0 else f"give number {missing} a name, too"
+            found.append(Problem("X203", (highest,), text, way_out, at_key=True))
     found += _name_problems(named)
     refuse(found)
     return tuple(named[index] for index in range(len(named)))
+
+
+def _numbered(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A mapping with indices as numbers where they are written in quotes, as other programs write them."""
+    texts = [key for key in value if isinstance(key, str) and re.fullmatch("0|[1-9][0-9]{0,8}", key)]
+    if len(texts) < len(value):
+        return dict(value)
+    return {int(key): name for key, name in value.items()}
 
 
 def _name_problems(named: Mapping[Any, Any]) -> list[Problem]:
@@ -56,14 +77,15 @@ def _name_problems(named: Mapping[Any, Any]) -> list[Problem]:
     first: dict[str, Any] = {}
     for key, name in named.items():
         if not isinstance(name, str):
-            text = f"a class name is text, not `{'null' if name is None else name}`"
-            found.append(Problem("S103", (key,), text, f'write "{name}" in quotes if that is the name'))
+            written = "null" if name is None else name
+            text = f"a class name is text, not `{written}`"
+            found.append(Problem("S103", (key,), text, f'write "{written}" in quotes if that is the name'))
         elif not name.strip() or not name.isprintable():
             found.append(Problem("X202", (key,), "a class name is empty or has control characters"))
-        elif name in first:
-            found.append(Problem("X202", (key,), f"class `{name}` is there already, as number {first[name]}"))
+        elif name.strip() in first:
+            found.append(Problem("X202", (key,), f"class `{name}` is there already, as number {first[name.strip()]}"))
         else:
-            first[name] = key
+            first[name.strip()] = key
     return found
 
 
@@ -136,6 +158,11 @@ def _schema_as_written(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [
         {"required": ["data"], "not": {"required": ["names"]}, "title": "from an existing data file"},
         {"required": ["train", "val", "names"], "not": {"required": ["data"]}, "title": "given here"},
+        {
+            "required": ["train", "val", "annotations"],
+            "not": {"anyOf": [{"required": ["names"]}, {"required": ["data"]}]},
+            "title": "names from the annotation file",
+        },
     ]
     schema["if"] = {"properties": {"format": {"const": "coco"}}, "required": ["format"]}
     schema["then"] = {"required": ["annotations"]}
@@ -183,7 +210,9 @@ class Dataset(SpecModel):
         description="Images to validate on: one folder or several, relative to `path`.", examples=["images/val"]
     )
     names: ClassNames = Field(
-        description="Class names in the order of their numbers, or a mapping of number to name.",
+        description="Class names in the order of their numbers, or a mapping of number to name. With `format: coco` "
+        "they may be fewer than the file's categories, whose other objects are left out; without any, all categories "
+        "of the training annotations are taken, in the order of their ids.",
         examples=[["person", "bicycle"]],
     )
     data: str | None = Field(
@@ -202,8 +231,15 @@ class Dataset(SpecModel):
     single_cls: bool = Field(default=False, description="Take all objects for objects of one class, named object.")
     corrupt: Literal["error", "skip"] = Field(
         "error",
-        description="What becomes of a training image that cannot be read: error stops the training; skip names it, "
-        "gives its place to another one and counts it in the epoch's row.",
+        description="What becomes of a training image or a label that cannot be read: error stops the training; skip "
+        "names it and leaves it out; the place of an image is given to another one and counted in the epoch's row.",
+    )
+    boxes: Literal["mask", "ignore", "error"] | None = Field(
+        None,
+        description="What becomes of objects that are only boxes. mask: their rectangles are taken for masks; ignore: "
+        "they are left out of training, and predictions on them count neither as right nor as wrong; error. Where "
+        "nothing is said, as mask, with a warning.",
+        examples=["mask"],
     )
 
     @property

@@ -1,14 +1,15 @@
 """What pydantic found wrong, said in the words of the spec and at its place in the text."""
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from segc.diagnostics import Diagnostic
 from segc.schema import PROBLEMS, Problem, SpecModel
+from segc.spec.remedies import choices_in, models_in, near, of_unknown_key, of_wrong_type
 from segc.spec.source import Node
 
 Path = Sequence[str | int]
@@ -28,31 +29,6 @@ _WANTED = {
     "model_attributes_type": "a mapping of keys to values",
 }
 _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
-_SYNONYMS = {
-    "batch_size": "batch",
-    "classes": "names",
-    "class_names": "names",
-    "image_size": "imgsz",
-    "img_size": "imgsz",
-    "input_size": "imgsz",
-    "learning_rate": "lr0",
-    "large": "l",
-    "lr": "lr0",
-    "medium": "m",
-    "model": "architecture",
-    "nano": "n",
-    "nc": "names",
-    "num_classes": "names",
-    "num_epochs": "epochs",
-    "num_workers": "workers",
-    "pretrained": "weights",
-    "root": "path",
-    "small": "s",
-    "type": "format",
-    "validation": "val",
-    "xlarge": "x",
-}
-"""Names of the same thing elsewhere, too far from ours for a likeness of letters."""
 
 
 class Spot(NamedTuple):
@@ -64,6 +40,7 @@ class Spot(NamedTuple):
         found: Whether there is a value.
         field: The model's field it belongs to, if any.
         model: The model of a mapping; of an unknown or missing key, the model that lacks it.
+        above: The mapping or list it stands in.
     """
 
     node: Node
@@ -71,6 +48,7 @@ class Spot(NamedTuple):
     found: bool
     field: FieldInfo | None
     model: type[SpecModel] | None
+    above: Node
 
     @property
     def name(self) -> str:
@@ -114,28 +92,13 @@ def locate(root: Node, model: type[SpecModel], problem: Problem, above: Path = (
     return place.diagnostic(problem.code, prefix + problem.message, problem.help)
 
 
-def _models(annotation: Any) -> Iterator[type[SpecModel]]:
-    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, SpecModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
-def _choices(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
-    else:
-        for argument in get_args(annotation):
-            yield from _choices(argument)
-
-
 def _model_of(annotation: Any, node: Node) -> type[SpecModel] | None:
     """The model that an annotation has for this value; of several, the one whose ``format`` it names."""
-    models = list(_models(annotation))
+    models = list(models_in(annotation))
     if len(models) < 2:
         return models[0] if models else None
     tag = node.child("format")
-    return next((m for m in models if tag and tag.value in list(_choices(m.model_fields["format"].annotation))), None)
+    return next((m for m in models if tag and tag.value in list(choices_in(m.model_fields["format"].annotation))), None)
 
 
 def _spot(root: Node, model: type[SpecModel], path: Path, kind: str = "") -> Spot:
@@ -143,8 +106,8 @@ def _spot(root: Node, model: type[SpecModel], path: Path, kind: str = "") -> Spo
     if kind == "invalid_key":  # a key that is no text, which pydantic names as text or, true and false, as 1 and 0
         above = _spot(root, model, path[:-1])
         key = next(key for key in above.node.value if not isinstance(key, str) and path[-1] in {key, str(key)})
-        return Spot(above.node.value[key], (*above.trail, str(key)), True, None, above.model)
-    node, trail = root, list[str | int]()
+        return Spot(above.node.value[key], (*above.trail, str(key)), True, None, above.model, above.node)
+    node, above_it, trail = root, root, list[str | int]()
     field: FieldInfo | None = None
     inner: type[SpecModel] | None = model
     annotation: Any = model
@@ -157,11 +120,11 @@ def _spot(root: Node, model: type[SpecModel], path: Path, kind: str = "") -> Spo
         if known is not None:
             field, annotation = known, known.annotation
         if child is None:
-            return Spot(node, tuple(trail), False, field, inner)
+            return Spot(node, tuple(trail), False, field, inner, node)
         if not isinstance(child.value, list) and (known is not None or isinstance(node.value, list)):
             inner = _model_of(annotation, child)
-        node = child
-    return Spot(node, tuple(trail), True, field, inner)
+        above_it, node = node, child
+    return Spot(node, tuple(trail), True, field, inner, above_it)
 
 
 def _explain(kind: str, spot: Spot, message: str) -> Diagnostic:
@@ -195,8 +158,9 @@ def _miscounted(spot: Spot) -> Diagnostic:
 def _wrong_type(spot: Spot, wanted: str) -> Diagnostic:
     node = spot.node
     place = node.key if node.value is None and not node.text and node.key else node.place
-    way_out = _conversion(node, wanted) or _example(spot)
-    return place.diagnostic("S103", f"`{spot.name}` is {wanted}, not {_found(node)}", way_out)
+    remedy = of_wrong_type(node, wanted, spot.trail)
+    found = place.diagnostic("S103", f"`{spot.name}` is {wanted}, not {_found(node)}", remedy.advice or _example(spot))
+    return replace(found, fix=remedy.fix)
 
 
 def _found(node: Node) -> str:
@@ -209,43 +173,6 @@ def _found(node: Node) -> str:
     text = node.text if len(node.text) <= 60 else node.text[:57] + "..."
     kind = "text" if isinstance(node.value, str) else "true or false," if isinstance(node.value, bool) else "number"
     return f"the {kind} `{text}`" if kind != "true or false," else f"`{text}`"
-
-
-_TRUTHS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
-
-
-def _conversion(node: Node, wanted: str) -> str | None:
-    """How the value would be written that was probably meant."""
-    value, text = node.value, node.text
-    if value is None:
-        return None
-    if wanted == "true or false" and text.lower() in _TRUTHS:
-        return f"YAML 1.2 writes `{_TRUTHS[text.lower()]}`"
-    if wanted == "true or false" and text.lower() in {"true", "false"}:
-        return "remove the quotes"
-    if wanted == "text" and not isinstance(value, dict | list):
-        return f'in quotes it is text: "{text}"'
-    if wanted == "a list" and not isinstance(value, dict | list):
-        return f"a list of one is written [{text}]"
-    if wanted.endswith("number"):
-        return _number_conversion(value, text, node.quoted)
-    return None
-
-
-def _number_conversion(value: Any, text: str, quoted: bool) -> str | None:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"write {int(value)}"
-    if not isinstance(value, str):
-        return None
-    for candidate in (text, text.replace("_", ""), text.replace(",", "."), text.rstrip("%")):
-        try:
-            number = float(candidate)
-        except ValueError:
-            continue
-        if candidate == text and "_" not in text:
-            return "remove the quotes" if quoted else None
-        return f"write {number / 100:g}" if text.endswith("%") else f"write {candidate.replace('_', '')}"
-    return None
 
 
 def _range(field: FieldInfo | None) -> str:
@@ -274,7 +201,7 @@ def flow(value: Any) -> str:
 def _example_value(field: FieldInfo) -> str | None:
     if field.examples:
         return flow(field.examples[0])
-    choices = list(_choices(field.annotation))
+    choices = list(choices_in(field.annotation))
     if choices:
         return flow(choices[0])
     return None if field.is_required() or field.default is None else flow(field.default)
@@ -293,7 +220,8 @@ def _missing_key(spot: Spot) -> Diagnostic:
     place = spot.node.key or spot.node.place._replace(length=1)
     if key == "names":
         way_out = "give `names: [person, bicycle]`, or take them over with `data: data.yaml`"
-        return place.diagnostic("X205", f"`{parent}` has no class names", way_out)
+        owner = f"`{parent}`" if parent else "the data file"
+        return place.diagnostic("X205", f"{owner} has no class names", way_out)
     value = _example_value(spot.field) if spot.field else None
     way_out_of_it = None if value is None or spot.found else f"for example `{key}: {value}`"
     return place.diagnostic("S101", f"key `{key}` is missing{_inside(parent)}", way_out_of_it)
@@ -305,40 +233,10 @@ def _inside(name: str) -> str:
 
 def _unknown_key(spot: Spot) -> Diagnostic:
     key = str(spot.trail[-1])
-    keys = list(spot.model.model_fields) if spot.model else []
     place = spot.node.key or spot.node.place
-    return place.diagnostic("S102", f"unknown key `{key}`{_inside(spot.parent)}", _meant_key(key, keys))
-
-
-def _meant_key(key: str, keys: Sequence[str]) -> str:
-    close = near(key, keys)
-    if close:
-        return f"did you mean `{close}`?"
-    from segc.spec.project import Project
-
-    homes = dict(_homes(Project, ()))
-    elsewhere = key if key in homes else None
-    if elsewhere:
-        return f"`{elsewhere}` stands under `{homes[elsewhere]}`" if homes[elsewhere] else f"`{key}` stands at the top"
-    return f"the keys here are {', '.join(keys)}" if keys else "there are no keys here"
-
-
-def _homes(model: type[SpecModel], above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Every key of the spec with the dotted name of the mapping it stands in."""
-    for name, field in model.model_fields.items():
-        yield name, ".".join(above)
-        for inner in _models(field.annotation):
-            yield from _homes(inner, (*above, name))
-
-
-def near(word: str, words: Iterable[str]) -> str | None:
-    """The one of ``words`` that was probably meant."""
-    by_lower = {candidate.lower(): candidate for candidate in words}
-    synonym = _SYNONYMS.get(word.lower().replace("-", "_"))
-    if synonym in by_lower.values():
-        return synonym
-    close = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
-    return by_lower[close[0]] if close else None
+    remedy = of_unknown_key(key, spot.trail[:-1], spot.model, spot.above)
+    found = place.diagnostic("S102", f"unknown key `{key}`{_inside(spot.parent)}", remedy.advice)
+    return replace(found, fix=remedy.fix)
 
 
 def _unknown_value(spot: Spot) -> Diagnostic:
@@ -346,15 +244,16 @@ def _unknown_value(spot: Spot) -> Diagnostic:
     tag = node.child("format")
     if tag is not None:
         node, name = tag, f"{name}.format"
-        models = _models(field.annotation if field else None)
-        choices = [str(c) for m in models for c in _choices(m.model_fields["format"].annotation)]
+        models = models_in(field.annotation if field else None)
+        choices = [str(c) for m in models for c in choices_in(m.model_fields["format"].annotation)]
     else:
-        choices = [str(choice) for choice in _choices(field.annotation if field else None)]
+        choices = [str(choice) for choice in choices_in(field.annotation if field else None)]
     close = near(node.text, choices)
     known = f"one of {', '.join(choices)}" if len(choices) > 1 else "".join(choices)
-    return node.place.diagnostic(
+    found = node.place.diagnostic(
         "S105", f"`{name}` is {known}, not {_found(node)}", f"did you mean `{close}`?" if close else None
     )
+    return replace(found, fix=close)
 
 
 _EXPLANATIONS: tuple[tuple[frozenset[str], Callable[[Spot], Diagnostic]], ...] = (

@@ -40,7 +40,8 @@ def _batch(value: Any) -> Any:
     if value == "auto" or (type(value) is int and 1 <= value <= LARGEST_BATCH):
         return value
     if type(value) is int:
-        refuse([Problem("S104", (), f"a batch has 1 to {LARGEST_BATCH} images, not {value}")])
+        way_out = "`batch: auto` takes what fits into the memory" if value < 1 else None
+        refuse([Problem("S104", (), f"a batch has 1 to {LARGEST_BATCH} images, not {value}", way_out)])
     text = f"a batch is a whole number of images or auto, not `{value}`"
     refuse([Problem("S103" if type(value) is not str else "S105", (), text, "for example `batch: 16`")])
     return value

@@ -1,8 +1,9 @@
 """The project file that ``segc init`` writes: short where choices are needed, complete in comments."""
 
-import os
 import re
-from pathlib import Path, PurePath
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -10,6 +11,7 @@ from segc.diagnostics import SegcError
 from segc.spec.explain import flow
 from segc.spec.hyperparameters import Augment, Hyperparameters
 from segc.spec.load import check_text
+from segc.spec.takeover import Origin, relative, scalar, take_over
 
 _SHOWN = ("imgsz", "epochs", "batch")
 """Hyperparameters that stand in a new file uncommented: those that nearly everyone changes."""
@@ -23,12 +25,6 @@ dataset:
   names: [object]  # or {{0: person, 1: bicycle}}; or all of this from an existing file with `data: data.yaml`
 """
 
-_TAKEN_OVER = """\
-dataset:
-  format: yolo
-  data: {data}  # path, train, val and names are taken from there
-"""
-
 _TEMPLATE = """\
 # A segc project. `segc validate` checks this file; `segc build`, `segc train`, `segc val` and `segc emit` follow it.
 # For completion in an editor: `segc schema -o project.schema.json`, and the line
@@ -39,7 +35,7 @@ name: {name}
 
 architecture:
   family: yolov8-seg
-  scale: n  # n, s, m, l or x from smallest to largest, or {{depth: 0.33, width: 0.25, max_channels: 1024}}
+  scale: {scale}  # n, s, m, l or x from smallest to largest, or {{depth: 0.33, width: 0.25, max_channels: 1024}}
   # weights: weights.safetensors  # to start from: own .safetensors, or another project's .pt, read safely
 
 {dataset}
@@ -57,50 +53,43 @@ def project_name(folder: Path) -> str:
     return name or "project"
 
 
-def project_text(path: Path, data: Path | None = None) -> str:
-    """The text of a new ``project.yaml``, which is valid as it stands.
+def project_text(path: Path, source: Path | None = None) -> tuple[str, list[str]]:
+    """The text of a new ``project.yaml``, which is valid as it stands, and notes on what was taken over.
 
     Args:
         path: Where it is going to be written, absolute.
-        data: An existing YOLO ``data.yaml`` to take the dataset from.
+        source: What to take over, see :func:`segc.spec.takeover.take_over`.
 
     Raises:
-        SegcError: where the data file cannot be taken over; its diagnostics point into it.
+        SegcError: where that cannot be taken over; its diagnostics point into it.
     """
-    if data is None:
-        dataset = _GIVEN_HERE.format(path="data")
-    else:
-        dataset = _TAKEN_OVER.format(data=_quoted(_relative(data, path.parent)))
+    origin = Origin() if source is None else take_over(source)
+    dataset = _GIVEN_HERE.format(path="data")
+    if origin.dataset is not None:
+        places = {name: scalar(relative(place, path.parent)) for name, place in origin.paths.items()}
+        dataset = "dataset:\n" + origin.dataset.format(**places)
     text = _TEMPLATE.format(
-        name=_quoted(project_name(path.parent)),
+        name=scalar(project_name(path.parent)),
+        scale=origin.scale,
         dataset=dataset,
-        hyperparameters=_lines(Hyperparameters, "  "),
+        hyperparameters=_lines(Hyperparameters, "  ", origin.hyperparameters),
     )
     loaded, diagnostics = check_text(text, path)
     if loaded is None:
         raise SegcError(diagnostics)
-    return text
+    return text, origin.notes
 
 
-def _relative(file: Path, folder: Path) -> str:
-    try:
-        return PurePath(os.path.relpath(file, folder)).as_posix()
-    except ValueError:  # another drive
-        return file.absolute().as_posix()
-
-
-def _quoted(text: str) -> str:
-    """Text as a YAML scalar that means just that text."""
-    plain = re.fullmatch(r"[A-Za-z./][A-Za-z0-9_./-]*", text) and text.lower() not in {"null", "true", "false"}
-    return text if plain else "'" + text.replace("'", "''") + "'"
-
-
-def _lines(model: type[BaseModel], indent: str) -> str:
+def _lines(model: type[BaseModel], indent: str, given: Mapping[str, Any], *, inner: str = "") -> str:
     lines = []
     for name, field in model.model_fields.items():
-        value = "" if isinstance(field.default, Augment) else f" {flow(field.default)}"
-        lead = "" if name in _SHOWN else "# "
-        lines.append(f"{indent}{lead}{name}:{value}  # {field.description}\n")
+        key = inner + name
         if isinstance(field.default, Augment):
-            lines.append(_lines(Augment, indent + "# ").replace("# # ", "#   "))
+            below = any(other.startswith(f"{name}.") for other in given)
+            lines.append(f"{indent}{'' if below else '# '}{name}:  # {field.description}\n")
+            lines.append(_lines(Augment, f"{indent}  " if below else f"{indent}#   ", given, inner=f"{name}."))
+        else:
+            shown = key in given or key in _SHOWN
+            lead = "" if shown or indent.strip() else "# "
+            lines.append(f"{indent}{lead}{name}: {flow(given.get(key, field.default))}  # {field.description}\n")
     return "".join(lines)

@@ -1,10 +1,10 @@
 """From a ``project.yaml`` to a `Project`, or to everything that is wrong with it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -12,8 +12,13 @@ from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
 from segc.schema import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.hyperparameters import idle_keys
+from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
+from segc.spec.recognise import NAMED, kind_of
 from segc.spec.source import Node, Place, Source, collection, compose, read_source
+
+PATH_CODES = ("X212", "X221")
+"""What is said about paths that lead nowhere on this machine: a spec may be sound all the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,24 @@ class LoadedProject:
     @property
     def dataset_root(self) -> Path:
         """The folder of the dataset, absolute."""
-        return _absolute(self.root / self.project.dataset.path)
+        return _absolute(read_path(self.root, self.project.dataset.path).path)
+
+    def split_paths(self, split: Literal["train", "val"]) -> tuple[Path, ...]:
+        """Folders, lists and images of a split, absolute; ``~``, variables and the like are resolved."""
+        return tuple(self._in_dataset(entry) for _, entry in _entries(getattr(self.project.dataset, split)))
+
+    def annotations_path(self, split: Literal["train", "val"]) -> Path:
+        """The annotation file of a split, absolute; only where the format has such files."""
+        return self._in_dataset(getattr(self.project.dataset.annotations, split))
+
+    def _in_dataset(self, text: str) -> Path:
+        return _absolute(read_path(self.dataset_root, text).path)
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The weights to start from, absolute, if any are asked for."""
+        weights = self.project.architecture.weights
+        return None if weights is None else _absolute(read_path(self.root, weights).path)
 
     @property
     def build_dir(self) -> Path:
@@ -109,19 +131,31 @@ class _Loader:
         root = self._tree(source, "a spec is a mapping of keys to values")
         if root is None:
             return None, None
+        kind = kind_of(root.value)
+        if kind not in {None, "project"}:
+            import shlex
+
+            first = next(iter(root.value.values()))
+            text = f"this is {NAMED[kind]}, not a project" if kind else ""
+            way_out = f"segc init --from {shlex.quote(str(source.file or self.path))} makes a project of it"
+            self.diagnostics.append((first.key or first.place).diagnostic("X223", text, way_out))
+            return None, None
         for override in overrides:
             root = self._override(root, override)
         dataset = root.child("dataset")
         if dataset is not None and isinstance(dataset.value, dict):
-            root = _with(root, "dataset", self._take_over(dataset))
+            root = _with(root, "dataset", self._with_names(self._take_over(dataset)))
         return self._validate(root), root
 
     def _tree(self, source: Source, wanted: str) -> Node | None:
         """The root of a text, which is a mapping."""
         root, diagnostics = compose(source)
-        self.diagnostics += diagnostics
         if root is None:
+            from segc.spec.recovery import syntax_faults
+
+            self.diagnostics += syntax_faults(source, diagnostics)
             return None
+        self.diagnostics += diagnostics
         if root.value is None and not root.quoted:
             text = "the file is empty" if not diagnostics else "nothing is left of the file"
             self.diagnostics.append(root.place._replace(length=1).diagnostic("Y006", text, "`segc init` writes one"))
@@ -207,6 +241,31 @@ class _Loader:
         ]
         return collection(items, node.place, node.key)
 
+    # -- the class names of an annotation file
+
+    def _with_names(self, dataset: Node) -> Node:
+        """The dataset with the names of COCO's categories, where it has none of its own."""
+        form, annotations = dataset.child("format"), dataset.child("annotations")
+        train = annotations.child("train") if annotations is not None else None
+        if dataset.child("names") is not None or form is None or form.value != "coco" or train is None:
+            return dataset
+        from segc.spec.categories import read_categories
+
+        folder = dataset.child("path")
+        root = folder.value if folder is not None else "."
+        if not isinstance(train.value, str) or not isinstance(root, str):
+            return dataset
+        file = _absolute(read_path(read_path(self.path.parent, root).path, train.value).path)
+        try:
+            names = list(read_categories(file).values())
+        except (OSError, ValueError) as error:
+            reason = missing_path_help(file) if isinstance(error, FileNotFoundError) else None
+            text = f"the class names cannot be taken from {file}: {getattr(error, 'strerror', None) or error}"
+            self.diagnostics.append(train.place.diagnostic("X205", text, reason or "give `names`"))
+            names = ["any"]
+        nodes = [Node(name, train.place, text=name) for name in names]
+        return _with(dataset, "names", collection(nodes, train.place, train.key))
+
     # -- the data file of the dataset
 
     def _take_over(self, dataset: Node) -> Node:
@@ -219,9 +278,9 @@ class _Loader:
             text = "class names are given here and by `data`"
             self.diagnostics.append((names.key or names.place).diagnostic("X204", text, "leave one of them out"))
         count = len(self.diagnostics)
-        file = _absolute(self.path.parent / data.value)
+        file = _absolute(read_path(self.path.parent, data.value).path)
         taken = self._data_file(data, file, dataset)
-        if len(self.diagnostics) > count or taken is None:
+        if taken is None or any(one.severity == "error" for one in self.diagnostics[count:]):
             taken = _placeholders(data)
         return collection({**taken, **dataset.value}, dataset.place, dataset.key)
 
@@ -229,7 +288,8 @@ class _Loader:
         source = read_source(file)
         if isinstance(source, Diagnostic):
             if source.code == "F001":
-                source = data.place.diagnostic("F001", f"there is no file {file}")
+                text = f"there is no file {file}"
+                source = data.place.diagnostic("F001", text, missing_path_help(file))
             self.diagnostics.append(source)
             return None
         root = self._tree(source, "a data file is a mapping of keys to values")
@@ -246,12 +306,12 @@ class _Loader:
         taken = {key: node for key in ("train", "val", "names") if (node := root.child(key)) is not None and node.value}
         folder = root.child("path")
         place = folder.place if folder is not None else data.place
-        return {**taken, "path": Node(self._folder(file.parent, described.path), place, data.key)}
+        return {**taken, "path": Node(self._folder(file.parent, described, place), place, data.key)}
 
     def _report_missing_splits(self, data: Node, dataset: Node) -> None:
         for key in ("train", "val"):
             if data.child(key) is None and dataset.child(key) is None:
-                from segc.spec.explain import near
+                from segc.spec.remedies import near
 
                 close = next((other for other in data.value if isinstance(other, str) and near(other, [key])), None)
                 place = (data.value[close].key if close else None) or data.place._replace(length=1)
@@ -259,14 +319,29 @@ class _Loader:
                 text = f"key `{key}` is missing in the data file"
                 self.diagnostics.append(place.diagnostic("S101", text, way_out))
 
-    def _folder(self, above: Path, path: str | None) -> str:
+    def _folder(self, above: Path, described: DataFile, place: Place) -> str:
         """The dataset's folder as the spec would name it: relative to itself, unless the data file has it absolute."""
-        if path is not None and PurePath(path).is_absolute():
-            return path
+        text = described.path
+        if text is not None and PurePath(expand(text)).is_absolute():
+            return text
+        folder = _absolute(read_path(above, text or ".").path)
+        guess = text is not None and not unset_variables(text) and not folder.is_dir()
+        if text is not None and guess and (meant := self._meant_folder(above, text, described)):
+            note = f"there is no folder {folder}: read as {meant}"
+            self.diagnostics.append(place.diagnostic("X222", note, severity="warning"))
+            folder = meant
         try:
-            return Path(os.path.relpath(above / (path or "."), self.path.parent)).as_posix()
+            return Path(os.path.relpath(folder, self.path.parent)).as_posix()
         except ValueError:  # another drive
-            return (above / (path or ".")).as_posix()
+            return folder.as_posix()
+
+    def _meant_folder(self, above: Path, text: str, described: DataFile) -> Path | None:
+        """Where programs that start relative paths elsewhere would look, if the training images are there."""
+        first = described.train if isinstance(described.train, str) else (described.train or ("",))[0]
+        for folder in (self.path.parent / text, Path.cwd() / text, above):
+            if folder.is_dir() and read_path(folder, first).path.exists():
+                return _absolute(folder)
+        return None
 
 
 def _where(diagnostic: Diagnostic) -> tuple[Any, ...]:
@@ -324,32 +399,42 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
         for path in repeated_splits(dataset)
     ]
     found += idle_keys(loaded.project.hyperparameters)
-    folder = loaded.dataset_root
-    # os.path answers for impossible names too, where pathlib raises.
-    if not os.path.isdir(folder):  # noqa: PTH112
-        found.append(Problem("X212", ("dataset", "path"), f"there is no folder {folder}"))
-    else:
-        found += [
-            Problem("X212", ("dataset", split, *at), f"there is no {folder / entry}")
-            for split in ("train", "val")
-            for at, entry in _entries(getattr(dataset, split))
-            if not os.path.exists(folder / entry)  # noqa: PTH110
-        ]
-        files = (
-            ()
-            if dataset.annotations is None
-            else (("train", dataset.annotations.train), ("val", dataset.annotations.val))
-        )
-        found += [
-            Problem("X212", ("dataset", "annotations", split), f"there is no {folder / file}")
-            for split, file in files
-            if not os.path.exists(folder / file)  # noqa: PTH110
-        ]
+    found += _path_problems(loaded)
     if not found:
         return []
     from segc.spec.explain import locate
 
     return [replace(locate(root, Project, problem), severity="warning") for problem in found]
+
+
+def _path_problems(loaded: LoadedProject) -> Iterator[Problem]:
+    """What is not there, and what was read otherwise than it is written."""
+    project = loaded.project
+    dataset, root = project.dataset, loaded.dataset_root
+    yield from _path_problem(loaded.root, ("dataset", "path"), dataset.path, "no folder")
+    # os.path answers for impossible names too, where pathlib raises.
+    if os.path.isdir(root):  # noqa: PTH112
+        for split in ("train", "val"):
+            for at, entry in _entries(getattr(dataset, split)):
+                yield from _path_problem(root, ("dataset", split, *at), entry, "no")
+            if dataset.annotations is not None:
+                file = getattr(dataset.annotations, split)
+                yield from _path_problem(root, ("dataset", "annotations", split), file, "no annotation file")
+    if project.architecture.weights is not None:
+        yield from _path_problem(
+            loaded.root, ("architecture", "weights"), project.architecture.weights, "no weights file"
+        )
+
+
+def _path_problem(folder: Path, at: tuple[str | int, ...], text: str, kind: str) -> Iterator[Problem]:
+    path, note = read_path(folder, text)
+    path = _absolute(path)
+    if note:
+        yield Problem("X222", at, note)
+    elif unset := unset_variables(text):
+        yield Problem("X221", at, f"the environment has no variable {', '.join(unset)}", "set it, or write the path")
+    elif not os.path.exists(path) or (kind == "no folder" and not os.path.isdir(path)):  # noqa: PTH110, PTH112
+        yield Problem("X212", at, f"there is {kind} {path}", missing_path_help(path))
 
 
 def _entries(split: str | tuple[str, ...]) -> list[tuple[tuple[int, ...], str]]:

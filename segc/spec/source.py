@@ -368,7 +368,8 @@ def _syntax(source: Source, error: MarkedYAMLError) -> Diagnostic:
     if indentation and "\t" in indentation[0] and place.column <= indentation.end():
         tab = indentation[0].index("\t")
         tabs = Place(source, place.line, tab, indentation.end() - tab)
-        return tabs.diagnostic("Y007", "YAML is indented with spaces, not tabs", "replace each tab by two spaces")
+        found = tabs.diagnostic("Y007", "YAML is indented with spaces, not tabs", "replace each tab by two spaces")
+        return replace(found, fix=source.lines[place.line][tab : indentation.end()].replace("\t", "  "))
     advice = next((text for part, text in _SYNTAX_HELP if part in problem), None)
     context = f" {error.context}" if error.context and error.context != problem else ""
     if context and error.context_mark is not None and error.context_mark.line < place.line:

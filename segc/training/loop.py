@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from segc.data.batch import Batch
-from segc.data.dataset import Sample, read_split
+from segc.data.check import read_for_training
+from segc.data.dataset import Sample
 from segc.data.loader import TrainingLoader
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.evaluation.metrics import Metrics
@@ -118,7 +119,7 @@ def train(
         checkpoint = None
         if going_on is not None:
             checkpoint = world.from_leader(load_checkpoint(going_on / CHECKPOINT) if world.leads else None)
-        samples = read_split(loaded, "train"), read_split(loaded, "val")
+        samples = read_for_training(loaded, (report if report and world.leads else SilentReport()).say)
         hyper = resolve_hyperparameters(loaded, build.graph, device, world, checkpoint)
         training = Training(loaded, build, hyper, *samples, report or SilentReport(), device, world)
         if checkpoint is not None and going_on is not None:

@@ -1,8 +1,9 @@
-"""The generated pages of ``docs/``: the targets with their options, and which of them has which operator.
+"""The generated pages of ``docs/``: the targets with their options, which of them has which operator, and all codes.
 
     python tests/conformance/pages.py
 
-writes them anew, from the options' models, the recipes, and the refusals that ``test_operators.py`` checks.
+writes them anew, from the options' models, the recipes, the refusals that ``test_operators.py`` checks, and the
+explanations of diagnostics.
 """
 
 import sys
@@ -14,7 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from operators import RECIPES  # noqa: E402
 from refusals import REFUSALS  # noqa: E402
+from run import BESIDE  # noqa: E402
 
+from segc.explanations import diagnostics_page  # noqa: E402
 from segc.targets.registry import targets  # noqa: E402
 
 DOCS = HERE.parents[1] / "docs"
@@ -37,7 +40,7 @@ options' models by `python tests/conformance/pages.py`; `segc doctor` tells what
 
 def operators_page() -> str:
     """Operators by target, as Markdown."""
-    names = list(targets())
+    names = [*targets(), *BESIDE]
     notes: list[str] = []
     lines = [OPERATORS_HEAD, f"| operator | {' | '.join(names)} |", f"| --- |{' :-: |' * len(names)}"]
     for recipe in RECIPES:
@@ -95,7 +98,7 @@ def _values(annotation: object) -> str:
     return words.get(annotation, "pixels") if isinstance(annotation, type) else "pixels"
 
 
-PAGES = {"operators.md": operators_page, "targets.md": targets_page}
+PAGES = {"operators.md": operators_page, "targets.md": targets_page, "diagnostics.md": diagnostics_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -1,6 +1,6 @@
 """Run all recipes through one target: a program, since frameworks do not bear each other in one process.
 
-    python run.py TARGET FOLDER [KEY=VALUE…]
+    python run.py TARGET FOLDER
 
 writes FOLDER/outputs.safetensors (recipe to result, channels first) and FOLDER/refusals.json (recipe to message).
 """
@@ -25,6 +25,9 @@ from segc.network.initialise import initial_weights
 from segc.targets.contract import EmitRequest
 from segc.targets.registry import targets
 
+BESIDE: dict[str, tuple[str, dict[str, object]]] = {"keras": ("saved_model", {"keras": True})}
+"""Further models that a target writes beside its own: the target, and the options that ask for them."""
+
 METADATA = Metadata(("a",), SIZE, strides=(1,))
 """Of all recipes: no size is a multiple of anything. Their outputs are none of a model, so runtimes do not ask for
 them; see ``open_any``."""
@@ -44,9 +47,9 @@ def open_any(opener: ModuleType, path: Path) -> Model:
 def main() -> None:
     """Emit and run every recipe."""
     name, folder = sys.argv[1], Path(sys.argv[2])
-    given = {key: json.loads(value) for key, _, value in (text.partition("=") for text in sys.argv[3:])}
-    target = targets()[name]
-    options = target.options.model_validate({"format": name, **given})
+    format_, given = BESIDE.get(name, (name, {}))
+    target = targets()[format_]
+    options = target.options.model_validate({"format": format_, **given})
     metadata = replace(METADATA, **target.settings(options))
     outputs, refusals = {}, {}
     for number, recipe in enumerate(RECIPES):
@@ -61,7 +64,10 @@ def main() -> None:
             refusals[recipe] = error.diagnostics[0].message
             continue
         path = place / emitted.model
-        model = open_any(import_module(target.stand_in(path) or target.runtime), path)
+        opener = target.stand_in(path) or target.runtime
+        if name in BESIDE:
+            path, opener = place / emitted.beside[0][0], emitted.beside[0][1]
+        model = open_any(import_module(opener), path)
         (result,) = model.raw(model_input(images(), metadata)).values()
         if metadata.channels == "last" and result.ndim == 4:
             result = result.transpose(0, 3, 1, 2)

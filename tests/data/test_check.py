@@ -19,8 +19,10 @@ def project(tmp_path) -> Path:
         for kind in ("images", "labels"):
             (tmp_path / kind / split).mkdir(parents=True)
         for index in range(3):
-            cv2.imwrite(str(tmp_path / "images" / split / f"{index}.png"), np.zeros((8, 8, 3), np.uint8))
-            (tmp_path / "labels" / split / f"{index}.txt").write_text("0 .5 .5 .2 .2\n" * index)
+            shade = index + 10 * len(split)
+            cv2.imwrite(str(tmp_path / "images" / split / f"{index}.png"), np.full((8, 8, 3), shade, np.uint8))
+            rows = [f"0 .1 .1 .{row + 5} .1 .5 .5\n" for row in range(index)]
+            (tmp_path / "labels" / split / f"{index}.txt").write_text("".join(rows))
     path = tmp_path / "project.yaml"
     path.write_text(
         "version: 1\nname: x\narchitecture: {family: yolov8-seg, scale: n}\n"
@@ -32,7 +34,17 @@ def project(tmp_path) -> Path:
 def test_a_sound_split_is_counted(project):
     done = []
     checked = check_split(load_project(project), "train", lambda *numbers: done.append(numbers))
-    assert checked.to_json() == {"images": 3, "objects": 3, "crowds": 0, "empty": 1, "faults": {}}
+    assert checked.to_json() == {
+        "images": 3,
+        "objects": 3,
+        "crowds": 0,
+        "boxes": 0,
+        "empty": 1,
+        "unlabelled": 0,
+        "classes": {"a": 3},
+        "faults": {},
+        "remarks": {},
+    }
     assert checked.diagnostics == ()
     assert done == [(1, 3), (2, 3), (3, 3)]
 
@@ -53,13 +65,14 @@ def test_many_faults_are_counted_and_the_first_ones_shown(project):
         (folder / "images" / "train" / f"bad{index}.png").write_bytes(b"broken")
     checked = check_split(load_project(project), "train")
     assert dict(checked.faults) == {"D003": 1000, "D002": 60}
-    assert len(checked.diagnostics) == 102
+    shown = {d.code: (d.count, len(d.examples)) for d in checked.diagnostics if d.severity == "error"}
+    assert shown == {"D003": (1000, 2), "D002": (60, 2)}
 
 
 def test_a_missing_folder_is_one_fault(project):
     project.write_text(project.read_text().replace("images/val", "images/nowhere"))
     checked = check_split(load_project(project), "val")
-    assert (checked.images, dict(checked.faults)) == (0, {"F001": 1})
+    assert (checked.contents.images, dict(checked.faults)) == (0, {"F001": 1})
 
 
 def run(*arguments: object):

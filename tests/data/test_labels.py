@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from segc.data.labels import parse_labels, read_labels
+from segc.data.labels import is_flat, parse_labels, read_labels
+from segc.diagnostics import LINE_BREAK
 
 FILE = Path("labels/a.txt")
 
@@ -74,7 +77,10 @@ def test_an_empty_text_has_no_objects():
         ("0 0.1 0.2 0.3 1.2 0.1 0.1", "D004", "from 0.1 to 1.2"),
         ("0 0.95 0.5 0.2 0.1", "D004", "to 1.05"),
         ("0 0.5 0.5 -0.2 0.1", "D004", "negative"),
-        ("0 320 200 50 80", "D004", "coordinates run from"),
+        ("0 320 200 50 80", "D004", "the box reaches in x from 295 to 345"),
+        ("0 .5 .9 .2 .24", "D004", "the box reaches in y from 0.78 to 1.02"),
+        ("0 0.2_5 .25 .5 .25 .5 .5", "D003", "`0.2_5` is not a number"),
+        ("0 .1 .1 .5 .1 .5 \u0665", "D003", "is not a number"),
     ],
 )
 def test_a_wrong_row_is_named(row, code, words):
@@ -101,3 +107,43 @@ def test_a_byte_order_mark_is_no_part_of_the_first_number(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf0 .5 .5 .1 .1\r\n")
     assert len(read_labels(path, 1)[0]) == 1
+
+
+def test_the_caret_stands_on_the_number_that_is_meant():
+    places = {"0 .1 x .5 .1 .5 .5": (6, 1), "  0  .1 .1 1.25 .1 .5 .5": (12, 4), "0\t.5 .5 .2 -1": (12, 2)}
+    for row, place in places.items():
+        found = fault(row)
+        assert (found.column, found.length) == place, row
+
+
+def test_an_object_that_stands_there_twice_counts_once_and_that_is_said():
+    rows = "0 .1 .1 .5 .1 .5 .5\n1 .1 .1 .5 .1 .5 .5\n0 0.10 .1 .5 .1 .5 .5\n0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n"
+    instances, found = parse_labels(rows, FILE, 3)
+    assert len(instances) == 3
+    assert [(one.code, one.severity, one.line) for one in found] == [("D014", "warning", 3), ("D014", "warning", 5)]
+
+
+@pytest.mark.parametrize("row", ["0 .1 .1 .2 .2 .3 .3", "0 .5 .5 .5 .5 .5 .5", "0 .5 .5 0 0", "0 .5 .5 .3 0"])
+def test_an_object_without_area_is_left_out_and_that_is_said(row):
+    instances, (found,) = parse_labels(row, FILE, 3)
+    assert instances == ()
+    assert (found.code, found.severity) == ("D015", "warning")
+
+
+@settings(max_examples=100)
+@given(
+    points=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=3, max_size=12),
+)
+def test_flat_are_just_the_polygons_whose_points_lie_on_one_line(points):
+    rays = [(x - points[0][0], y - points[0][1]) for x, y in points]
+    on_a_line = all(a * d == b * c for a, b in rays for c, d in rays)
+    assert is_flat(np.array(points, np.float32) / 1000) == on_a_line
+
+
+@settings(max_examples=300)
+@given(text=st.text(alphabet="0123456789.-+e \t\n_xn\u00a0", max_size=120))
+def test_every_row_becomes_an_object_or_a_finding_with_its_line(text):
+    instances, found = parse_labels(text, FILE, 3)
+    rows = [line for line, row in enumerate(LINE_BREAK.split(text), 1) if row.strip()]
+    assert len(instances) + len(found) == len(rows)
+    assert {one.line for one in found} <= set(rows)

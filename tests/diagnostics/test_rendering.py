@@ -96,6 +96,8 @@ def test_diagnostics_are_json_values() -> None:
         "argument": None,
         "snippet": "x",
         "help": None,
+        "count": 1,
+        "examples": [],
     }
 
 

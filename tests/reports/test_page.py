@@ -156,8 +156,13 @@ def test_without_labels_there_is_a_page_without_curves(loaded: LoadedProject) ->
 def test_training_and_val_write_their_pages(loaded: LoadedProject, tmp_path: Path) -> None:
     project = loaded.path
     target = tmp_path / "page.html"
+    (tmp_path / "data" / "labels" / "train" / "lost & found.txt").write_text("")
     assert run(["train", str(project), "--set", "hyperparameters.epochs=1"]) == 0
     assert run(["val", str(project), "--report", str(target), "--csv", str(tmp_path / "table.csv")]) == 0
     _check(target.read_text())
-    _check((project.parent / "build" / "runs" / "train" / "report.html").read_text())
+    page = (project.parent / "build" / "runs" / "train" / "report.html").read_text()
+    _check(page)
+    assert "<li>train: 3 images, 0 of them without objects, 3 objects</li>" in page
+    assert "D009 no image belongs to this label file" in page
+    assert "lost &amp; found.txt" in page
     assert (tmp_path / "table.csv").read_text().startswith("class,images,instances,box_map,box_map50,")

@@ -20,6 +20,7 @@ def test_it_says_how_well_it_went_and_where_the_weights_are(project, capsys):
     for text in ("box   mAP50-95", "mask  mAP50-95", str(folder / "runs" / "mine" / "weights" / "best.safetensors")):
         assert text in shown.out
     assert shown.err.count("epoch ") == 2
+    assert shown.err.index("train: ") < shown.err.index("val: ") < shown.err.index("epoch ")
     assert (folder / "project.lock.json").exists()
 
 
@@ -42,6 +43,15 @@ def test_nothing_to_resume_is_an_error_without_a_traceback(project, capsys):
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", ".."])
 def test_a_run_is_named_like_a_folder(project, name):
     assert run(["train", str(project), "--name", name]) == 2
+
+
+def test_without_an_object_to_learn_from_nothing_is_trained(project, capsys):
+    names = "dataset.names=[" + ", ".join(f"n{index}" for index in range(90)) + "]"
+    assert run(["train", str(project), "--set", names, "--set", "dataset.classes=[n89]"]) == 1
+    shown = capsys.readouterr().err
+    assert "error[D017]" in shown
+    assert "dataset.classes leaves out all there are" in shown
+    assert not (project.parent / "build" / "runs").exists()
 
 
 def test_missing_images_are_an_error_without_a_traceback(project, capsys):
