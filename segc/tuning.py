@@ -4,6 +4,8 @@ The study lies in a database that any number of processes and machines may share
 taken up by the next one, where their runs left off.
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 Said = Callable[[str], None]
 
-_RUN = "run"
-"""Attribute of a trial: the name of its run."""
+_RUN, _PROCESS = "run", "process"
+"""Attributes of a trial: the name of its run; the machine and the number of the process that makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,16 @@ def _counted(study: "Study") -> int:
 
 def _take_up_dead(study: "Study", build_dir: Path, said: Said) -> None:
     """Have the trials of processes that died tried again, by the runs that they began here."""
+    import psutil
     from optuna.trial import TrialState
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         name = trial.user_attrs.get(_RUN)
-        folder = build_dir / "runs" / str(name)
-        if name is None or not folder.exists() or is_locked(lock_file(folder)):
+        host, _, number = str(trial.user_attrs.get(_PROCESS, "")).rpartition(":")
+        # What happens on other machines is not known here.
+        if host != socket.gethostname() or not number.isdecimal() or psutil.pid_exists(int(number)):
+            continue
+        if is_locked(lock_file(build_dir / "runs" / str(name))):
             continue
         with suppress(ValueError):  # another process has just done it
             study.tell(trial.number, state=TrialState.FAIL)
@@ -150,6 +156,7 @@ def _one_trial(
     overrides = tuple(_override(one, _suggested(trial, one)) for one in ranges)
     name = str(trial.user_attrs.get(_RUN) or f"{study.study_name}-{trial.number}")
     trial.set_user_attr(_RUN, name)
+    trial.set_user_attr(_PROCESS, f"{socket.gethostname()}:{os.getpid()}")
     going_on = (build_dir / "runs" / name / CHECKPOINT).exists()
     said(f"trial {trial.number}, run {name}: {', '.join(text.removeprefix('hyperparameters.') for text in overrides)}")
     changed = load_project(loaded.path, (*loaded.overrides, *overrides))
