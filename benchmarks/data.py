@@ -1,6 +1,6 @@
 """What a training image costs before the network sees it, by stage, and how many a second workers deliver.
 
-    python benchmarks/data.py examples/coco128-seg/project.yaml --imgsz 320
+    python benchmarks/data.py project.yaml --imgsz 320
 
 The stages are processor time of one process with one thread; workers add the hand-over of batches between processes.
 """

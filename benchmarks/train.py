@@ -121,8 +121,8 @@ def make_training(folder: Path, options: argparse.Namespace, device: Any, world:
     hyper = resolve_hyperparameters(loaded, compiled.graph, device, world, None)
     samples = read_split(loaded, "train"), read_split(loaded, "val")
     training = Training(loaded, compiled, hyper, *samples, SilentReport(), device, world)
-    training.begin(folder / "build" / "runs" / "speed")
-    training._saved_at = training._counted_at = time.monotonic()  # noqa: SLF001 - as `run` does
+    training.begin("speed")
+    training._counted_at = time.monotonic()  # noqa: SLF001 - as `run` does
     return training
 
 

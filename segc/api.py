@@ -98,7 +98,7 @@ class Project:
         quiet: bool = False,
         report: bool = True,
     ) -> "Outcome | None":
-        """Compile and train; the weights are in ``weights/`` of the build directory afterwards.
+        """Compile and train; the weights are in ``runs/<name>/weights/`` of the build directory.
 
         Args:
             name: the run's name; by default a new one, or the one that trained last.

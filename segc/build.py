@@ -14,7 +14,7 @@ from segc.graph.ir import Graph
 from segc.graph.passes import fused_form
 from segc.graph.serial import write_graph
 from segc.inference.metadata import Metadata
-from segc.plan import Launch, Plan, launch_commands, make_plan
+from segc.plan import Launch, Plan, Setting, launch_commands, make_plan, settings
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import LoadedProject
 from segc.spec.project import Project, spec_digest
@@ -105,6 +105,7 @@ def summary(project: Project, graph: Graph, plan: Plan | None, launch: Launch) -
         _layer_table(list(layer_costs(graph))),
         _totals(unfused, fused),
         _plan_lines(project.hyperparameters, plan),
+        _setting_lines(project, plan),
         _launch_lines(launch),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -134,6 +135,7 @@ def _plan_text(project: Project, plan: Plan | None, launch: Launch) -> dict[str,
         "launch": asdict(launch),
         "spec_digest": spec_digest(project),
         "training": None if plan is None else plan.to_json(),
+        "settings": {one.key: {"value": one.value, "origin": one.origin} for one in _settings(project, plan)},
         "hyperparameters": project.hyperparameters.model_dump(mode="json"),
     }
 
@@ -191,6 +193,31 @@ def _plan_lines(hyper: Hyperparameters, plan: Plan | None) -> list[str]:
         f"average      of about {plan.averaged:.0f} updates at the end, of {plan.updates} in all",
         *([f"note         {lagging}"] if (lagging := plan.lagging()) else []),
     ]
+
+
+def _settings(project: Project, plan: Plan | None) -> list[Setting]:
+    return settings(project.hyperparameters, project.dataset.nc, plan)
+
+
+def _setting_lines(project: Project, plan: Plan | None) -> list[str]:
+    found = _settings(project, plan)
+    shown = [_as_yaml(one.value) for one in found]
+    widths = max(len(one.key) for one in found), max(map(len, shown))
+    return [
+        "hyperparameters",
+        *(
+            f"  {one.key.ljust(widths[0])}  {value.ljust(widths[1])}  {one.origin}"
+            for one, value in zip(found, shown, strict=True)
+        ),
+    ]
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _launch_lines(launch: Launch) -> list[str]:

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
+from segc.interrupts import end_cleanly, exit_status
 from segc.version import __version__
 
 COMMANDS = {
@@ -20,11 +21,13 @@ COMMANDS = {
     "validate": "check project files in milliseconds",
     "build": "compile a project: lock, graph, layer table, training plan",
     "train": "train, or continue with --resume",
+    "tune": "search hyperparameters, every trial a run",
     "val": "measure boxes and masks on weights or an artifact",
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
     "data": "convert, check, look at and divide datasets",
     "doctor": "which targets can be emitted and run here, and what is missing",
+    "runs": "list, compare, choose and remove trainings",
     "weights": "fetch, import, inspect and export weights; licences",
     "schema": "print the JSON Schema of project.yaml",
     "explain": "what a diagnostic means and how it is mended",
@@ -68,12 +71,16 @@ def root() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error in the input or on the machine, 2 wrong usage, 128 and its number for a signal.
+    """
     # pydantic would look through the metadata of every installed package for plug-ins, a fifth of `segc validate`.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Names of files may hold bytes that are no UTF-8; standard error escapes them by itself.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    end_cleanly()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -86,9 +93,11 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         _with_hint(error).show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # click wraps a KeyboardInterrupt, and signals with it.
+        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__ or stop.__context__
         click.echo("interrupted", err=True)
-        return 130
+        return exit_status(cause) if isinstance(cause, KeyboardInterrupt) else exit_status(KeyboardInterrupt())
     except SegcError as error:
         click.echo(render_text(error.diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
         return 1
@@ -138,7 +147,7 @@ def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     package = (error.name or "").partition(".")[0]
     every = [(t, r) for t in targets().values() for r in (*t.requirements(t.default_options()), *t.needed)]
     extras = {r.module: t.extra for t, r in every}
-    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train")).get(package)
+    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train") | {"optuna": "tune"}).get(package)
     advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
 

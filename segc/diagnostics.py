@@ -52,9 +52,12 @@ CODES: dict[str, str] = {
     "X216": "nothing to freeze, or nothing left to train",
     "X217": "published weights of another network",
     "X218": "licence of published weights not allowed",
+    "X219": "weights file not there",
     "X221": "variable in a path not set",
     "X222": "path not read as it is written",
     "X223": "file of another kind",
+    "X224": "key without effect",
+    "X225": "range that cannot be searched",
     # W is for weights files and what becomes of them
     "W001": "not a weights file segc can read",
     "W002": "weights file damaged",
@@ -121,6 +124,8 @@ CODES: dict[str, str] = {
     "R009": "network cannot be compiled here",
     "R010": "not one image fits into the memory",
     "R011": "processes of a training do not fit together",
+    "R012": "run is in use",
+    "R013": "worker process died",
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",

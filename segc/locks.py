@@ -1,22 +1,93 @@
-"""Locks between processes: one at a time does something in a folder, and a dead process holds nothing."""
-
-from __future__ import annotations
+"""Locks between processes, held by an open file: the system takes them away from a process that died."""
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO
 
 from segc.diagnostics import fail
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+_held: set[Path] = set()
+"""Locks of this process: the system would give it the same one twice, and take both away with one."""
+
+
+def _claim(file: IO[bytes]) -> None:
+    """Take the lock of an open file. It is this process's alone: processes that it forks do not keep it alive.
+
+    Raises:
+        OSError: where another process holds it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Lock:
+    """A lock that is held, until it is released or its process ends.
+
+    Args:
+        path: the lock's file, which stays: removing it would let two processes hold two files of one name.
+        file: the same, open and locked.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self._file = path, file
+
+    def sign(self) -> None:
+        """Write the number of this process into the file."""
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()).encode())
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._file.close()
+        _held.discard(self.path)
+
+
+def try_lock(path: Path) -> Lock | None:
+    """The lock of a file, which is made where it is not there; None where somebody else holds it.
+
+    Raises:
+        OSError: where the file cannot be made.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay, and nothing is looked up
+    if path in _held:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        _claim(file)
+        there = os.path.samestat(os.fstat(file.fileno()), path.stat())  # else it was removed meanwhile
+    except OSError:
+        there = False
+    if not there:
+        file.close()
+        return None
+    _held.add(path)
+    return Lock(path, file)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file."""
+    if not path.exists():
+        return False
+    lock = try_lock(path)
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file while the block runs. The system lets go of it when the process ends, however it ends.
+    """Hold a lock file while the block runs.
 
     Args:
         path: the lock file; it stays, with the number of the process that held it last.
@@ -25,30 +96,13 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     Raises:
         SegcError: F006 where another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        if not _lock(file):
-            file.seek(0)
-            holder = file.read(20).strip()
-            by = f" by process {holder}" if holder.isdigit() else ""
-            raise fail("F006", f"{what} is under way{by}", file=path.parent, help="wait for it, or end it")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _lock(file: Any) -> bool:
-    """Whether the lock could be had at once."""
+    lock = try_lock(path)
+    if lock is None:
+        holder = path.read_text(encoding="ascii", errors="replace")[:20].strip()
+        by = f" by process {holder}" if holder.isdigit() else ""
+        raise fail("F006", f"{what} is under way{by}", file=path.parent, help="wait for it, or end it")
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        lock.sign()
+        yield
+    finally:
+        lock.release()

@@ -3,7 +3,7 @@
 `segc build` writes it down and `segc train` carries it out; there is no second place where these are worked out.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, cos, exp, pi
 from shlex import quote
 from typing import Any, Literal
@@ -13,6 +13,13 @@ from segc.spec.hyperparameters import Hyperparameters
 AUTO_LIMIT = 10_000
 """Steps from which ``optimizer: auto`` takes SGD instead of AdamW."""
 
+_RATE, _MOMENTUM = 0.01, 0.937
+"""Of an optimizer that somebody chose, where not given."""
+
+_AUTO_RATE, _AUTO_MOMENTUM = 0.01, 0.9
+"""Of SGD that ``optimizer: auto`` chose; AdamW's momentum is the same."""
+
+_WARMUP_EPOCHS = 3.0
 _SHORTEST_WARMUP = 100
 _LONGEST_LENGTHENING = 1 / 3
 """Of all steps, how far a short warm-up is lengthened towards the shortest: a short training must get to train."""
@@ -89,6 +96,11 @@ class Plan:
             f"{self.updates} in all and lags behind: lower hyperparameters.ema_decay, or train longer"
         )
 
+    def fitted(self, epochs: int) -> "Plan":
+        """The same for another number of epochs, chosen when the training has begun; a third of it may be warm-up."""
+        plan = replace(self, epochs=epochs)
+        return replace(plan, warmup_steps=min(plan.warmup_steps, int(plan.steps * _LONGEST_LENGTHENING)))
+
     def learning_rate_factor(self, epoch: int) -> float:
         """Factor of the learning rate in an epoch, counted from 0: 1 at first, ``final_factor`` after the last."""
         progress = epoch / self.epochs
@@ -141,6 +153,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         images: training images, at least 1.
     """
     h = hyperparameters
+    wanted = _WARMUP_EPOCHS if h.warmup_epochs is None else h.warmup_epochs
     steps_per_epoch = ceil(images / h.batch_size)
     accumulate = max(round(h.nominal_batch / h.batch_size), 1)
     steps = steps_per_epoch * h.epochs
@@ -155,7 +168,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         learning_rate=rate,
         momentum=momentum,
         weight_decay=h.weight_decay * h.batch_size * accumulate / h.nominal_batch,
-        warmup_steps=_warmup_steps(h.warmup_epochs * steps_per_epoch, steps),
+        warmup_steps=_warmup_steps(wanted * steps_per_epoch, steps),
         warmup_momentum=h.warmup_momentum,
         warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,
         final_factor=h.lrf,
@@ -179,9 +192,63 @@ def _warmup_steps(wanted: float, steps: int) -> int:
 
 
 def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float]:
-    """Optimizer, learning rate and momentum."""
+    """Optimizer, learning rate and momentum: those given, else those that suit."""
     if h.optimizer != "auto":
-        return h.optimizer, h.lr0, h.momentum
-    if steps >= AUTO_LIMIT:
-        return "SGD", 0.01, 0.9
-    return "AdamW", round(0.002 * 5 / (4 + nc), 6), 0.9
+        optimizer, rate, momentum = h.optimizer, _RATE, _MOMENTUM
+    elif steps >= AUTO_LIMIT:
+        optimizer, rate, momentum = "SGD", _AUTO_RATE, _AUTO_MOMENTUM
+    else:
+        optimizer, rate, momentum = "AdamW", round(0.002 * 5 / (4 + nc), 6), _AUTO_MOMENTUM
+    return optimizer, rate if h.lr0 is None else h.lr0, momentum if h.momentum is None else h.momentum
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A hyperparameter as it is used.
+
+    Attributes:
+        key: its name, with a dot for those of ``augment``.
+        value: what is used.
+        origin: where that comes from.
+    """
+
+    key: str
+    value: Any
+    origin: str
+
+
+def settings(hyperparameters: Hyperparameters, nc: int, plan: Plan | None) -> list[Setting]:
+    """Every hyperparameter with the value that is used and where it comes from: given, default, or chosen and why."""
+    h = hyperparameters
+    chosen: dict[str, tuple[Any, str]] = {
+        "mask": (h.box, "the box loss's"),
+        "precision": ("auto", "chosen where it trains: bf16 where there are instructions for it"),
+        "device": ("auto", "chosen where it trains: the best there is"),
+        "batch": (h.batch_size, "auto: what fits into a GPU's memory, this number elsewhere"),
+    }
+    if plan is not None:
+        by_auto = h.optimizer == "auto"
+        few = f"{plan.steps:,} steps, {'fewer than' if plan.steps < AUTO_LIMIT else 'not fewer than'} {AUTO_LIMIT:,}"
+        suits = f"suits {plan.optimizer}" if by_auto else f"default of {plan.optimizer}"
+        formula = f", 0.002 · 5 / (4 + {nc} classes)" if by_auto and plan.optimizer == "AdamW" else ""
+        chosen |= {
+            "optimizer": (plan.optimizer, f"auto: {few}"),
+            "lr0": (plan.learning_rate, suits + formula),
+            "momentum": (plan.momentum, suits),
+            "warmup_bias_lr": (plan.warmup_bias_lr, f"default of {plan.optimizer}"),
+            "warmup_epochs": (
+                round(plan.warmup_steps / plan.steps_per_epoch, 3),
+                "default, fitted to the steps there are",
+            ),
+        }
+    found = []
+    for model, prefix in ((h, ""), (h.augment, "augment.")):
+        for key, value in model:
+            if key == "augment":
+                continue
+            open_value = value is None or value == "auto"
+            if open_value and key in chosen:
+                found.append(Setting(prefix + key, *chosen[key]))
+            else:
+                found.append(Setting(prefix + key, value, "given" if key in model.model_fields_set else "default"))
+    return found

@@ -1,10 +1,13 @@
 """How a process that computes uses processors and memory; each is looked at in a process of its own."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from segc.compute import memory_limit, processors
 
 SAY = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
 
@@ -51,3 +54,33 @@ def test_freed_memory_is_used_again_without_new_pages():
     pages_of_ten_arrays = 10 * 32 * 2**20 // 4096
     assert int(output_of(FAULTS)) > pages_of_ten_arrays // 1024  # even where pages are huge ones
     assert int(output_of(PREPARED + FAULTS)) < pages_of_ten_arrays // 1024
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu.max": "nonsense"}, 4),
+    ],
+)
+def test_processors_are_those_that_affinity_and_control_group_leave(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert processors(tmp_path) == expected
+
+
+def test_memory_is_that_of_the_control_group_where_it_has_a_limit(tmp_path):
+    whole = memory_limit(tmp_path)
+    assert whole > 2**28
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_limit(tmp_path) == whole
+    (tmp_path / "memory.max").write_text("268435456\n")
+    assert memory_limit(tmp_path) == 2**28

@@ -22,6 +22,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     from segc.weights.resolve import start_facts, told
 
     loaded = load_project(project, overrides)
+    warn(loaded.warnings)
     folder = build_folder(loaded, build_dir)
     compiled = build(loaded, folder)
     if found := listing_findings(loaded):

@@ -67,10 +67,38 @@ weights_option = click.option(
     help="Weights to use instead of the trained ones: a file, a name that `segc weights list` shows, or an address.",
 )
 
+run_option = click.option(
+    "--run",
+    metavar="RUN",
+    help="Take the weights of this run; `segc runs list` shows all, `segc runs use` keeps one.",
+)
+
 
 def build_folder(loaded: "LoadedProject", build_dir: Path | None) -> Path:
     """The build directory that a command works in."""
     return loaded.build_dir if build_dir is None else build_dir
+
+
+def told_weights(loaded: "LoadedProject", build_dir: Path, weights: Path | None, run: str | None) -> Path:
+    """The weights that a command takes, after a line that says which and why.
+
+    Args:
+        loaded: the project.
+        build_dir: the build directory.
+        weights: as --weights gives them.
+        run: as --run gives it.
+
+    Raises:
+        UsageError: where both are given.
+        SegcError: as ``segc.weights.resolve.choose_weights``.
+    """
+    if weights is not None and run is not None:
+        raise click.UsageError("--weights and --run exclude each other")
+    from segc.weights.resolve import choose_weights
+
+    chosen = choose_weights(loaded, build_dir, weights, run)
+    click.echo(f"weights: {chosen.path} ({chosen.why})", err=True)
+    return chosen.path
 
 
 def console() -> "Console":

@@ -15,7 +15,9 @@ from segc.commands.common import (
     build_folder,
     console,
     project_argument,
+    run_option,
     set_option,
+    told_weights,
     warn,
     weights_option,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     "default options; may be repeated; `all` for all targets there are. By default all that the project lists.",
 )
 @weights_option
+@run_option
 @click.option("--untrained", is_flag=True, help="Emit seeded weights as they are before training, to try a target out.")
 @click.option("--force", is_flag=True, help="Emit again what is up to date.")
 @click.option(
@@ -69,6 +72,7 @@ def command(
     project: Path,
     names: tuple[str, ...],
     weights: Path | None,
+    run: str | None,
     untrained: bool,
     force: bool,
     jobs: int | None,
@@ -88,9 +92,11 @@ def command(
     from segc.spec.load import load_project
     from segc.targets.registry import artifact_name
 
-    if weights is not None and untrained:
-        raise click.UsageError("--weights and --untrained exclude each other")
+    if untrained and (weights is not None or run is not None):
+        raise click.UsageError(f"--{'run' if weights is None else 'weights'} and --untrained exclude each other")
     loaded = load_project(project, overrides)
+    if not untrained:
+        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     with _live([artifact_name(options) for options in requested(loaded, names)]) as board:
         emissions = emit_project(
             loaded,

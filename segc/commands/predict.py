@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, build_folder, project_option, set_option, warn, weights_option
+from segc.commands.common import (
+    build_dir_option,
+    build_folder,
+    project_option,
+    run_option,
+    set_option,
+    told_weights,
+    warn,
+    weights_option,
+)
 from segc.compute import prepare_to_compute
 from segc.diagnostics import fail, render_text
 
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 @set_option
 @build_dir_option
 @weights_option
+@run_option
 @click.option(
     "--artifact",
     type=click.Path(path_type=Path),
@@ -48,6 +58,7 @@ def command(
     overrides: tuple[str, ...],
     build_dir: Path | None,
     weights: Path | None,
+    run: str | None,
     artifact: Path | None,
     conf: float | None,
     iou: float | None,
@@ -64,8 +75,9 @@ def command(
     artifact in its own runtime (--artifact, which needs no project). An image that cannot be read is reported and
     the rest goes on; the exit status is then 1.
     """
-    if artifact is not None and weights is not None:
-        raise click.UsageError("--weights and --artifact exclude each other", context)
+    if artifact is not None and (weights is not None or run is not None):
+        given = "--run" if weights is None else "--weights"
+        raise click.UsageError(f"{given} and --artifact exclude each other", context)
     from segc.prediction import filters_of, find, plan
 
     sources = find(items)
@@ -73,6 +85,8 @@ def command(
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _base(loaded, build_dir) / "predictions" if output is None else output
     files = plan(sources, folder, overlay=not no_overlay, label=save_txt)
+    if artifact is None and loaded is not None:
+        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     session = _open(loaded, build_dir, weights, artifact)
     filters = filters_of(session, {"conf": conf, "iou": iou, "max_det": max_det}, loaded, retina=retina)
     return _run(session, sources, files, filters, folder / "predictions.json" if save_json else None)

@@ -1,12 +1,15 @@
 """``segc train``."""
 
+import json
+import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from segc.commands.common import (
     build_dir_option,
-    build_folder,
     console,
     image_bar,
     project_argument,
@@ -15,6 +18,12 @@ from segc.commands.common import (
     warn,
 )
 from segc.compute import prepare_to_compute
+from segc.diagnostics import SegcError
+
+if TYPE_CHECKING:
+    from segc.runs import Choice
+    from segc.spec.load import LoadedProject
+    from segc.training.loop import Outcome
 
 
 @click.command()
@@ -23,6 +32,12 @@ from segc.compute import prepare_to_compute
 @build_dir_option
 @click.option("--name", metavar="RUN", help="Name of the run; by default train, train-2, and so on.")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name, or with the one that trained last.")
+@click.option("--from", "source", metavar="RUN", help="Start from the best weights of this run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try a step of all that is to come: training, validation, every target.",
+)
 @click.option("--allow-changed", is_flag=True, help="With --resume: go on even though the project changed.")
 def command(
     project: Path,
@@ -31,39 +46,131 @@ def command(
     name: str | None,
     resume: bool,
     allow_changed: bool,
+    source: str | None,
+    dry_run: bool,
 ) -> None:
     """Compile a project and train it.
 
-    A run keeps its state in runs/RUN of the build directory; interrupted at any moment, it goes on with --resume. The
-    best and the last weights are in weights/.
+    A run keeps its state in runs/RUN of the build directory, its best and last weights in weights/ there. Interrupted
+    at any moment, it goes on with --resume, by the --set values that it was started with, unless others are given.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it after the step at hand, and what was done is kept; a second one ends at
+    once.
 
     Several GPUs train together when torchrun starts this command; `segc build` prints the line.
+    """
+    _check_usage(name, source, resume=resume, allow_changed=allow_changed)
+    prepare_to_compute()
+    from segc.interrupts import Interrupted
+    from segc.runs import chosen_run, started_with, without_report
+    from segc.spec.load import load_project
+    from segc.training.distributed import give_up, launched_world
+    from segc.training.project import train_project
+
+    folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
+    if source is not None:
+        overrides = (*overrides, _start_from(folder, source, project))
+    loaded = load_project(project, started_with(folder, name, overrides) if resume else overrides)
+    if dry_run:
+        _try_out(loaded)
+        return
+    if resume and (unreported := without_report(folder, name)):
+        # It was killed between its last epoch and its report.
+        click.echo(f"run {unreported.name} is complete but for its report", err=True)
+        click.echo(f"report: {_report(loaded, unreported)}")
+        return
+    screen = console()
+    if launched_world().leads:
+        warn(loaded.warnings)
+    before = chosen_run(folder)
+    started: list[Path] = []
+    try:
+        outcome = train_project(
+            loaded, folder, screen, name=name, resume=resume, allow_changed=allow_changed, started=started.append
+        )
+    except Interrupted as stop:
+        if started:
+            _show_interrupted(loaded, folder, started[0], str(stop))
+        raise
+    except SegcError:
+        give_up()
+        raise
+    if outcome is not None:
+        _show_outcome(loaded, folder, outcome, before)
+
+
+def _check_usage(name: str | None, source: str | None, *, resume: bool, allow_changed: bool) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: with the reason.
     """
     if allow_changed and not resume:
         raise click.UsageError("--allow-changed is about a run that goes on: give --resume too")
     if name is not None and (name.startswith(".") or Path(name).name != name):
         raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
-    prepare_to_compute()
-    from segc.reports.run import report_run
-    from segc.spec.load import load_project
-    from segc.training.project import train_project
+    if source is not None and resume:
+        raise click.UsageError("--from is for a new run: one that goes on has its weights")
 
-    loaded = load_project(project, overrides)
-    folder = build_folder(loaded, build_dir)
-    screen = console()
-    try:
-        outcome = train_project(loaded, folder, screen, name=name, resume=resume, allow_changed=allow_changed)
-    except KeyboardInterrupt:
-        screen.print("interrupted; `segc train --resume` goes on", highlight=False)
-        raise
-    if outcome is None:
-        return
+
+def _start_from(build_dir: Path, run: str, project: Path) -> str:
+    """The override by which a training starts from the weights of a run."""
+    from segc.runs import chosen_run, weights_of
+
+    choice = chosen_run(build_dir, run)
+    path = weights_of(choice.folder) if choice else None
+    start = os.path.relpath(path or build_dir, project.absolute().parent)
+    return f"architecture.weights={json.dumps(Path(start).as_posix())}"
+
+
+def _try_out(loaded: "LoadedProject") -> None:
+    from segc.dry_run import dry_run
+
+    warn(loaded.warnings)
+    if problems := dry_run(loaded, click.echo):
+        raise SegcError(problems)
+    click.echo("all that is to come works here, with seeded weights; nothing was kept")
+
+
+def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:
+    from segc.runs import told_ties
+    from segc.training.report import figure
+
     row = outcome.row
     for what in ("box", "mask"):
-        click.echo(f"{what:<5} mAP50-95 {row[f'{what}_map']:.3f}  mAP50 {row[f'{what}_map50']:.3f}")
-    say(f"best epoch {row['epoch']}: {outcome.best}")
+        click.echo(f"{what:<5} mAP50-95 {figure(row[f'{what}_map'])}  mAP50 {figure(row[f'{what}_map50'])}")
+    say(f"best epoch {row['epoch']}{told_ties(outcome.ties)}: {outcome.best}")
     say(f"last epoch: {outcome.last}")
     say(f"run: {outcome.folder}")
+    say(f"report: {_report(loaded, outcome.folder)}")
+    say(_used(build_dir, outcome.folder.name, before))
+
+
+def _report(loaded: "LoadedProject", run: Path) -> Path:
+    from segc.reports.run import report_run
+
     with image_bar("report") as advance:
-        page = report_run(loaded, outcome.folder, progress=advance, warn=warn)
-    say(f"report: {page}")
+        return report_run(loaded, run, progress=advance, warn=warn)
+
+
+def _used(build_dir: Path, name: str, before: "Choice | None") -> str:
+    """Which run the other commands take after this one, and how to change that."""
+    from segc.runs import chosen_run
+
+    choice = chosen_run(build_dir)
+    if choice is not None and choice.name != name:
+        return f"val, emit and predict use run {choice.name}, {choice.why}; this one: segc runs use {name}"
+    if before is None or before.name == name:
+        return f"val, emit and predict use run {name}"
+    return f"val, emit and predict use run {name} from now on; {before.name} again: segc runs use {before.name}"
+
+
+def _show_interrupted(loaded: "LoadedProject", build_dir: Path, run: Path, why: str) -> None:
+    """Say what is kept and how to go on; then write the report as far as that is quick."""
+    from segc.reports.run import is_quick, report_run
+    from segc.runs import resume_command
+
+    click.echo(f"interrupted ({why}): all that was done is kept in {run}", err=True)
+    click.echo(f"go on with: {resume_command(loaded.path, build_dir, run.name)}", err=True)
+    with suppress(SegcError, OSError):  # of what is kept nothing is missing without a page
+        click.echo(f"report: {report_run(loaded, run, measure=is_quick(run))}", err=True)

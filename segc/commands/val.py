@@ -10,8 +10,10 @@ from segc.commands.common import (
     build_folder,
     image_bar,
     project_argument,
+    run_option,
     say,
     set_option,
+    told_weights,
     warn,
     weights_option,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @set_option
 @build_dir_option
 @weights_option
+@run_option
 @click.option(
     "--artifact", type=click.Path(path_type=Path), metavar="NAME|PATH", help="Run this emitted model instead."
 )
@@ -77,6 +80,7 @@ def command(
     overrides: tuple[str, ...],
     build_dir: Path | None,
     weights: Path | None,
+    run: str | None,
     artifact: Path | None,
     split: Literal["train", "val"],
     batch: int,
@@ -93,8 +97,9 @@ def command(
     apply; all detections with a score above 0.001 count. Precision (P) and recall (R) are those at the confidence
     where F1 is highest, at IoU 0.50; crowd regions are left out.
     """
-    if artifact is not None and weights is not None:
-        raise click.UsageError("--weights and --artifact exclude each other", context)
+    if artifact is not None and (weights is not None or run is not None):
+        given = "--run" if weights is None else "--weights"
+        raise click.UsageError(f"{given} and --artifact exclude each other", context)
     if artifact is not None and runtime != "auto":
         raise click.UsageError("--runtime is for weights: an artifact has its own", context)
     prepare_to_compute()
@@ -103,6 +108,8 @@ def command(
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
+    if artifact is None:
+        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     with image_bar("validation") as advance:
         evaluated = evaluate_project(
             loaded,

@@ -302,13 +302,13 @@ def export_command(
     the tensors are the family's own, so that load_state_dict takes them, strictly.
     """
     from segc.weights.export import export_weights
-    from segc.weights.resolve import trained_file, weights_file
+    from segc.weights.resolve import choose_weights, weights_file
 
     if weights is None:
         from segc.spec.load import load_project
 
         loaded = load_project(project)
-        source = trained_file(loaded, build_folder(loaded, build_dir))
+        source = choose_weights(loaded, build_folder(loaded, build_dir)).path
     else:
         source = weights_file(weights)
     exported = export_weights(source, output, layout=layout, half=half)

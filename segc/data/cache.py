@@ -9,7 +9,6 @@ import mmap
 import multiprocessing
 import os
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -20,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.caches import cache_folder
-
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""How workers start. Forked ones start at once and share the cache in memory; elsewhere forking is not safe."""
+from segc.data.workers import START_METHOD, shared_numbers
 
 Picture = tuple[NDArray[np.uint8], tuple[int, int]]
 """An image [h, w, 3] as large as the network takes it, RGB, not to be written to; and (height, width) of its file."""
@@ -40,6 +37,9 @@ class Cache(Protocol):
     def notice(self) -> str | None:
         """Why pictures are not kept any more, or None while there is room for all."""
 
+    def mend(self) -> None:
+        """Called when no worker is left: whatever one was about when it was killed, others are to start well."""
+
 
 class NoCache:
     """Keeps nothing."""
@@ -55,10 +55,8 @@ class NoCache:
         """None: nobody expects anything to be kept."""
         return None
 
-
-def shared_numbers(count: int) -> NDArray[np.int64]:
-    """Zeros in memory that forked processes share. Unlike /dev/shm in a container it has no limit of its own."""
-    return np.frombuffer(mmap.mmap(-1, 8 * count), np.int64)
+    def mend(self) -> None:
+        """There is nothing to mend."""
 
 
 class MemoryCache:
@@ -116,13 +114,18 @@ class MemoryCache:
             with self._lock:
                 self._table[index, 5] = 1
 
+    def mend(self) -> None:
+        """A new lock; places of pictures that were not written to the end are lost."""
+        self._lock = multiprocessing.get_context(START_METHOD).Lock()
+        self._table[self._table[:, 5] == 0] = 0
+
     def notice(self) -> str | None:
         """That there is no room for all pictures, where it is so."""
         if not self._state[1]:
             return None
         kept = int(self._table[:, 5].sum())
         return (
-            f"{kept} of {self._count} images are kept in memory, all that fit into {self._budget / 2**30:g} GiB; the "
+            f"{kept} of {self._count} images are kept in memory, all that fit into {self._budget / 2**30:.3g} GiB; the "
             "others are decoded every time: raise hyperparameters.cache_gib, or set hyperparameters.cache to disk"
         )
 
@@ -220,6 +223,10 @@ class DiskCache:
         except OSError as error:
             with self._lock:
                 self._state[1] = error.errno or errno.EIO
+
+    def mend(self) -> None:
+        """A new lock."""
+        self._lock = multiprocessing.get_context(START_METHOD).Lock()
 
     def notice(self) -> str | None:
         """Why no more pictures are written, where it is so."""

@@ -2,26 +2,23 @@
 
 import itertools
 import os
-import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segc.compute import memory_limit
 from segc.data.augment import blend, mirror, paste_objects, recolour
-from segc.data.cache import START_METHOD, Cache, DiskCache, MemoryCache, NoCache, Picture
+from segc.data.batch import Batch, Faults, TrainingItem, collate, first_of, packed, unpacked
+from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
 from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
     Matrix,
@@ -37,7 +34,8 @@ from segc.data.geometry import (
     stretch,
 )
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
-from segc.diagnostics import Diagnostic, SegcError
+from segc.data.workers import Arrays, Pool, Starvation, shared_numbers
+from segc.diagnostics import SegcError
 from segc.inference.letterbox import letterbox_geometry
 from segc.schema import LARGEST_STRIDE
 
@@ -54,62 +52,6 @@ _MOSAIC, _VIEW, _MIXUP, _BLENDING, _DONATION, _PASTING, _COLOUR, _FLIPUD, _FLIPL
 """What is drawn. Each has a stream of its own, so that no setting moves the draws of another one."""
 
 
-Faults = tuple[Diagnostic, ...]
-"""What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one step of training reads. B images, T objects of all of them together, in the order of the images.
-
-    Attributes:
-        images: uint8 [B, 3, H, W], RGB, channels last in memory.
-        image_index: int64 [T], the image of each object.
-        classes: int64 [T].
-        boxes: float32 [T, 4], x1, y1, x2, y2 in pixels of the images.
-        masks: int32 [B, H / ratio, W / ratio] where each cell has 1 + the object's place among those of its image (0 is
-            background), or uint8 [T, H / ratio, W / ratio], one mask of 0 and 1 an object.
-        faults: what is wrong with images whose places others took.
-    """
-
-    images: Tensor
-    image_index: Tensor
-    classes: Tensor
-    boxes: Tensor
-    masks: Tensor
-    faults: Faults = ()
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """Called by the loader, for faster copies to a GPU."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {
-            field.name: change(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **changed)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingItem:
-    """One image of a batch: ``image`` [H, W, 3], ``classes`` [t], ``boxes`` [t, 4], ``masks`` as in :class:`Batch`.
-
-    ``faults`` say what is wrong with the image whose place it took.
-    """
-
-    image: NDArray[np.uint8]
-    classes: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    masks: NDArray[Any]
-    faults: Faults = ()
-
-
 def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
     """Classes and polygons of the objects that are trained on."""
     chosen = [one for one in sample.instances if not one.is_crowd]
@@ -121,6 +63,7 @@ def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
     if hyper.cache == "disk":
         return DiskCache([sample.image for sample in samples], hyper.size, budget)
     if hyper.cache in {"auto", "ram"}:
+        budget = min(budget, memory_limit() // 4)
         return MemoryCache(len(samples), hyper.size[0] * hyper.size[1] * 3, budget)
     return NoCache()
 
@@ -145,7 +88,7 @@ class _Draws:
         return probability > 0 and float(self.of(what).random()) < probability
 
 
-class TrainingSet(Dataset[TrainingItem | Faults]):
+class TrainingSet:
     """The training images by (epoch, index, size), augmented.
 
     Args:
@@ -160,6 +103,10 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         self.hyper = hyper
         self.skip = skip
         self.cache = _make_cache(samples, hyper)
+        self.at_hand: NDArray[np.int64] | None = None
+        """Of each worker the image that it reads, counted from 1, where others see it when the worker has died."""
+        self.number = 0
+        """Of the worker that this copy is in."""
         self._labels = [_trained(sample) for sample in samples]
 
     def __len__(self) -> int:
@@ -266,7 +213,11 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
         kept = self.cache.get(index)
         if kept is not None and sample.size in {None, kept[1]}:
             return kept
+        if self.at_hand is not None:
+            self.at_hand[self.number] = index + 1
         image = read_sample(sample)
+        if self.at_hand is not None:
+            self.at_hand[self.number] = 0
         original = (image.shape[0], image.shape[1])
         height, width = letterbox_geometry(original, self.hyper.size).resized
         if (height, width) != original:
@@ -288,38 +239,6 @@ class TrainingSet(Dataset[TrainingItem | Faults]):
     def empty(self) -> TrainingItem:
         """An item without objects, in grey, for its shapes."""
         return self._training_item(Scene(blank(self.hyper.size), (), ()))
-
-
-def collate(items: Sequence[TrainingItem | Faults], like: TrainingItem) -> Batch | Faults:
-    """One batch of several images, or all that is wrong with those that cannot be read.
-
-    Args:
-        items: the images, which may be none.
-        like: an item without objects, for the shapes of a batch without images.
-    """
-    # A mosaic names an image that another one names, too.
-    faults = tuple(dict.fromkeys(fault for item in items if isinstance(item, tuple) for fault in item))
-    if faults:
-        return faults
-    good = [item for item in items if isinstance(item, TrainingItem)]
-    counts = [len(item.classes) for item in good]
-    masks = [item.masks for item in good]
-    overlapping = like.masks.ndim == 2
-    return Batch(
-        images=torch.from_numpy(_joined(np.stack, [item.image for item in good], like.image[None])).permute(0, 3, 1, 2),
-        image_index=torch.from_numpy(np.repeat(np.arange(len(good)), counts)),
-        classes=torch.from_numpy(_joined(np.concatenate, [item.classes for item in good], like.classes)),
-        boxes=torch.from_numpy(_joined(np.concatenate, [item.boxes for item in good], like.boxes)),
-        masks=torch.from_numpy(
-            _joined(np.stack, masks, like.masks[None]) if overlapping else _joined(np.concatenate, masks, like.masks)
-        ),
-        faults=tuple(fault for item in good for fault in item.faults),
-    )
-
-
-def _joined(join: Callable[..., NDArray[Any]], arrays: Sequence[NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
-    """The arrays as one; of none, one without rows."""
-    return join(arrays) if arrays else like[:0]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -345,24 +264,26 @@ def step_size(hyper: "Hyperparameters", epoch: int, step: int) -> tuple[int, int
     return height, width
 
 
-class _Order(Sampler[list[Key]]):
-    """The keys of a process's shares of the batches, epoch after epoch; the last batch of each may be smaller.
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The keys of a process's shares of the batches; the last batch of each epoch may be smaller.
 
     One epoch follows the other without an end, so that workers make its first batches while others are still in use.
     """
 
-    def __init__(self, count: int, hyper: "Hyperparameters", rank: int, world: int) -> None:
-        self.count, self.hyper = count, hyper
-        self.rank, self.world = rank, world
-        self.epoch = self.start_step = 0
+    count: int
+    hyper: "Hyperparameters"
+    rank: int
+    world: int
 
     def __len__(self) -> int:
         return (self.count + self.hyper.batch_size - 1) // self.hyper.batch_size
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        yield from self._epoch(self.epoch, self.start_step)
-        for epoch in itertools.count(self.epoch + 1):
-            yield from self._epoch(epoch, 0)
+    def after(self, epoch: int, step: int) -> Iterator[list[Key]]:
+        """The keys from a step of an epoch on."""
+        yield from self._epoch(epoch, step)
+        for following in itertools.count(epoch + 1):
+            yield from self._epoch(following, 0)
 
     def _epoch(self, epoch: int, start_step: int) -> Iterator[list[Key]]:
         order = epoch_order(self.count, self.hyper.seed, epoch).tolist()
@@ -370,6 +291,17 @@ class _Order(Sampler[list[Key]]):
             indices = order[step * self.hyper.batch_size : (step + 1) * self.hyper.batch_size]
             size = step_size(self.hyper, epoch, step)
             yield [(epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
+
+    def room(self) -> int:
+        """Bytes that the images and masks of a batch take at most, where all masks of an image are in one."""
+        images = -(-self.hyper.batch_size // self.world)
+        height, width = (side * (1 + self.hyper.multi_scale) + LARGEST_STRIDE for side in self.hyper.size)
+        return int(images * height * width * (3 + 4 / self.hyper.mask_ratio**2)) + 4096
+
+
+def _make_batch(dataset: TrainingSet, like: TrainingItem, keys: Sequence[Key]) -> tuple[Any, Arrays]:
+    """What a worker does."""
+    return packed(collate([dataset[key] for key in keys], like))
 
 
 class TrainingLoader:
@@ -388,6 +320,7 @@ class TrainingLoader:
         yielding: have workers run only when a processor has nothing else to do, where the network runs on processors
             too: each time that a thread of it shares one with a worker, all its other threads wait for that one. Where
             other programs leave too little for that, workers compete as usual after a while.
+        said: told about workers that died and were started again.
     """
 
     def __init__(
@@ -400,7 +333,9 @@ class TrainingLoader:
         world: int = 1,
         skip: bool = False,
         yielding: bool = False,
+        said: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._pool: Pool | None = None
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper, skip=skip)
@@ -408,22 +343,10 @@ class TrainingLoader:
         self._order = _Order(len(samples), hyper, rank, world)
         self._workers, self._pin_memory = min(hyper.workers, len(self._order)), pin_memory
         self._starvation = Starvation() if yielding and self._workers else None
-        self._loader = self._make_loader()
-        self._batches: Iterator[Any] = iter(())
+        self._said = said
+        self._batches: Iterator[Batch | Faults] = iter(())
         self._next: tuple[int, int] | None = None
         """Epoch and step of the batch that comes next where nobody asks for another one."""
-
-    def _make_loader(self) -> DataLoader[Any]:
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self._order,
-            num_workers=self._workers,
-            collate_fn=partial(collate, like=self.dataset.empty()),
-            pin_memory=self._pin_memory,
-            persistent_workers=self._workers > 0,
-            worker_init_fn=partial(_start_worker, yielding=self._starvation is not None),
-            multiprocessing_context=START_METHOD if self._workers else None,
-        )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -439,70 +362,77 @@ class TrainingLoader:
         """The batches of an epoch, counted from 0, from one of its steps on.
 
         Raises:
-            SegcError: D002 for images that cannot be read; all those of the batch are named.
+            SegcError: D002 for images that cannot be read, of which the first few of a batch are named; R013 where
+                workers die again and again.
         """
         if self._next != (epoch, start_step):
             self._begin(epoch, start_step)
         for step in range(start_step, len(self)):
             self._next = None  # until the batch is there
-            if self._starvation and self._starvation.is_lasting():
+            if self._starvation and self._starvation.is_lasting() and self._pool:
                 self._starvation = None
-                self._loader = self._make_loader()
-                self._begin(epoch, step)
+                self._pool.restart(partial(_start_worker, self.dataset, yielding=False))
             batch = self._wait()
             if not isinstance(batch, Batch):
-                raise SegcError(batch)
+                raise SegcError(first_of(batch))
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
-            yield batch
+            yield batch.pin_memory() if self._pin_memory else batch
+
+    def set_epochs(self, epochs: int) -> None:
+        """Make batches for a training of so many epochs from now on."""
+        self.dataset.hyper = self.dataset.hyper.model_copy(update={"epochs": epochs})
+        self.close()
+        self._next = None
+
+    def close(self) -> None:
+        """End the worker processes; asked for another batch, they are started again."""
+        if self._pool is not None:
+            self._batches, self._next = iter(()), None
+            self._pool.close()
+            self._pool = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def _begin(self, epoch: int, step: int) -> None:
         self._next = None
-        self._order.epoch, self._order.start_step = epoch, step
-        self._batches = iter(self._loader)
+        make = partial(_make_batch, self.dataset, self.dataset.empty())
+        keys = self._order.after(epoch, step)
+        if not self._workers:
+            self._batches = (unpacked(*make(key)) for key in keys)
+            return
+        if self._pool is None:
+            self.dataset.at_hand = shared_numbers(self._workers)
+            self._pool = Pool(
+                make,
+                self._workers,
+                room=self._order.room(),
+                start=partial(_start_worker, self.dataset, yielding=self._starvation is not None),
+                describe=self._at_hand,
+                said=self._said,
+                mend=self.dataset.cache.mend,
+            )
+        self._pool.begin(keys)
+        self._batches = (unpacked(*result) for result in self._pool.results())
+
+    def _at_hand(self, number: int) -> str:
+        """What a worker was reading."""
+        index = 0 if self.dataset.at_hand is None else int(self.dataset.at_hand[number])
+        return f" while it read {self.dataset.samples[index - 1].image}" if index else ""
 
     def _wait(self) -> Batch | Faults:
         asked = time.monotonic()
-        batch: Batch | Faults = next(self._batches)
+        batch = next(self._batches)
         if self._starvation:
             self._starvation.add(asked, time.monotonic())
         return batch
 
 
-_BATCHES_TO_JUDGE_BY, _SECONDS_TO_JUDGE_BY = 8, 2.0
-"""What it takes to see that workers get too little of the processors."""
-
-
-class Starvation:
-    """Notices that training waits for batches most of the time."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_BATCHES_TO_JUDGE_BY)
-
-    def add(self, asked: float, came: float) -> None:
-        """Take in when a batch was asked for, and when it came, in seconds on one clock."""
-        self._recent.append((asked, came))
-
-    def is_lasting(self) -> bool:
-        """Whether that has been so for long enough to do something about it."""
-        if len(self._recent) < _BATCHES_TO_JUDGE_BY:
-            return False
-        passed = self._recent[-1][1] - self._recent[0][0]
-        waited = sum(came - asked for asked, came in self._recent)
-        return passed > _SECONDS_TO_JUDGE_BY and waited > passed / 2
-
-
-def _start_worker(_: int, *, yielding: bool) -> None:
+def _start_worker(dataset: TrainingSet, number: int, *, yielding: bool) -> None:
     """Leave the processors to the network: a worker is one thread, which gives way to all others where it is to."""
+    dataset.number = number
     cv2.setNumThreads(0)
+    torch.set_num_threads(1)
     if yielding and sys.platform == "linux":
         with suppress(OSError):  # not everywhere may a process ask for that
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # The terminal's Ctrl-C reaches all processes; the main one ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _unless_hung_up
-
-
-def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody caught, unless it is that the main process was ended while it fetched a batch."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)

@@ -21,9 +21,11 @@ from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
 from segc.reports.template import render
+from segc.runs import UNMEASURED, best_epochs, flat, told_ties
 
 if TYPE_CHECKING:
-    from segc.data.loader import Batch
+    from segc.data.batch import Batch
+    from segc.runs import RunRecord
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
@@ -66,7 +68,7 @@ def evaluation_page(loaded: "LoadedProject", evaluated: Evaluated) -> str:
     """
     return _render(
         loaded,
-        evaluated,
+        **_measured(loaded, evaluated),
         heading=f"{loaded.project.name}: evaluation",
         labels=_label_figures({evaluated.split: evaluated.samples}, evaluated.metrics.names),
     )
@@ -74,10 +76,11 @@ def evaluation_page(loaded: "LoadedProject", evaluated: Evaluated) -> str:
 
 def training_page(
     loaded: "LoadedProject",
-    evaluated: Evaluated,
+    evaluated: Evaluated | None,
     train_samples: Sequence[Sample],
     rows: Sequence[Mapping[str, Any]],
     run: str,
+    record: "RunRecord | None" = None,
     *,
     data: Sequence[str] = (),
     descent: str = "",
@@ -86,42 +89,93 @@ def training_page(
 
     Args:
         loaded: the project.
-        evaluated: metrics of the best weights.
+        evaluated: metrics of the best weights; None where they are not measured.
         train_samples: the images that were trained on.
         rows: those of ``results.csv``.
         run: the run's name.
+        record: what is known about the run.
         data: what the splits hold and what of them is not used, in lines.
         descent: what the weights descend from, in a line.
     """
-    names = evaluated.metrics.names
+    names = loaded.project.dataset.class_names
+    splits: dict[str, Sequence[Sample]] = {
+        "train": train_samples,
+        **({evaluated.split: evaluated.samples} if evaluated else {}),
+    }
     return _render(
         loaded,
-        evaluated,
+        **(_measured(loaded, evaluated) if evaluated else {}),
         heading=f"{loaded.project.name}: {run}",
         epochs=_epoch_facts(rows),
         descent=descent,
         training=_training_figures(rows),
-        labels=_label_figures({"train": train_samples, evaluated.split: evaluated.samples}, names),
+        record=_record_tables(record) if record else [],
+        labels=_label_figures(splits, names),
         batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
         data=data,
     )
 
 
-def _render(loaded: "LoadedProject", evaluated: Evaluated, **sections: Any) -> str:
+def _measured(loaded: "LoadedProject", evaluated: Evaluated) -> dict[str, Any]:
+    """The sections of a page that come from an evaluation."""
     metrics = evaluated.metrics
-    settings = {"epochs": "", "descent": "", "training": [], "batches": [], "data": (), **sections}
+    return {
+        "circumstances": evaluated.circumstances(),
+        "tiles": _tiles(metrics),
+        "table": _table(metrics),
+        "curves": [(title, _curve_figures(metrics.names, getattr(metrics, part))) for part, title in _PARTS],
+        "confusion": _confusion_figure(metrics),
+        "examples": _examples(evaluated, project_filters(loaded.project)),
+    }
+
+
+_SECTIONS: Mapping[str, Any] = {
+    "circumstances": "",
+    "epochs": "",
+    "descent": "",
+    **dict.fromkeys(("tiles", "table", "curves", "examples", "training", "batches", "record", "labels", "data"), ()),
+    "confusion": None,
+}
+"""What a page may have, empty."""
+
+
+def _render(loaded: "LoadedProject", **sections: Any) -> str:
     return render(
         "report.html.j2",
         project=loaded.project,
-        circumstances=evaluated.circumstances(),
-        metrics=metrics,
-        tiles=_tiles(metrics),
-        table=_table(metrics),
-        curves=[(title, _curve_figures(metrics.names, getattr(metrics, part))) for part, title in _PARTS],
-        confusion=_confusion_figure(metrics),
-        examples=_examples(evaluated, project_filters(loaded.project)),
-        **settings,
+        names=loaded.project.dataset.class_names,
+        **{**_SECTIONS, **sections},
     )
+
+
+def _record_tables(record: "RunRecord") -> list[tuple[str, list[tuple[str, str]]]]:
+    """What a run was trained by: tables of names and values, with their titles."""
+    last = record.segments[-1]
+    facts = [
+        ("project", record.project),
+        ("spec digest", last.spec_digest),
+        ("dataset digest", record.dataset_digest),
+        *record.dataset.items(),
+        ("started from", record.weights or "random weights"),
+        ("time", duration(record.seconds)),
+        *last.versions.items(),
+        *((key, str(value)) for key, value in last.machine.items()),
+    ]
+    parts = [
+        (
+            f"from epoch {one.epoch + 1}",
+            "; ".join(
+                [
+                    f"{one.started} to {one.ended or '?'}, {one.end or 'going on'}",
+                    *([f"--set {' --set '.join(one.overrides)}"] if one.overrides else []),
+                    *([f"changed: {'; '.join(one.changes)}"] if one.changes else []),
+                ]
+            ),
+        )
+        for one in record.segments
+    ]
+    settings = [(key, str(value)) for key, value in flat("", record.hyperparameters)]
+    return [("Parts", parts), ("Circumstances", facts), ("Hyperparameters", settings)]
 
 
 def _shown(value: float | None) -> str:
@@ -203,9 +257,9 @@ def _confusion_figure(metrics: Metrics) -> Figure | None:
     return Figure(chart, caption)
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """A column of ``results.csv``; NaN where it is empty."""
-    return [float(row[name]) if str(row.get(name, "")) else math.nan for row in rows]
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """A column of ``results.csv``; NaN where it has no number."""
+    return [math.nan if str(row.get(name, "")) in {"", UNMEASURED} else float(row[name]) for row in rows]
 
 
 def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -213,11 +267,11 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     if not rows:
         return []
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    epochs = _column(rows, "epoch")
+    epochs = column(rows, "epoch")
     along = Axis.around("epoch", epochs)
 
     def chart(named: Iterable[tuple[str, str]], caption: str, scale: Axis | None = None) -> Figure | None:
-        there = [(label, _column(rows, name)) for label, name in named if name in columns]
+        there = [(label, column(rows, name)) for label, name in named if name in columns]
         if not there:
             return None
         up = scale or Axis.around("", *(ys for _, ys in there), zero=True)
@@ -248,16 +302,13 @@ def _epoch_facts(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     last = rows[-1]
-    text = f"{last['epoch']} epochs in {_duration(float(last['seconds']))}"
-    means = [
-        (box + mask, row["epoch"])
-        for row, box, mask in zip(rows, _column(rows, "box_map"), _column(rows, "mask_map"), strict=True)
-        if not math.isnan(box + mask)
-    ]
-    return f"{text}, the best one {max(means, key=lambda one: one[0])[1]}" if means else text
+    text = f"{last['epoch']} epochs in {duration(float(last['seconds']))}"
+    best, ties = best_epochs(rows)
+    return f"{text}, the best one {best['epoch']}{told_ties(ties)}" if best else text
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

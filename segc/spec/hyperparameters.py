@@ -149,6 +149,28 @@ ClassWeights = Annotated[
 """How much objects of each class count, by name."""
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])")
+
+
+def _duration(value: Any) -> str:
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)) and float(found[1]) > 0:
+        return value
+    text = f"a time is a number with s, m, h or d, not `{value}`"
+    refuse([Problem("S106", (), text, "for example `time: 2h`")])
+    return str(value)
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a ``time``, such as 2h."""
+    return float(duration[:-1]) * _UNITS[duration[-1]]
+
+
+Duration = Annotated[
+    str, BeforeValidator(_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+]
+
+
 Logger = Literal["mlflow", "wandb"]
 """Services that record trainings."""
 
@@ -162,7 +184,7 @@ class Augment(SpecModel):
     close_mosaic: int = Field(
         10,
         ge=0,
-        le=MOST_DETECTIONS,
+        le=100_000,
         description="Epochs at the end without mosaic; shorter trainings have none at all.",
     )
     degrees: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
@@ -199,7 +221,13 @@ class Hyperparameters(SpecModel):
         "Targets inherit it.",
         examples=[640, [480, 640]],
     )
-    epochs: int = Field(100, ge=1, le=MOST_DETECTIONS, description="Passes over the training images.")
+    epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training images.")
+    time: Duration | None = Field(
+        None,
+        description="How long to train, validation included, as in 90m, 2h or 1.5d: once the first epoch is done the "
+        "schedule is fitted to it, in place of epochs.",
+        examples=["2h"],
+    )
     batch: Batch = Field(
         16,
         description="Images a step, of all processes together. auto takes what fits into the memory of the GPU, and "
@@ -213,15 +241,33 @@ class Hyperparameters(SpecModel):
         description="Batch that the learning rate and weight decay are meant for: gradients are accumulated up to it.",
     )
     optimizer: Literal["auto", "SGD", "AdamW"] = Field(
-        "auto", description="auto chooses by the number of steps: AdamW for short trainings, SGD for long ones."
+        "auto",
+        description="auto chooses by the number of steps, AdamW for short trainings, SGD for long ones, and what of "
+        "lr0, momentum and warmup_bias_lr is not given.",
     )
-    lr0: float = Field(0.01, gt=0, le=10, description="Learning rate at the start, after warm-up.")
+    lr0: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Learning rate at the start, after warm-up; where not given 0.01, with optimizer auto what fits.",
+        examples=[0.01],
+    )
     lrf: float = Field(0.01, gt=0, le=1, description="Learning rate at the end, as a factor of lr0.")
     cos_lr: bool = Field(default=False, description="Let the learning rate fall along a cosine, not a line.")
-    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD, first beta of AdamW.")
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Momentum of SGD, first beta of AdamW; where not given 0.937, with optimizer auto 0.9.",
+        examples=[0.937],
+    )
     weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay of the convolutions' weights.")
-    warmup_epochs: float = Field(
-        3.0, ge=0, le=1000, description="Epochs of warm-up, fractions allowed; not more than epochs."
+    warmup_epochs: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, or all there are.",
+        examples=[3.0],
     )
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of warm-up.")
     warmup_bias_lr: float | None = Field(
@@ -255,13 +301,13 @@ class Hyperparameters(SpecModel):
     patience: int = Field(
         100,
         ge=0,
-        le=MOST_DETECTIONS,
+        le=100_000,
         description="Epochs without a better validation after which training stops; 0: never.",
     )
     max_skipped: int = Field(
         20,
         ge=1,
-        le=MOST_DETECTIONS,
+        le=100_000,
         description="Updates in a row that may be skipped because loss or gradients are not finite; one more stops "
         "the training.",
     )
@@ -307,7 +353,20 @@ class Hyperparameters(SpecModel):
         description="Compile the network with torch.compile: minutes at the start, faster steps afterwards. Needs a "
         "C++ compiler on a CPU.",
     )
-    val_interval: int = Field(1, ge=1, le=MOST_DETECTIONS, description="Epochs from one validation to the next.")
+    save_period: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Keep the weights of every so many epochs, besides the best and the last; 0: none.",
+    )
+    keep_best: int = Field(1, ge=1, le=1000, description="Keep the weights of so many of the best epochs.")
+    average_last: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Keep the mean of the weights after so many last epochs too, as averaged.safetensors; 0: none.",
+    )
+    val_interval: int = Field(1, ge=1, le=100_000, description="Epochs from one validation to the next.")
     loggers: tuple[Logger, ...] = Field(
         (),
         strict=False,
@@ -337,8 +396,7 @@ class Hyperparameters(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         found: list[Problem] = []
-        # Only a length that somebody chose is held against them: with fewer epochs the default's ramp is cut short.
-        if "warmup_epochs" in self.model_fields_set and self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             text = f"warm-up of {self.warmup_epochs:g} epochs is longer than the training of {self.epochs}"
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):
@@ -349,3 +407,39 @@ class Hyperparameters(SpecModel):
             found.append(Problem("X213", ("mask_ratio",), text, "take 1, 2, 4, 8, 16 or 32"))
         refuse(found)
         return self
+
+
+def idle_keys(hyper: Hyperparameters) -> list[Problem]:
+    """Keys that somebody gave and that change nothing, because of the values of others."""
+    augment = hyper.augment
+    given = {("hyperparameters", key) for key in hyper.model_fields_set} | {
+        ("hyperparameters", "augment", key) for key in augment.model_fields_set
+    }
+    fixed = hyper.time is None
+    one = fixed and hyper.epochs == 1
+    closed = fixed and augment.close_mosaic >= hyper.epochs
+    rules: tuple[tuple[bool, str, str], ...] = (
+        (hyper.time is not None, "epochs", f"the time of {hyper.time} says how long to train"),
+        (augment.copy_paste == 0, "augment.copy_paste_mode", "nothing is pasted: copy_paste is 0"),
+        (augment.mosaic == 0, "augment.close_mosaic", "there are no mosaics: mosaic is 0"),
+        (
+            closed and augment.mosaic > 0,
+            "augment.mosaic",
+            f"there are no mosaics in the last {augment.close_mosaic} epochs (close_mosaic), of {hyper.epochs} in all",
+        ),
+        (hyper.warmup_epochs == 0, "warmup_momentum", "there is no warm-up: warmup_epochs is 0"),
+        (hyper.warmup_epochs == 0, "warmup_bias_lr", "there is no warm-up: warmup_epochs is 0"),
+        (hyper.ema_decay == 0, "ema_tau", "the weights are not averaged: ema_decay is 0"),
+        (hyper.cache is False, "cache_gib", "nothing is kept: cache is false"),
+        (one, "lrf", "the learning rate falls from epoch to epoch, and there is one"),
+        (one, "cos_lr", "the learning rate falls from epoch to epoch, and there is one"),
+        (
+            fixed and hyper.epochs <= hyper.patience,
+            "patience",
+            f"a training of {hyper.epochs} epochs is over before {hyper.patience} have brought nothing better",
+        ),
+    )
+    paths = [(("hyperparameters", *key.split(".")), why) for idle, key, why in rules if idle]
+    return [
+        Problem("X224", path, f"`{path[-1]}` has no effect: {why}", at_key=True) for path, why in paths if path in given
+    ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
 from segc.schema import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
+from segc.spec.hyperparameters import idle_keys
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
 from segc.spec.recognise import NAMED, kind_of
@@ -28,11 +29,13 @@ class LoadedProject:
         project: The project, with overrides applied and what a data file says filled in.
         path: The ``project.yaml``, absolute.
         warnings: What was found that does not stop segc.
+        overrides: The ``key.key=VALUE`` texts that were applied.
     """
 
     project: Project
     path: Path
     warnings: tuple[Diagnostic, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -114,7 +117,7 @@ def check_source(
     diagnostics = sort_diagnostics(loader.diagnostics)
     if project is None or root is None or any(d.severity == "error" for d in diagnostics):
         return None, _first_ones(diagnostics, path)
-    loaded = LoadedProject(project, loader.path)
+    loaded = LoadedProject(project, loader.path, overrides=tuple(overrides))
     warnings = sort_diagnostics((*diagnostics, *_warnings(loaded, root)))
     return replace(loaded, warnings=warnings), warnings
 
@@ -415,6 +418,7 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
         )
         for path in repeated_splits(dataset)
     ]
+    found += idle_keys(loaded.project.hyperparameters)
     found += _path_problems(loaded)
     if not found:
         return []

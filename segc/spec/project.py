@@ -13,6 +13,7 @@ from segc.spec.architecture import Architecture
 from segc.spec.dataset import Dataset
 from segc.spec.freeze import freeze_problems
 from segc.spec.hyperparameters import Hyperparameters
+from segc.spec.tune import Ranges
 from segc.targets import registry
 from segc.targets.contract import TargetOptions
 
@@ -50,6 +51,11 @@ class Project(SpecModel):
     dataset: Dataset = Field(description="Images, labels and classes.", examples=[{"data": "data.yaml"}])
     hyperparameters: Hyperparameters = Field(
         default=Hyperparameters(), description="Training, validation and prediction.", examples=[{"epochs": 100}]
+    )
+    tune: Ranges = Field(
+        default={},
+        description="What `segc tune` searches: hyperparameters with [low, high], [low, high, log] or choices.",
+        examples=[{"lr0": [1e-4, 1e-2, "log"], "augment.mosaic": [0.0, 1.0]}],
     )
     targets: tuple[AnyTarget, ...] = Field(
         (), strict=False, description="What to emit, one entry an artifact.", examples=[[{"format": "onnx"}]]

@@ -1,8 +1,7 @@
 """The state of a training in one safetensors file: whole or not there, and nothing in it is executed when read.
 
-Nothing that is trained with draws from a global random generator (batches are functions of seed, epoch and index), and
-a checkpoint is only made right after an update, when no gradients are waiting: so the networks, the optimizer and a few
-numbers are all there is.
+Nothing that is trained with draws from a global random generator (batches are functions of seed, epoch and index): so
+the networks, the optimizer, gradients that wait for their update and a few numbers are all there is.
 """
 
 import json
@@ -18,7 +17,7 @@ from segc.diagnostics import fail
 from segc.files import atomic_path
 from segc.training.loss import TERMS
 
-FORMAT = "2"
+FORMAT = "3"
 
 
 @dataclass(slots=True)
@@ -33,6 +32,7 @@ class Epoch:
         unreadable: images that could not be read.
         seconds: time spent on training steps.
         images_seen: images of the steps done, skipped or not.
+        waiting: steps whose gradients wait for their update.
     """
 
     step: int = 0
@@ -42,6 +42,7 @@ class Epoch:
     unreadable: int = 0
     seconds: float = 0.0
     images_seen: int = 0
+    waiting: int = 0
 
     def add(self, terms: Tensor, images: int) -> None:
         """Take in the loss terms of a step."""
@@ -60,31 +61,37 @@ class Progress:
     Attributes:
         epoch: epochs done.
         at: how far the next one is.
+        steps: forward passes so far, which never become fewer.
+        epochs: how many there will be, where that was fitted to a time; 0 where the plan says it.
         updates: updates of the weights so far.
         skipped_in_a_row: updates skipped since the last one that was made.
         best: the row of ``results.csv`` of the best epoch so far; empty before the first validation.
-        fitness: its fitness.
+        ties: epochs that were as good.
         stopped: whether the training ended before its last epoch, as it got no better.
         seconds: time spent so far.
+        validation_seconds: time that the last validation took.
         scaler: what the gradient scaler remembers; empty where there is none.
         launch: the launch by ``torchrun`` that saved this; empty without.
     """
 
     epoch: int = 0
     at: Epoch = field(default_factory=Epoch)
+    steps: int = 0
+    epochs: int = 0
     updates: int = 0
     skipped_in_a_row: int = 0
     best: dict[str, Any] = field(default_factory=dict)
-    fitness: float = -1.0
+    ties: tuple[int, ...] = ()
     stopped: bool = False
     seconds: float = 0.0
+    validation_seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
     launch: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """The progress that ``asdict`` gave."""
-        return cls(**{**values, "at": Epoch(**values["at"])})
+        return cls(**{**values, "at": Epoch(**values["at"]), "ties": tuple(values["ties"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +100,11 @@ class Checkpoint:
 
     Attributes:
         progress: how far the training is.
-        identity: what must be the same for it to go on; see ``segc.training.run``.
+        identity: what must be the same for it to go on; see ``segc.training.identity``.
         network: the weights that are trained.
         average: their moving average.
         optimizer: what the optimizer remembers.
+        gradients: those that wait for their update, by parameter.
     """
 
     progress: Progress
@@ -104,9 +112,10 @@ class Checkpoint:
     network: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-_PARTS = ("network", "average", "optimizer")
+_PARTS = ("network", "average", "optimizer", "gradients")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -6,9 +6,10 @@ process with the whole batch would. The first process alone writes files and rep
 """
 
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -54,10 +55,14 @@ class World:
 
     def least(self, value: int, device: torch.device) -> int:
         """The least of the processes' numbers."""
+        return -self.most(-value, device)
+
+    def most(self, value: int, device: torch.device) -> int:
+        """The greatest of the processes' numbers."""
         if self.size == 1:
             return value
         number = torch.tensor(value, device=device)
-        dist.all_reduce(number, dist.ReduceOp.MIN)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
     def from_leader(self, value: T) -> T:
@@ -99,6 +104,14 @@ def launch_name(environment: Mapping[str, str] = os.environ) -> str:
 def restarts(environment: Mapping[str, str] = os.environ) -> int:
     """How often ``torchrun`` started the processes again, after one had died."""
     return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def give_up() -> None:
+    """End the launch by ``torchrun``, where there is one: what was refused would be refused again."""
+    if launch_name():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launch sends it on, and this process has yet to say why
+        with suppress(OSError):
+            os.kill(os.getppid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from segc.training.optimizer import make_optimizer
 from segc.training.precision import TYPES, Precision, autocast, grad_scaler
 
 if TYPE_CHECKING:
-    from segc.data.loader import Batch
+    from segc.data.batch import Batch
     from segc.graph.ir import Graph
     from segc.plan import Plan
     from segc.spec.hyperparameters import Hyperparameters
@@ -144,6 +144,21 @@ class Engine:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients that are waiting, by parameter."""
+        return {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+
+    def restore_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Have gradients wait that :meth:`gradients` gave.
+
+        Raises:
+            KeyError: for a parameter that the network has not.
+        """
+        parameters = dict(self.network.named_parameters())
+        for name, value in gradients.items():
+            # The norm of all is summed as they lie in memory.
+            parameters[name].grad = torch.empty_like(parameters[name]).detach().copy_(value)
 
     def clip(self) -> float:
         """Bound the norm of the gradients; gives what it was."""

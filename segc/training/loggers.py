@@ -40,14 +40,15 @@ class TensorBoardLogger(SilentReport):
         """See :class:`segc.training.report.Report`."""
         from tensorboardX import SummaryWriter
 
-        # A file of its own each time that a run goes on. What is done again comes out the same, so nothing is purged.
-        self._writer = SummaryWriter(str(run.folder), flush_secs=10, filename_suffix=f".from{run.epoch}")
-        self._writer.add_text("project", "\n".join(f"    {key}: {value}" for key, value in run.settings.items()), 0)
-
-    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
-        """See :class:`segc.training.report.Report`."""
-        del epochs
-        self._step = (epoch - 1) * total + done
+        # A file of its own each time that a run goes on. Steps after the checkpoint are done again: their first figures
+        # are purged. Those of epochs have smaller numbers and stay.
+        purged = {"purge_step": run.steps + 1} if run.steps else {}
+        self._writer = SummaryWriter(str(run.folder), flush_secs=10, filename_suffix=f".from{run.steps}", **purged)
+        self._step = run.steps
+        settings = "\n".join(f"    {key}: {value}" for key, value in run.settings.items())
+        self._writer.add_text("project", settings, run.steps)
+        if run.changes:
+            self._writer.add_text("changes", "\n".join(f"    {change}" for change in run.changes), run.steps)
 
     def step(self, values: Mapping[str, float]) -> None:
         """See :class:`segc.training.report.Report`."""
@@ -169,10 +170,11 @@ class Recorded:
     Args:
         shown: what a person sees.
         loggers: each is closed and left out as soon as it fails.
+        watched: told about epochs last; what it raises is not caught.
     """
 
-    def __init__(self, shown: Report, loggers: Sequence[Logger]) -> None:
-        self._shown = shown
+    def __init__(self, shown: Report, loggers: Sequence[Logger], watched: Report | None = None) -> None:
+        self._shown, self._watched = shown, watched
         self._loggers = list(loggers)
 
     def _tell(self, what: str, *arguments: Any) -> None:
@@ -211,6 +213,8 @@ class Recorded:
         """See :class:`segc.training.report.Report`."""
         self._shown.epoch(row)
         self._tell("epoch", row)
+        if self._watched is not None:
+            self._watched.epoch(row)
 
     def close(self) -> None:
         """See :class:`segc.training.report.Report`."""

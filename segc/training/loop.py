@@ -1,59 +1,57 @@
 """The training itself."""
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segc.build import model_metadata
+from segc.data.batch import Batch
 from segc.data.check import read_for_training
 from segc.data.dataset import Sample
-from segc.data.loader import Batch, TrainingLoader
-from segc.diagnostics import Diagnostic, fail
-from segc.evaluation.coco import evaluate_session
-from segc.evaluation.metrics import Evaluation, Metrics
-from segc.files import atomic_directory, write_atomic
+from segc.data.loader import TrainingLoader
+from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.evaluation.metrics import Metrics
+from segc.interrupts import Interrupted, StopRequest
+from segc.locks import try_lock
 from segc.network.device import choose_device, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
-from segc.plan import Plan, make_plan
+from segc.plan import make_plan
+from segc.runs import CHECKPOINT, COMPLETE, FINISHED, STOPPED, best_epochs, busy, lock_file, read_record, run_to_resume
+from segc.spec.hyperparameters import seconds_of
 from segc.training.balance import class_weights, weights_line
-from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint
+from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
-from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
-from segc.training.memory import resolve_hyperparameters
-from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
-from segc.training.precision import choose_precision
-from segc.training.report import Report, Run, SilentReport
-from segc.training.run import (
-    CHECKPOINT,
-    RESULTS,
+from segc.training.identity import (
     changed_project,
     identity,
     identity_changes,
-    new_run_folder,
-    publish,
-    read_results,
+    new_run,
     run_of_launch,
-    run_to_resume,
-    write_results,
 )
+from segc.training.keeping import AVERAGED, Keeper, new_record, new_segment
+from segc.training.memory import refuse_few_values, resolve_hyperparameters
+from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
+from segc.training.precision import choose_precision
+from segc.training.report import Report, Run, SilentReport
 from segc.training.schedule import rates
+from segc.training.table import scores
+from segc.training.validation import unlabelled, validate
 from segc.weights.resolve import own_metadata, starting_weights
-from segc.weights.store import save_weights
 
 if TYPE_CHECKING:
     from segc.build import Build
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
 
-SAVING_SHARE = 0.01
-"""Most of the time that saving checkpoints may take, but for the first and the last one."""
+
+class Ended(Exception):  # noqa: N818 - it is no error
+    """Raised by a report to end a training before its time; its text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +60,17 @@ class Outcome:
 
     Attributes:
         folder: the run's folder.
-        best: averaged weights of the best epoch, in ``weights/`` of the build directory.
-        last: averaged weights of the last epoch, likewise.
+        best: averaged weights of the best epoch.
+        last: averaged weights of the last epoch.
         row: the best epoch's row of ``results.csv``.
+        ties: epochs that were as good.
     """
 
     folder: Path
     best: Path
     last: Path
     row: dict[str, Any]
+    ties: tuple[int, ...] = ()
 
 
 def train(
@@ -81,6 +81,7 @@ def train(
     resume: bool = False,
     allow_changed: bool = False,
     report: Report | None = None,
+    started: Callable[[Path], None] = lambda _: None,
 ) -> Outcome | None:
     """Train a project, or go on with a run of it.
 
@@ -97,14 +98,17 @@ def train(
         resume: go on with a run instead of starting one.
         allow_changed: go on with it even where the project changed.
         report: told about the progress.
+        started: told the run's folder, once there is something to go on from.
 
     Returns:
         What it came to; nothing in a process that does not lead.
 
     Raises:
         SegcError: R001, R002, R004, R005 where a run cannot be resumed, R003 where one of that name is there, R006
-            where the training diverged, R007 to R011 where the device, the batch or the processes do not allow it; D0xx
-            for faults of the dataset, W0xx of the starting weights.
+            where the training diverged, R007 to R011 where the device, the batch or the processes do not allow it, R012
+            where another process trains the run; D0xx for faults of the dataset, W0xx of the starting weights. What was
+            done until then is kept, but for R006.
+        Interrupted: where a signal asked to end; what was done until then is kept.
         OSError: where something cannot be written.
     """
     world = launched_world()
@@ -122,7 +126,9 @@ def train(
         if checkpoint is not None and going_on is not None:
             training.restore(going_on, checkpoint, allow_changed=allow_changed)
         else:
-            training.begin(new_run_folder(build.folder, name) if world.leads else Path())
+            training.begin(name)
+        if world.leads:
+            started(training.folder)
         return training.run()
 
 
@@ -161,7 +167,7 @@ class Training:
         self.loaded, self.build, self.hyper, self.device, self.world = loaded, build, hyper, device, world
         self.report = report if world.leads else SilentReport()
         self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples))
-        _refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
+        refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)
         self.loader = TrainingLoader(
@@ -172,6 +178,7 @@ class Training:
             world=world.size,
             skip=loaded.project.dataset.corrupt == "skip",
             yielding=device.type == "cpu",
+            said=self.report.say,
         )
         self._named: set[Diagnostic] = set()
         precision = choose_precision(hyper.precision, device)
@@ -182,33 +189,50 @@ class Training:
             self.engine.loss.class_weights = torch.from_numpy(weights).to(device)
             self.report.say(weights_line(weights, names))
         self.progress = Progress()
-        self.rows: list[dict[str, Any]] = []
         self.folder = Path()
-        self._saving_took, self._saved_at, self._counted_at = 0.0, 0.0, 0.0
+        self._keeper: Keeper | None = None
+        self._stop = StopRequest("\nending after this step; once more ends at once\n")
+        self._whole = False
+        """Whether weights, optimizer and progress belong to one moment, so that they can be kept."""
+        self._counted_at = 0.0
 
-    def _first_weights(self) -> dict[str, Any]:
+    def _first_weights(self) -> tuple[dict[str, Any], str]:
+        """Values of all parameters, and what they were taken from."""
         initial = initial_weights(self.build.graph.parameters, self.hyper.seed)
         transfer = starting_weights(self.loaded, self.build.graph, self.build.folder)
         if transfer is None:
-            return initial
+            return initial, ""
         self.report.say(transfer.summary())
-        return transfer.apply(initial)
+        return transfer.apply(initial), str(self.loaded.project.architecture.weights)
 
-    def begin(self, folder: Path) -> None:
-        """Start a run: its folder appears with a first checkpoint in it.
+    def begin(self, name: str | None) -> None:
+        """Start a run.
+
+        Args:
+            name: the run's name; a new one where not given.
 
         Raises:
-            SegcError: of the starting weights.
+            SegcError: R003 where there is one of that name, R012 where another process makes it; of the starting
+                weights.
             OSError: where it cannot be written.
         """
-        load_weights(self.engine.network, self._first_weights())
+        values, source = self._first_weights()
+        load_weights(self.engine.network, values)
         self.engine.average.reset()
         self.progress.launch = launch_name()
-        if self.world.leads:
-            with atomic_directory(folder) as temporary:
-                write_atomic(temporary / "project.lock.json", self.build.files["project.lock.json"])
-                save_checkpoint(temporary / CHECKPOINT, self._checkpoint())
-        self.folder = folder
+        self._whole = True
+        if not self.world.leads:
+            return
+        lock = new_run(self.build.folder, name)
+        self.folder = self.build.folder / "runs" / lock.path.name.removeprefix(".").removesuffix(".lock")
+        segment = new_segment(self.loaded, self.device, self.world.size, self.progress)
+        record = new_record(self.loaded, self.folder.name, self.hyper, self.identity, segment, source)
+        metadata = own_metadata(self.loaded, self.build.graph, self.build.folder)
+        try:
+            self._keeper = Keeper.begin(lock, self.folder, self.build, record, metadata, self._checkpoint())
+        except BaseException:
+            lock.release()
+            raise
 
     def restore(self, folder: Path, checkpoint: Checkpoint, *, allow_changed: bool = False) -> None:
         """Go on with a run.
@@ -221,57 +245,119 @@ class Training:
 
         Raises:
             SegcError: R002 where the project changed, R004 where the run is complete, R005 where its checkpoint is of
-                another network.
+                another network, R012 where another process trains it.
         """
         changes = identity_changes(checkpoint.identity, self.identity)
         if changes and not allow_changed:
-            raise changed_project(changes, folder)
+            raise changed_project(changes, folder, self.loaded, self.build.folder)
         self.progress = checkpoint.progress
-        if self.progress.stopped or self.progress.epoch >= self.plan.epochs:
+        if self._is_complete() and self._has_ended(folder):
             raise fail(
                 "R004",
                 f"run `{folder.name}` is complete: {self.progress.epoch} epochs are done",
                 file=folder,
                 help="start another one: segc train, without --resume",
             )
-        optimizer = dict(checkpoint.optimizer)
+        optimizer, gradients = dict(checkpoint.optimizer), dict(checkpoint.gradients)
         if changes:
             self.report.say("\n".join(["the project changed since this run began:", *changes]))
             self.progress.at = Epoch()
-            optimizer = fitting_state(self.engine.optimizer, optimizer)
+            optimizer, gradients = fitting_state(self.engine.optimizer, optimizer), {}
         try:
             self.engine.network.load_state_dict(checkpoint.network)
             self.engine.average.network.load_state_dict(checkpoint.average)
             restore_optimizer(self.engine.optimizer, optimizer)
+            self.engine.restore_gradients(gradients)
         except (RuntimeError, KeyError) as error:
             raise fail("R005", f"the checkpoint is of another network: {error}", file=folder / CHECKPOINT) from error
         if self.progress.scaler and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
+        self._plan_epochs()
         self.progress.launch = launch_name()
         self.folder = folder
+        self._whole = True
         if self.world.leads:
-            for left_behind in folder.glob(".*.partial"):
-                left_behind.unlink()  # by a process that was killed while it wrote
-            self.rows = read_results(folder / RESULTS, self.progress.epoch)
+            lock = try_lock(lock_file(folder))
+            if lock is None:
+                raise busy(folder)
+            segment = new_segment(self.loaded, self.device, self.world.size, self.progress, changes)
+            record = new_record(self.loaded, folder.name, self.hyper, self.identity, segment, "")
+            metadata = own_metadata(self.loaded, self.build.graph, folder)
+            self._keeper = Keeper.go_on(lock, folder, self.build, record, metadata, self.progress)
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
 
+    def _is_complete(self) -> bool:
+        return self.progress.stopped or self.progress.epoch >= (self.progress.epochs or self.plan.epochs)
+
+    def _has_ended(self, folder: Path) -> bool:
+        """Whether a run that is complete came to its end, too, and was not killed in between."""
+        record = read_record(folder) if self.world.leads else None
+        return self.world.from_leader(record is not None and record.end in COMPLETE)
+
     def run(self) -> Outcome | None:
         """Train to the last epoch, saving on the way. Gives nothing in a process that does not lead."""
+        try:
+            with self._stop:
+                self._run()
+            self._end(STOPPED if self.progress.stopped else FINISHED)
+        except Interrupted as stop:
+            self._end(f"interrupted by {stop}", keep=True)
+            raise
+        except Ended as end:
+            self._end(str(end))
+            raise
+        except Exception as error:
+            code = f" ({error.diagnostics[0].code})" if isinstance(error, SegcError) else ""
+            self._end(f"failed{code}", keep=True)
+            raise
+        finally:
+            if self._keeper is not None:
+                self._keeper.close()
+            self.loader.close()
+        if self._keeper is None:
+            return None
+        best, last = (self._keeper.weights(which) for which in ("best", "last"))
+        return Outcome(self.folder, best, last, self.progress.best, self.progress.ties)
+
+    def _run(self) -> None:
         project, epoch = self.loaded.project, self.progress.epoch
-        run = Run.of(project, self.folder, images_per_step=self.plan.batch, epoch=epoch, device=str(self.device))
+        run = Run.of(
+            project,
+            self.folder,
+            images_per_step=self.plan.batch,
+            epoch=epoch,
+            steps=self.progress.steps,
+            device=str(self.device),
+            changes=self._keeper.record.segments[-1].changes if self._keeper else (),
+        )
         self.report.begin(run)
         self.report.say(self._circumstances())
         if lagging := self.plan.lagging():
             self.report.say(f"note: {lagging}")
-        self._saved_at = self._counted_at = time.monotonic()
-        while self.progress.epoch < self.plan.epochs and not self.progress.stopped:
+        for note in unlabelled(self.loader.dataset.samples, self.val_samples):
+            self.report.say(note)
+        self._counted_at = time.monotonic()
+        while not self._is_complete():
             self._epoch()
-        if not self.world.leads:
-            return None
-        best, last = (publish(self.folder / f"{which}.safetensors", self.build.folder) for which in ("best", "last"))
-        return Outcome(self.folder, best, last, self.progress.best)
+        if (
+            self._keeper
+            and self.hyper.average_last
+            and self._keeper.average(self.hyper.average_last, self.progress.epoch)
+        ):
+            self.report.say(f"the mean of the last {self.hyper.average_last} epochs: {self._keeper.weights(AVERAGED)}")
+
+    def _end(self, how: str, *, keep: bool = False) -> None:
+        """Say how it ended; where it was not the end, with the state to go on from."""
+        if self._keeper is None:
+            return
+        if keep and self._whole:
+            self._count_time()
+            with suppress(SegcError, OSError):  # a full disk has been told already, and the last checkpoint is there
+                self._keeper.save(self._checkpoint())
+                self._save_weights("last")
+        self._keeper.end(how, self.progress)
 
     def _circumstances(self) -> str:
         """Where and how the training happens, in a line."""
@@ -286,7 +372,9 @@ class Training:
         self._pass(self.progress.epoch)
         if notice := self.loader.new_notice():
             self.report.say(notice)
-        last = number == self.plan.epochs
+        self._count_time()
+        over = self._is_out_of_time(number)
+        last = over or number == self.plan.epochs
         metrics = self._validate() if last or number % self.hyper.val_interval == 0 else None
         self._count_time()
         done, self.progress.at = self.progress.at, Epoch()
@@ -294,23 +382,54 @@ class Training:
         row = {
             "epoch": number,
             "seconds": round(self.progress.seconds, 3),
-            "images_per_second": round(done.images_seen / done.seconds, 3),
+            "images_per_second": round(done.images_seen / done.seconds, 3) if done.seconds else 0.0,
             "learning_rate": rates(self.plan, number * self.plan.steps_per_epoch - 1).learning_rate,
             **{f"train_{name}": round(value, 6) for name, value in done.means().items()},
-            **_scores(metrics),
+            **scores(metrics),
             "skipped": done.skipped,
             "unreadable": done.unreadable,
             "memory_gib": round(peak_memory(self.device) / 2**30, 3),
         }
-        worth = -math.inf if metrics is None else fitness(metrics)
-        if better := worth >= self.progress.fitness:
-            self.progress.fitness, self.progress.best = worth, row
-        self.progress.stopped = not last and self._got_no_better(metrics)
-        if self.world.leads:
-            self.rows.append(row)
-            write_results(self.folder / RESULTS, self.rows)
+        if self._keeper is not None:
+            self._keeper.add_row(row)
             self.report.epoch(row)
-            self._keep(better=better, last=last or self.progress.stopped)
+            best, self.progress.ties = best_epochs(self._keeper.rows)
+            if best is self._keeper.rows[-1]:
+                self.progress.best = row
+                self._save_weights("best")
+            self._keeper.keep_epoch(to_numpy(self.engine.average.network), number, self.hyper)
+        self.progress.best, self.progress.ties = self.world.from_leader((self.progress.best, self.progress.ties))
+        self.progress.stopped = over or (not last and self._got_no_better(metrics))
+        if self.hyper.time and number == 1:
+            self._fit_to_time()
+        if self._keeper is not None:
+            # The checkpoint comes after the weights: killed in between, the epoch is done again and gives the same.
+            if self._is_complete() or self._keeper.is_due():
+                self._save_weights("last")
+            self._keeper.save(self._checkpoint())
+
+    def _fit_to_time(self) -> None:
+        """Plan as many epochs as there is time for, by how long the first one took."""
+        budget = seconds_of(self.hyper.time or "")
+        self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
+        self._plan_epochs()
+        self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
+
+    def _plan_epochs(self) -> None:
+        """Have the plan and the batches follow the number of epochs that was fitted."""
+        if self.progress.epochs:
+            self.plan = self.plan.fitted(self.progress.epochs)
+            self.loader.set_epochs(self.plan.epochs)
+
+    def _is_out_of_time(self, epoch: int) -> bool:
+        """Whether an epoch after this one would take longer than there is time for."""
+        if not self.hyper.time or epoch == self.plan.epochs:
+            return False
+        each = self.progress.seconds / epoch
+        over = self.world.from_leader(self.progress.seconds + each > seconds_of(self.hyper.time))
+        if over:
+            self.report.say(f"the last epoch: another one would go beyond {self.hyper.time}")
+        return over
 
     def _name_unreadable(self, batch: Batch) -> int:
         """Say once which images could not be read; gives their number in the batch of all processes."""
@@ -334,14 +453,14 @@ class Training:
     def _pass(self, epoch: int) -> None:
         """The steps of an epoch that are still to be done. Gradients left over at its end make an update."""
         at = self.progress.at
-        waiting = 0
         self.engine.train_mode()
         self._count_time()
         for index, batch in enumerate(self.loader.epoch(epoch, at.step), at.step):
             now = rates(self.plan, epoch * self.plan.steps_per_epoch + index)
             set_rates(self.engine.optimizer, now)
-            waiting += 1
-            ends = waiting >= now.accumulate or index + 1 == self.plan.steps_per_epoch
+            self._whole = False
+            at.waiting += 1
+            ends = at.waiting >= now.accumulate or index + 1 == self.plan.steps_per_epoch
             images = min(self.plan.batch, self.plan.images - index * self.plan.batch)
             try:
                 at.add(self.engine.descend(batch.to(self.device), update=ends), images)
@@ -354,11 +473,25 @@ class Training:
             at.step = index + 1
             at.images_seen += images
             at.unreadable += self._name_unreadable(batch)
+            at.waiting = 0 if ends else at.waiting
+            self.progress.steps += 1
+            # Each of several processes has gradients of its own: only after an update do all have the same state.
+            self._whole = ends or self.world.size == 1
             self._count_time(training=True)
             self.report.step({**at.means(), "lr": now.learning_rate})
-            if ends:
-                waiting = 0
-                self._save_where_due()
+            if self._whole:
+                self._stop_where_asked()
+                if self._keeper is not None and self._keeper.is_due():
+                    self._keeper.save(self._checkpoint())
+
+    def _stop_where_asked(self) -> None:
+        """End where a signal asked one of the processes to.
+
+        Raises:
+            Interrupted: where it is so.
+        """
+        if number := self.world.most(self._stop.number or 0, self.device):
+            raise Interrupted(number)
 
     def _skipped(self, what: str, epoch: int, index: int) -> None:
         """Count an update that was skipped.
@@ -386,54 +519,20 @@ class Training:
         self.progress.at.seconds += spent if training else 0.0
 
     def _validate(self) -> Metrics:
-        """Metrics of the averaged weights: each process looks at its share of the images, the first one sums up."""
-        metadata = model_metadata(self.loaded.project)
-        metrics = evaluate_session(
-            NetworkSession(self.engine.average.network, metadata, self.device),
-            self.val_samples[self.world.rank :: self.world.size],
-            self.loaded.project.dataset.class_names,
-            size=self.hyper.size,
-            rect=self.hyper.rect,
-            iou=self.hyper.iou,
-            max_det=self.hyper.max_det,
-            batch=max(self.plan.batch // self.world.size, 1),
-            progress=self.report.validated,
-            together=self._together,
-        )
-        return self.world.from_leader(metrics)
-
-    def _together(self, share: Evaluation) -> Evaluation:
-        whole = Evaluation(share.names)
-        for part in self.world.gathered(share):
-            whole.extend(part)
-        return whole
-
-    def _keep(self, *, better: bool, last: bool) -> None:
-        """Write the best weights where these are the best, and a checkpoint with the last ones where it is time.
-
-        The checkpoint comes after the weights: killed in between, the steps since the last checkpoint are done again
-        and give the same weights once more.
-        """
-        if better:
-            self._save_weights("best")
-        self._save_where_due(weights=True, at_once=last)
-
-    def _save_where_due(self, *, weights: bool = False, at_once: bool = False) -> None:
-        """Write a checkpoint where the last one is long enough ago, so that saving takes little of the time."""
+        """Metrics of the averaged weights."""
         started = time.monotonic()
-        if not self.world.leads or not (at_once or started - self._saved_at >= self._saving_took / SAVING_SHARE):
-            return
-        if weights:
-            self._save_weights("last")
-        save_checkpoint(self.folder / CHECKPOINT, self._checkpoint())
-        self._saved_at = time.monotonic()
-        self._saving_took = self._saved_at - started
+        metrics = validate(self, self._looked_at)
+        self.progress.validation_seconds = round(time.monotonic() - started, 1)
+        return metrics
+
+    def _looked_at(self, done: int, total: int) -> None:
+        self.report.validated(done, total)
+        if self.world.size == 1:  # several go on, for they wait for each other
+            self._stop.check()
 
     def _save_weights(self, which: str) -> None:
-        file = self.folder / f"{which}.safetensors"
-        metadata = own_metadata(self.loaded, self.build.graph, self.folder)
-        save_weights(file, to_numpy(self.engine.average.network), metadata)
-        publish(file, self.build.folder)
+        if self._keeper is not None:
+            self._keeper.save_weights(which, to_numpy(self.engine.average.network), self.progress.epoch)
 
     def _checkpoint(self) -> Checkpoint:
         self.progress.updates = self.engine.average.updates
@@ -444,43 +543,5 @@ class Training:
             self.engine.network.state_dict(),
             self.engine.average.network.state_dict(),
             optimizer_tensors(self.engine.optimizer),
+            self.engine.gradients() if self.progress.at.waiting else {},
         )
-
-
-def _refuse_few_values(plan: Plan, size: tuple[int, int], stride: int, world: World) -> None:
-    """Refuse a batch with too few images.
-
-    Batch norm cannot train on one value a channel, that is, on one image whose coarsest feature map has a single cell;
-    and every process must have a share of a batch.
-
-    Raises:
-        SegcError: R008, R011.
-    """
-    if size[0] * size[1] == stride * stride and 1 in {plan.batch, plan.images % plan.batch}:
-        raise fail(
-            "R008",
-            f"a batch of one image of {size[0]} x {size[1]} pixels leaves batch norm a single value to train on",
-            help="enlarge hyperparameters.imgsz, or choose a batch that leaves no single image over",
-        )
-    if plan.batch < world.size:
-        raise fail(
-            "R011",
-            f"a batch of {plan.batch} images cannot be shared out among {world.size} processes",
-            help="hyperparameters.batch counts the images of all processes together",
-        )
-
-
-def fitness(metrics: Metrics) -> float:
-    """By what the best epoch is chosen: the mean of box and mask mAP50-95; 0 where nothing is labelled."""
-    value = (metrics.box.map + metrics.seg.map) / 2
-    return 0.0 if math.isnan(value) else value
-
-
-def _scores(metrics: Metrics | None) -> dict[str, Any]:
-    """The columns of a validation; empty where there was none."""
-    parts = {"box": metrics.box, "mask": metrics.seg} if metrics else {"box": None, "mask": None}
-    return {
-        f"{part}_{name}": "" if value is None else round(getattr(value, name), 5)
-        for part, value in parts.items()
-        for name in ("map50", "map")
-    }

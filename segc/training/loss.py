@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 from torch import Tensor
 
-from segc.data.loader import Batch
+from segc.data.batch import Batch
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, complete_iou, expected_distances
 from segc.training.distributed import World

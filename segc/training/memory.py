@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from segc.data.loader import Batch
+from segc.data.batch import Batch
 from segc.diagnostics import fail
-from segc.plan import make_plan
+from segc.plan import Plan, make_plan
 from segc.spec.hyperparameters import AUTO_BATCH, LARGEST_BATCH
 from segc.training.distributed import World
 from segc.training.engine import Engine, NotFiniteError
@@ -148,3 +148,26 @@ def trial_batch(images: int, hyper: "Hyperparameters", nc: int) -> Batch:
         boxes=torch.cat([corners.amin(1), corners.amax(1)], 1),
         masks=masks,
     )
+
+
+def refuse_few_values(plan: Plan, size: tuple[int, int], stride: int, world: World) -> None:
+    """Refuse a batch with too few images.
+
+    Batch norm cannot train on one value a channel, that is, on one image whose coarsest feature map has a single cell;
+    and every process must have a share of a batch.
+
+    Raises:
+        SegcError: R008, R011.
+    """
+    if size[0] * size[1] == stride * stride and 1 in {plan.batch, plan.images % plan.batch}:
+        raise fail(
+            "R008",
+            f"a batch of one image of {size[0]} x {size[1]} pixels leaves batch norm a single value to train on",
+            help="enlarge hyperparameters.imgsz, or choose a batch that leaves no single image over",
+        )
+    if plan.batch < world.size:
+        raise fail(
+            "R011",
+            f"a batch of {plan.batch} images cannot be shared out among {world.size} processes",
+            help="hyperparameters.batch counts the images of all processes together",
+        )

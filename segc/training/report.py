@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from segc.network.device import peak_memory
+from segc.runs import flat
 from segc.spec.project import Project, resolved
 from segc.training.loss import TERMS
 
@@ -26,7 +27,9 @@ class Run:
         settings: everything that the spec says, by dotted key.
         images_per_step: images of a full step, of all processes together.
         epoch: epochs that are done already.
+        steps: steps that are done already; they count on where the project changed, too.
         device: where it happens.
+        changes: what of the project changed since it last went on.
     """
 
     folder: Path = Path()
@@ -34,20 +37,14 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     images_per_step: int = 0
     epoch: int = 0
+    steps: int = 0
     device: str = "cpu"
+    changes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, project: Project, folder: Path, *, images_per_step: int, epoch: int, device: str) -> "Run":
-        """A training of a project."""
-        return cls(folder, project.name, dict(_flat("", resolved(project))), images_per_step, epoch, device)
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), inner)
-    else:
-        yield prefix, value
+    def of(cls, project: Project, folder: Path, **facts: Any) -> "Run":
+        """A training of a project; ``facts`` are the other attributes."""
+        return cls(folder, project.name, dict(flat("", resolved(project))), **facts)
 
 
 class Report(Protocol):
@@ -168,12 +165,13 @@ class LiveReport(PlainReport):
 
 
 @contextmanager
-def report_on(console: Console, loggers: Iterable[str] = ()) -> Iterator[Report]:
+def report_on(console: Console, loggers: Iterable[str] = (), watched: Report | None = None) -> Iterator[Report]:
     """The report that suits a console, kept by loggers too.
 
     Args:
         console: where people look.
         loggers: as in ``hyperparameters.loggers``; TensorBoard comes in any case.
+        watched: told about epochs, too; what it raises is not caught.
 
     Raises:
         SegcError: F004 where the package of one is not installed.
@@ -182,7 +180,7 @@ def report_on(console: Console, loggers: Iterable[str] = ()) -> Iterator[Report]
 
     opened = open_loggers(loggers)
     with _shown_on(console) as shown:
-        report = Recorded(shown, opened)
+        report = Recorded(shown, opened, watched)
         try:
             yield report
         finally:
@@ -210,5 +208,10 @@ def epoch_line(row: Mapping[str, Any]) -> str:
     losses = "  ".join(f"{term} {row[f'train_{term}']:.3f}" for term in TERMS)
     line = f"epoch {row['epoch']:>4}  {losses}  {row['images_per_second']:.1f} img/s"
     if row["box_map"] != "":
-        line += f"  mAP50-95 box {row['box_map']:.3f} mask {row['mask_map']:.3f}"
+        line += f"  mAP50-95 box {figure(row['box_map'])} mask {figure(row['mask_map'])}"
     return line
+
+
+def figure(value: Any) -> str:
+    """A figure of a row, short; a text, which stands where nothing was measured, as it is."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

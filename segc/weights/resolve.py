@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from segc.architectures import parts_of
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.files import digest_file
 from segc.graph.ir import Graph
+from segc.runs import TRAINED, chosen_run, weights_of
 from segc.spec.architecture import start_problems
 from segc.spec.weights import NoReferenceError, WeightsReference, parse_reference
 from segc.weights import fetching, lineage
@@ -21,9 +22,6 @@ from segc.weights.transfer import Transfer, not_finite, transfer
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
-
-TRAINED = ("best.safetensors", "last.safetensors")
-"""Names under ``weights/`` of a build directory, the preferred first."""
 
 
 def weights_file(text: str) -> Path:
@@ -134,39 +132,65 @@ def _check_digest(start: WeightsReference, file: Path) -> None:
         raise fail("N003", f"its digest is {digest}; the project states {start.sha256}", file=file)
 
 
-def trained_file(loaded: "LoadedProject", build_dir: Path) -> Path:
-    """The file of the weights trained last, the best before the last, else of those that the project starts from.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The file that a command takes its weights from.
+
+    Attributes:
+        path: the file.
+        why: which one it is, and why that one.
+    """
+
+    path: Path
+    why: str
+
+
+def choose_weights(
+    loaded: "LoadedProject", build_dir: Path, explicit: Path | None = None, run: str | None = None
+) -> Chosen:
+    """Which weights to predict, validate and emit with.
+
+    The file given, else the best weights of the run (the one given, else the one that ``segc runs use`` chose, else the
+    one that finished last, else the one that trained last), else a file put into ``weights/`` of the build directory,
+    else what the project names as ``architecture.weights``.
 
     Raises:
-        SegcError: W008 where there are none, else as :func:`starting_file`.
+        SegcError: W008 where there are none, R001 where the run is not there or has no weights, else as
+            :func:`starting_file`.
     """
-    trained = (file for name in TRAINED if (file := build_dir / "weights" / name).exists())
-    path = next(trained, None) or starting_file(loaded, build_dir)
-    if path is None:
-        raise fail(
-            "W008",
-            f"no trained weights in {build_dir / 'weights'}, and the project names none",
-            file=loaded.path,
-            help="train first (segc train), give weights (--weights), or set architecture.weights; "
-            "to try a target out, segc emit --untrained",
-        )
-    return path
+    if explicit is not None:
+        return Chosen(explicit, "given by --weights")
+    choice = chosen_run(build_dir, run)
+    if choice is not None and (path := weights_of(choice.folder)):
+        return Chosen(path, f"{path.stem} of run {choice.name}, {choice.why}")
+    if path := next((path for name in TRAINED if (path := build_dir / "weights" / name).exists()), None):
+        return Chosen(path, "found in the build directory")
+    if path := starting_file(loaded, build_dir):
+        return Chosen(path, "architecture.weights, for nothing is trained yet")
+    raise fail(
+        "W008",
+        f"no trained weights in {build_dir / 'runs'}, and the project names none",
+        file=loaded.path,
+        help="train first (segc train), give a file (--weights FILE), or set architecture.weights; "
+        "to try a target out, segc emit --untrained",
+    )
 
 
-def trained_weights(loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None) -> Weights:
+def trained_weights(
+    loaded: "LoadedProject", build_dir: Path, graph: Graph, explicit: Path | None = None, run: str | None = None
+) -> Weights:
     """Weights to predict, validate and emit with: all of the network's parameters.
 
-    The file given, else ``weights/best.safetensors`` of the build directory, else ``last.safetensors``, else what
-    the project names as ``architecture.weights``.
+    Which ones, see :func:`choose_weights`.
 
     Returns:
         The network's parameters and no others; ``warnings`` say what the user should hear (W009: classes of other
         names, W010: values that are not numbers).
 
     Raises:
-        SegcError: W008 where there are none, W007 where they do not fit the network, else as :func:`read_source`.
+        SegcError: as :func:`choose_weights`; W007 where they do not fit the network, else as :func:`read_source`.
     """
-    path = explicit or trained_file(loaded, build_dir)
+    path = choose_weights(loaded, build_dir, explicit, run).path
     source = _read(loaded, path)
     result = transfer(graph.parameters, source.tensors, origin=path.name)
     if not result.complete:

@@ -2,19 +2,23 @@
 
 import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from segc.data.dataset import Sample, read_samples
+from segc.data.batch import TrainingItem
+from segc.data.dataset import Sample, read_sample, read_samples
 from segc.data.labels import parse_labels
-from segc.data.loader import Starvation, TrainingItem, TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.loader import TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.workers import Starvation
 from segc.diagnostics import SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
@@ -186,7 +190,7 @@ def test_images_are_read_once(samples, monkeypatch):
 
 def test_spawned_workers_make_the_same_batches(samples, monkeypatch):
     alone = epochs(TrainingLoader(samples, hyper()), 0)
-    for module in ("loader", "cache"):
+    for module in ("workers", "cache"):
         monkeypatch.setattr(f"segc.data.{module}.START_METHOD", "spawn")
     assert equal(alone, epochs(TrainingLoader(samples, hyper(workers=1)), 0))
 
@@ -324,7 +328,7 @@ def test_workers_give_way_where_they_are_to(samples, yielding):
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such scheduling elsewhere")
 def test_workers_that_get_nowhere_compete_after_a_while_and_make_the_same_batches(samples, monkeypatch):
     expected = epochs(TrainingLoader(samples, hyper(batch=1)), 0, 1, 2)
-    monkeypatch.setattr("segc.data.loader._SECONDS_TO_JUDGE_BY", 0.2)
+    monkeypatch.setattr("segc.data.workers._SECONDS_TO_JUDGE_BY", 0.2)
     composed = TrainingSet._composed
 
     def slow(*arguments):
@@ -358,25 +362,70 @@ def test_only_waiting_most_of_the_time_is_starvation():
     assert not judged(0, 0, 8)
 
 
-HUNG_UP = """
-import sys
-from multiprocessing.connection import Client
-from multiprocessing.process import current_process
-from multiprocessing.reduction import DupFd
-{start}
-shared = DupFd(0)
-address, key = shared._id
-Client(address, authkey=current_process().authkey).close()
-from multiprocessing import resource_sharer
-resource_sharer.stop(10)  # waits until the call that was hung up on has been served
-"""
+def kill_one(others: set[Any], number: int) -> None:
+    worker = min(set(multiprocessing.active_children()) - others, key=lambda one: one.pid)
+    os.kill(worker.pid, number)
+    while worker.is_alive():
+        time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("start", "shown"), [("", True), ("from segc.data.loader import _start_worker as s; s(0, yielding=False)", False)]
-)
-def test_a_worker_says_nothing_of_a_main_process_that_ended_while_it_fetched_a_batch(start, shown):
-    done = subprocess.run(
-        [sys.executable, "-c", HUNG_UP.format(start=start)], capture_output=True, text=True, check=True
-    )
-    assert ("Traceback" in done.stderr) == shown
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal for each")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_dies_is_started_again_and_the_batches_are_the_same(samples, number):
+    settings = hyper(batch=1, augment=EVERYTHING)
+    expected = epochs(TrainingLoader(samples, settings), 0, 1)
+    others, said = set(multiprocessing.active_children()), []
+    loader = TrainingLoader(samples, hyper(batch=1, augment=EVERYTHING, workers=2), said=said.append)
+    found = []
+    for epoch in (0, 1):
+        for batch in loader.epoch(epoch):
+            found.append(batch)
+            if len(found) in {1, len(samples)}:
+                kill_one(others, number)
+    assert equal(found, expected)
+    assert len(said) >= 1
+    assert signal.Signals(number).name in said[0]
+    assert "started again" in said[0]
+    loader.close()
+    assert not set(multiprocessing.active_children()) - others
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is shared by forking")
+def test_an_image_that_crashes_its_reader_is_named(samples, monkeypatch):
+    def crash(sample):
+        if sample is samples[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_sample(sample)
+
+    monkeypatch.setattr("segc.data.loader.read_sample", crash)
+    said = []
+    with pytest.raises(SegcError) as error:
+        epochs(TrainingLoader(samples, hyper(workers=2), said=said.append), 0)
+    assert [d.code for d in error.value.diagnostics] == ["R013"]
+    assert str(samples[1].image) in error.value.diagnostics[0].message
+    assert len(said) == 2
+
+
+def test_a_fault_of_the_program_in_a_worker_keeps_its_traceback(samples, monkeypatch):
+    monkeypatch.setattr("segc.data.loader.collate", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        epochs(TrainingLoader(samples, hyper(workers=1)), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_batches_take_no_shared_memory_files_and_few_descriptors(samples):
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    files = set(Path("/dev/shm").iterdir())
+    loader = TrainingLoader(samples, hyper(batch=1, workers=2))
+    kept = [batch for epoch in range(5) for batch in loader.epoch(epoch)]
+    assert len(kept) == 5 * len(samples)
+    assert set(Path("/dev/shm").iterdir()) <= files
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 8
+
+
+def test_of_a_dataset_that_is_gone_a_few_images_are_named(samples):
+    many = [replace(samples[0], image=samples[0].image.with_name(f"gone{n}.png")) for n in range(8)]
+    with pytest.raises(SegcError) as error:
+        epochs(TrainingLoader(many, hyper(batch=8)), 0)
+    assert len(error.value.diagnostics) == 4
+    assert "5 more images of this batch" in error.value.diagnostics[-1].message

@@ -57,7 +57,7 @@ def test_it_prints_a_row_for_all_and_one_a_class_that_is_labelled(
     assert named.startswith("a longer name")
     assert len(header) == len(everything) == len(named)
     assert best in ([], [line for line in best if line.startswith("best confidence: box ")])
-    assert captured.err == ""
+    assert captured.err.startswith("weights: ")
 
 
 def test_what_ran_and_how_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_a_valid_project_is_loaded_with_its_defaults(write: Write, folder: Path)
     assert project.dataset.names == ("circle", "square")
     assert project.dataset.nc == 2
     assert project.hyperparameters.size == (320, 320)
-    assert project.hyperparameters.lr0 == 0.01
+    assert project.hyperparameters.lrf == 0.01
     assert project.targets[0].format == "onnx"
 
 
@@ -251,7 +251,7 @@ def test_a_missing_split_is_a_warning_at_its_place(write: Write) -> None:
 def test_the_digest_tells_specs_apart_by_what_they_mean(write: Write) -> None:
     first = spec_digest(load_project(write()).project)
     assert first.startswith("sha256:")
-    path = write("  epochs: 10", "  # a comment\n  lr0: 1e-2\n  epochs: 10")
+    path = write("  epochs: 10", "  # a comment\n  lrf: 1e-2\n  epochs: 10")
     assert spec_digest(load_project(path).project) == first
     assert spec_digest(load_project(path, ["hyperparameters.epochs=11"]).project) != first
 

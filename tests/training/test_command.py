@@ -17,7 +17,7 @@ def test_it_says_how_well_it_went_and_where_the_weights_are(project, capsys):
     assert run(["train", str(project), *SHORT, "--name", "mine"]) == 0
     shown = capsys.readouterr()
     folder = project.parent / "build"
-    for text in ("box   mAP50-95", "mask  mAP50-95", str(folder / "weights" / "best.safetensors"), "runs/mine"):
+    for text in ("box   mAP50-95", "mask  mAP50-95", str(folder / "runs" / "mine" / "weights" / "best.safetensors")):
         assert text in shown.out
     assert shown.err.count("epoch ") == 2
     assert shown.err.index("train: ") < shown.err.index("val: ") < shown.err.index("epoch ")
@@ -27,7 +27,7 @@ def test_it_says_how_well_it_went_and_where_the_weights_are(project, capsys):
 def test_it_works_in_another_build_directory(project, tmp_path, capsys):
     elsewhere = tmp_path / "elsewhere"
     assert run(["train", str(project), *SHORT, "--build-dir", str(elsewhere)]) == 0
-    assert (elsewhere / "weights" / "best.safetensors").exists()
+    assert (elsewhere / "runs" / "train" / "weights" / "best.safetensors").exists()
     assert not (project.parent / "build").exists()
     assert run(["train", str(project), *SHORT, "--build-dir", str(elsewhere), "--resume"]) == 1
     assert "R004" in capsys.readouterr().err

@@ -113,10 +113,11 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused(project: Path) -> None:
-    command = torchrun("-m", "segc", "train", str(project), *settings(batch=1))
+    command = torchrun("--max-restarts=2", "-m", "segc", "train", str(project), *settings(batch=1))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "a batch of 1 images cannot be shared out among 2 processes" in done.stderr
+    # The launch ends: what is refused once would be refused again. Both processes may have said it before that.
+    assert 1 <= done.stderr.count("a batch of 1 images cannot be shared out among 2 processes") <= 2
 
 
 def test_synchronised_batch_norm_of_one_process_is_that_of_pytorch() -> None:

@@ -186,13 +186,13 @@ def test_a_logger_that_is_asked_for_and_missing_is_an_error_before_anything_begi
 def test_a_run_that_goes_on_keeps_what_was_recorded(tmp_path: Path) -> None:
     for done in (0, 1):
         logger = TensorBoardLogger()
-        logger.begin(Run(tmp_path, "shapes", epoch=done))
+        logger.begin(Run(tmp_path, "shapes", epoch=done, steps=5 * done))
         logger.steps(done + 1, 2, 10, done=4)
         logger.step({"lr": 0.5})
         logger.epoch({**ROW, "epoch": done + 1})
         logger.close()
     assert sorted(_events(tmp_path)["train/box"]) == [(1, 1.5), (2, 1.5)]
-    assert sorted(_events(tmp_path)["step/lr"]) == [(5, 0.5), (15, 0.5)]
+    assert sorted(_events(tmp_path)["step/lr"]) == [(1, 0.5), (6, 0.5)]
 
 
 def test_train_records_what_the_project_asks_for(project: Path, packages: dict[str, _Calls]) -> None:

@@ -20,7 +20,7 @@ from segc.build import build
 from segc.diagnostics import SegcError
 from segc.network.initialise import initial_weights
 from segc.spec.load import load_project
-from segc.training import loop
+from segc.training import keeping, loop
 from segc.training.checkpoint import load_checkpoint
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.loop import Training, train
@@ -29,7 +29,7 @@ from segc.training.report import SilentReport
 from segc.weights.store import load_weights
 
 
-class Stop(Exception):  # noqa: N818 - stands for a kill, which is no error
+class Stop(BaseException):  # stands for a kill, after which nothing is written
     """The moment at which a training is killed."""
 
 
@@ -90,8 +90,7 @@ def test_training_lowers_the_loss_and_leaves_whole_weights(compiled):
         assert weights.tensors.keys() == graph.parameters.keys()
         assert json.loads(weights.metadata["names"]) == ["disc", "bar"]
         assert all(np.isfinite(value).all() for value in weights.tensors.values())
-    assert outcome.best == build.folder / "weights" / "best.safetensors"
-    assert outcome.best.read_bytes() == (outcome.folder / "best.safetensors").read_bytes()
+    assert outcome.best == outcome.folder / "weights" / "best.safetensors"
     assert not [p for p in build.folder.rglob("*") if ".partial" in p.name]
 
 
@@ -114,7 +113,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(compil
     resumed = train(*compiled("killed", **settings), resume=True).folder
     assert same_state(whole, resumed)
     assert same_results(whole, resumed)
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("weights/best.safetensors", "weights/last.safetensors"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
 
 
@@ -123,7 +122,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(compil
 )
 def test_a_training_stopped_at_any_step_goes_on_from_there(compiled, monkeypatch, settings):
     settings = {"batch": 2, "epochs": 2, **settings}
-    monkeypatch.setattr(loop, "SAVING_SHARE", math.inf)  # a checkpoint after every update
+    monkeypatch.setattr(keeping, "SAVING_SHARE", math.inf)  # a checkpoint after every update
     whole = train(*compiled("whole", **settings)).folder
     for step in range(1, 4):
         with pytest.raises(Stop):
@@ -144,11 +143,11 @@ def test_workers_change_nothing(compiled):
 def test_a_second_training_has_a_folder_of_its_own_and_the_first_keeps_its_weights(compiled):
     loaded, build = compiled(epochs=1)
     first = train(loaded, build)
-    kept = (first.folder / "best.safetensors").read_bytes()
+    kept = first.best.read_bytes()
     second = train(*compiled(epochs=1, seed=1))
     assert [first.folder.name, second.folder.name] == ["train", "train-2"]
-    assert (first.folder / "best.safetensors").read_bytes() == kept
-    assert second.best.read_bytes() == (second.folder / "best.safetensors").read_bytes() != kept
+    assert first.best.read_bytes() == kept != second.best.read_bytes()
+    assert load_weights(second.best).metadata["run"] == "train-2"
 
 
 def test_a_name_that_is_taken_is_refused(compiled):
@@ -256,13 +255,14 @@ def test_what_is_frozen_stays_as_it_is(compiled):
 
 def test_a_training_that_gets_no_better_stops_and_is_complete(compiled, monkeypatch):
     values = iter([0.2, 0.3, 0.1, 0.1])
-    monkeypatch.setattr(loop, "fitness", lambda _: next(values))
+    columns = ("box_map50", "box_map", "mask_map50", "mask_map")
+    monkeypatch.setattr(loop, "scores", lambda _: dict.fromkeys(columns, next(values)))
     report = StopAt(99)
     outcome = train(*compiled(epochs=20, val_interval=1, patience=2), report=report)
     assert [int(row["epoch"]) for row in rows(outcome.folder)] == [1, 2, 3, 4]
     assert (outcome.row["epoch"], outcome.folder.name) == (2, "train")
     assert "no better validation for 2 epochs" in report.said[-1]
-    assert (outcome.folder / "last.safetensors").exists()
+    assert outcome.last.exists()
     with pytest.raises(SegcError) as error:
         train(*compiled(epochs=20, val_interval=1, patience=2), resume=True)
     assert code(error) == "R004"
@@ -299,7 +299,7 @@ def test_a_damaged_checkpoint_is_refused(compiled, damage):
 def test_weights_in_the_place_of_a_checkpoint_are_refused(compiled):
     loaded, build = compiled(epochs=1)
     folder = train(loaded, build).folder
-    (folder / "checkpoint.safetensors").write_bytes((folder / "last.safetensors").read_bytes())
+    (folder / "checkpoint.safetensors").write_bytes((folder / "weights" / "last.safetensors").read_bytes())
     with pytest.raises(SegcError) as error:
         train(loaded, build, resume=True)
     assert code(error) == "R005"
@@ -309,8 +309,8 @@ def test_a_loss_that_stays_not_finite_stops_the_training(compiled, monkeypatch):
     loaded, build = compiled(max_skipped=2)
     begin = Training.begin
 
-    def poisoned(self, folder):
-        begin(self, folder)
+    def poisoned(self, name):
+        begin(self, name)
         with torch.no_grad():
             self.engine.parameters[0][0] = float("nan")
 
@@ -425,5 +425,6 @@ def test_a_killed_process_leaves_a_run_that_goes_on(compiled, project):
     assert [int(row["epoch"]) for row in rows(folder)] == list(range(1, 13))
     whole = train(*compiled("whole", epochs=12, workers=1)).folder
     assert same_state(whole, folder)
-    assert (whole / "best.safetensors").read_bytes() == (folder / "best.safetensors").read_bytes()
+    best = Path("weights", "best.safetensors")
+    assert (whole / best).read_bytes() == (folder / best).read_bytes()
     assert same_results(whole, folder)

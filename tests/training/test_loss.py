@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segc.data.loader import Batch
+from segc.data.batch import Batch
 from segc.data.scene import index_map
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, expected_distances

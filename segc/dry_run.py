@@ -1,0 +1,93 @@
+"""One step of everything that a project will do, with seeded weights: what can fail hours later fails now."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from segc.build import build
+from segc.data.dataset import Sample, read_split
+from segc.diagnostics import Diagnostic
+from segc.spec.load import load_project
+
+if TYPE_CHECKING:
+    from segc.spec.load import LoadedProject
+
+Said = Callable[[str], None]
+
+_VALIDATED = 4
+"""Images that are validated on."""
+
+
+def dry_run(loaded: "LoadedProject", said: Said) -> tuple[Diagnostic, ...]:
+    """Train one step, validate, save, and emit every target, in a folder that is removed again.
+
+    Args:
+        loaded: the project.
+        said: told what was done, and how long it took.
+
+    Returns:
+        What went wrong with targets.
+
+    Raises:
+        SegcError: what went wrong before.
+    """
+    clock = time.monotonic()
+
+    def done(what: str) -> None:
+        nonlocal clock
+        said(f"{what}: {time.monotonic() - clock:.1f} s")
+        clock = time.monotonic()
+
+    # All labels are read, as a training does.
+    splits = {split: read_split(loaded, split) for split in ("train", "val")}
+    done(f"data: {len(splits['train'])} images to train on, {len(splits['val'])} to validate on")
+    with TemporaryDirectory(prefix="segc-dry-") as folder:
+        few = {
+            "train": splits["train"][: loaded.project.hyperparameters.batch_size],
+            "val": splits["val"][:_VALIDATED],
+        }
+        small = _with_few(loaded, Path(folder), few)
+        _train(small, Path(folder), few)
+        done("train: a step, a validation, a checkpoint and weights")
+        return _emit(small, Path(folder), done)
+
+
+def _with_few(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, ...]]) -> "LoadedProject":
+    """The project with few images, where its dataset can say so by lists."""
+    if loaded.project.dataset.format != "yolo":
+        return loaded
+    lists = []
+    for split, samples in few.items():
+        path = folder / f"{split}.txt"
+        path.write_text("".join(f"{sample.image.absolute()}\n" for sample in samples), encoding="utf-8")
+        lists.append(f'dataset.{split}="{path}"')
+    return load_project(loaded.path, (*loaded.overrides, *lists))
+
+
+def _train(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, ...]]) -> None:
+    from segc.network.device import choose_device
+    from segc.training.distributed import World
+    from segc.training.loop import Training
+    from segc.training.memory import resolve_hyperparameters
+    from segc.training.report import SilentReport
+
+    device = choose_device(loaded.project.hyperparameters.device)
+    compiled = build(loaded, folder / "build")
+    hyper = resolve_hyperparameters(loaded, compiled.graph, device, World(), None)
+    once = hyper.model_copy(update={"epochs": 1, "time": None, "val_interval": 1})
+    training = Training(loaded, compiled, once, few["train"], few["val"], SilentReport(), device, World())
+    training.begin("dry")
+    training.run()
+
+
+def _emit(loaded: "LoadedProject", folder: Path, done: Said) -> tuple[Diagnostic, ...]:
+    from segc.emission.project import emit_project
+
+    if not loaded.project.targets:
+        return ()
+    emissions = emit_project(loaded, folder / "build", untrained=True)
+    for emission in emissions:
+        done(f"emit {emission.target}: {emission.status}")
+    return tuple(problem for emission in emissions for problem in emission.diagnostics)

@@ -1,0 +1,107 @@
+"""Signals that ask a process to end: what they become in Python, and how a training hears of them between two steps."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_ENDING = ("SIGTERM", "SIGHUP")
+_ASKING = ("SIGINT", *_ENDING, "SIGUSR1")
+"""Signals by name, for not every system has all of them. SIGUSR1 is how clusters announce that a job will be ended."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A process was asked to end by a signal.
+
+    Args:
+        number: the signal.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+def exit_status(error: KeyboardInterrupt) -> int:
+    """Exit status of a process that ended so: 128 and the signal's number, as shells have it."""
+    return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    raise Interrupted(number)
+
+
+def end_cleanly() -> None:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does: by an exception, so that what is open is closed."""
+    _install(_ENDING, _raise)
+
+
+def reset() -> None:
+    """For a process that was forked: a signal ends it; what a terminal or a cluster sends to all is the parent's."""
+    for name in _ASKING:
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
+
+
+def _install(names: tuple[str, ...], handler: Callable[[int, FrameType | None], None]) -> Mapping[int, Any]:
+    """Handle the signals that this process does not ignore already, as under nohup; gives their handlers until now."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [number for name in names if (number := getattr(signal, name, None)) is not None]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heard = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, handler)
+    return heard
+
+
+class StopRequest:
+    """While it is open, the first signal that asks to end is kept for whoever looks; a second one ends at once.
+
+    Args:
+        notice: written to standard error when the first one comes.
+
+    Attributes:
+        number: the signal that came; None so far.
+    """
+
+    def __init__(self, notice: str = "") -> None:
+        self.number: int | None = None
+        self._notice = notice.encode()
+        self._before: Mapping[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = _install(_ASKING, self._heard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            _raise(number, frame)
+        self.number = number
+        with suppress(OSError):
+            os.write(2, self._notice)  # what Python's own streams are doing at this moment is not known
+
+    def check(self) -> None:
+        """Raise what was asked for.
+
+        Raises:
+            Interrupted: where a signal came.
+        """
+        if self.number is not None:
+            raise Interrupted(self.number)

@@ -1,0 +1,292 @@
+"""What a training writes into its run's folder, and when."""
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segc.files import atomic_directory, canonical_json, digest, write_atomic
+from segc.locks import Lock
+from segc.runs import (
+    CHECKPOINT,
+    LOCK,
+    RESULTS,
+    WEIGHTS,
+    RunRecord,
+    Segment,
+    fitness,
+    now,
+    read_record,
+    read_results,
+    write_record,
+)
+from segc.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from segc.training.table import write_results
+from segc.version import __version__
+from segc.weights.store import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from segc.build import Build
+    from segc.spec.hyperparameters import Hyperparameters
+    from segc.spec.load import LoadedProject
+
+SAVING_SHARE = 0.01
+"""Most of the time that saving checkpoints may take, unless the last one is older than the longest time without."""
+
+LONGEST_WITHOUT = 30.0
+"""Seconds of work that a kill may cost."""
+
+
+_EPOCH = "epoch-{:04d}"
+AVERAGED = "averaged"
+"""Names of weights besides the best and the last ones."""
+
+
+class Keeper:
+    """The files of a run that is trained.
+
+    Made by :meth:`begin` or :meth:`go_on`.
+
+    Args:
+        folder: the run's.
+        lock: held as long as the training goes on.
+        record: what is known about the run.
+        metadata: what its weights say about themselves.
+        rows: of ``results.csv`` so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lock: Lock,
+        record: RunRecord,
+        metadata: Mapping[str, str],
+        rows: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.folder, self.record, self.rows = folder, record, list(rows)
+        self._lock, self._metadata = lock, metadata
+        self._took, self._saved_at = 0.0, time.monotonic()
+
+    @classmethod
+    def begin(
+        cls, lock: Lock, folder: Path, build: "Build", record: RunRecord, metadata: Mapping[str, str], first: Checkpoint
+    ) -> "Keeper":
+        """Start a run: its folder appears with a first checkpoint in it.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
+        sweep(folder)
+        with atomic_directory(folder) as temporary:
+            write_atomic(temporary / LOCK, build.files[LOCK])
+            write_record(temporary, record)
+            save_checkpoint(temporary / CHECKPOINT, first)
+        return cls(folder, lock, record, metadata)
+
+    @classmethod
+    def go_on(
+        cls,
+        lock: Lock,
+        folder: Path,
+        build: "Build",
+        record: RunRecord,
+        metadata: Mapping[str, str],
+        progress: Progress,
+    ) -> "Keeper":
+        """Go on with a run: a new segment in its record and, where the project changed, in its lock."""
+        sweep(folder)
+        then = read_record(folder)
+        earlier = then.segments if then else ()
+        if earlier and not earlier[-1].end:
+            earlier = (*earlier[:-1], replace(earlier[-1], end="killed"))
+        record = replace(record, segments=(*earlier, *record.segments), weights=then.weights if then else "")
+        if record.segments[-1].changes:
+            write_atomic(folder / LOCK, _lengthened(folder / LOCK, build.files[LOCK], progress.epoch))
+        write_record(folder, record)
+        rows = read_results(folder / RESULTS, progress.epoch)
+        return cls(folder, lock, record, metadata, rows)
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Append a row to ``results.csv``."""
+        self.rows.append(dict(row))
+        write_results(self.folder / RESULTS, self.rows)
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one."""
+        return time.monotonic() - self._saved_at >= min(self._took / SAVING_SHARE, LONGEST_WITHOUT)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the state to go on from.
+
+        Raises:
+            SegcError, OSError: where it cannot be written; the last one stays.
+        """
+        started = time.monotonic()
+        save_checkpoint(self.folder / CHECKPOINT, checkpoint)
+        self._saved_at = time.monotonic()
+        self._took = self._saved_at - started
+
+    def save_weights(self, which: str, tensors: Mapping[str, NDArray[Any]], epoch: int) -> None:
+        """Write averaged weights, which name their run and epoch."""
+        metadata = {**self._metadata, "run": self.folder.name, "epoch": str(epoch)}
+        save_weights(self.weights(which), tensors, metadata)
+
+    def keep_epoch(self, tensors: Mapping[str, NDArray[Any]], epoch: int, hyper: "Hyperparameters") -> None:
+        """Keep the weights of an epoch as far as that is asked for, and remove those that are not wanted any more."""
+        ranked = sorted(
+            ((worth, int(row["epoch"])) for row in self.rows if (worth := fitness(row)) is not None), reverse=True
+        )
+        wanted = {one for _, one in ranked[: hyper.keep_best]} if hyper.keep_best > 1 else set()
+        wanted |= set(range(epoch - hyper.average_last + 1, epoch + 1)) if hyper.average_last else set()
+        if hyper.save_period:
+            wanted |= set(range(hyper.save_period, epoch + 1, hyper.save_period))
+        if epoch in wanted:
+            self.save_weights(_EPOCH.format(epoch), tensors, epoch)
+        for path in (self.folder / WEIGHTS).glob("epoch-*.safetensors"):
+            number = path.stem.removeprefix("epoch-")
+            if number.isdecimal() and int(number) not in wanted:
+                path.unlink()
+
+    def average(self, last: int, epoch: int) -> bool:
+        """Write the mean of the weights after the last epochs; whether there were several of them."""
+        files = [self.weights(_EPOCH.format(one)) for one in range(epoch - last + 1, epoch + 1)]
+        found = [load_weights(path).tensors for path in files if path.is_file()]
+        if len(found) < 2:
+            return False
+        means = {
+            name: value if value.dtype.kind != "f" else _mean([one[name] for one in found])
+            for name, value in found[-1].items()
+        }
+        self.save_weights(AVERAGED, means, epoch)
+        return True
+
+    def weights(self, which: str) -> Path:
+        """Where weights are written to."""
+        return self.folder / WEIGHTS / f"{which}.safetensors"
+
+    def end(self, how: str, progress: Progress) -> None:
+        """Say in the record how the segment ended; what cannot be written then is written at the next one."""
+        last = replace(self.record.segments[-1], ended=now(), end=how)
+        self.record = replace(
+            self.record,
+            segments=(*self.record.segments[:-1], last),
+            best=progress.best,
+            ties=progress.ties,
+            seconds=round(progress.seconds, 1),
+            validation_seconds=progress.validation_seconds,
+        )
+        with suppress(OSError):
+            write_record(self.folder, self.record)
+
+    def close(self) -> None:
+        """Let others have the run."""
+        self._lock.release()
+
+
+def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left of a run: files and folders it was writing. The run's lock must be held."""
+    left = [
+        *folder.parent.glob(f".{folder.name}.*.partial"),
+        *folder.parent.glob(f".{folder.name}.*.retired"),
+        *folder.parent.glob(f".{folder.name}.removed"),
+        *folder.glob(".*.partial"),
+        *folder.glob(f"{WEIGHTS}/.*.partial"),
+    ]
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+_OLD = 600.0
+"""Seconds after which a file that is being written has been left behind: none takes that long."""
+
+
+def sweep_old(build_dir: Path) -> None:
+    """Remove what killed processes left of the files of a build directory itself."""
+    for path in build_dir.glob(".*.partial"):
+        with suppress(OSError):  # another process may sweep, too
+            if time.time() - path.stat().st_mtime > _OLD:
+                path.unlink()
+
+
+def new_record(
+    loaded: "LoadedProject",
+    name: str,
+    hyper: "Hyperparameters",
+    identity: Mapping[str, Any],
+    segment: Segment,
+    weights: str,
+) -> RunRecord:
+    """The record of a run, of its present segment alone."""
+    images = {key: str(value) for key, value in identity.items() if " of dataset." in key}
+    return RunRecord(
+        name=name,
+        project=loaded.project.name,
+        epochs=hyper.epochs,
+        hyperparameters=hyper.model_dump(mode="json"),
+        dataset=images,
+        dataset_digest=digest(canonical_json(images)),
+        weights=weights,
+        segments=(segment,),
+    )
+
+
+def new_segment(
+    loaded: "LoadedProject", device: torch.device, processes: int, progress: Progress, changes: Sequence[str] = ()
+) -> Segment:
+    """The part of a training that begins now."""
+    from segc.spec.project import spec_digest
+
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return Segment(
+        started=now(),
+        epoch=progress.epoch,
+        steps=progress.steps,
+        overrides=loaded.overrides,
+        spec_digest=spec_digest(loaded.project),
+        changes=tuple(changes),
+        versions={"segc": __version__, "python": platform.python_version(), **_versions("torch", "numpy")},
+        machine={
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": str(device),
+            "processes": processes,
+            **gpu,
+        },
+    )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _lengthened(lock: Path, text: str, epoch: int) -> str:
+    """A lock with those that were in force before it, each with the epochs that were done when it ended."""
+    import json
+
+    try:
+        then = json.loads(lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return text
+    earlier = then.pop("earlier", [])
+    return canonical_json({**json.loads(text), "earlier": [*earlier, {**then, "until_epoch": epoch}]})
