@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from segc.targets.emit import emit_project
 
 from segc.emission.project import emit_project
 from segc.spec.load import load_project
