@@ -52,7 +52,6 @@ CODES: dict[str, str] = {
     "X216": "nothing to freeze, or nothing left to train",
     "X217": "published weights of another network",
     "X218": "licence of published weights not allowed",
-    "X219": "weights file not there",
     "X221": "variable in a path not set",
     "X222": "path not read as it is written",
     "X223": "file of another kind",

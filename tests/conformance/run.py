@@ -40,7 +40,9 @@ def images() -> np.ndarray:
 
 def open_any(opener: ModuleType, path: Path) -> Model:
     """A model of any outputs: what a runtime asks of the form of a model of segc is left out."""
-    opener.check_form = lambda *_: None
+    for name, module in list(sys.modules.items()):
+        if name.startswith("segc.targets.") and hasattr(module, "check_form"):
+            module.check_form = lambda *_: None
     return opener.open_model(path, 1)
 
 

@@ -79,6 +79,8 @@ EXPECTED = {
     "frozen_scope": [("X216", 14, 21), ("X216", 14, 31)],
     "weights_of_another_scale": [("X217", 6, 12)],
     "licence_not_allowed": [("X218", 6, 12)],
+    "key_without_effect": [("X224", 16, 5)],
+    "range_not_searchable": [("X225", 13, 13)],
     "several": [("S103", 13, 11), ("S104", 14, 10), ("S102", 15, 3)],
 }
 """Name of a file in ``broken/`` to (code, line, column) of everything that is wrong with it."""
