@@ -1,16 +1,24 @@
 """Fixtures that several test folders use."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from segc.diagnostics import SegcError
+from segc.locks import exclusive
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: what tests interrupt must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+_DRAW = Path(__file__).resolve().parents[1] / "examples" / "shapes" / "generate.py"
 
 
 def _material(path: Path) -> Path:
@@ -33,3 +41,40 @@ def coco() -> Path:
 def peer() -> Path:
     """A checkpoint of the reference implementation and what it made of given inputs."""
     return _material(_SHARED / "peer")
+
+
+@pytest.fixture(scope="session")
+def shapes_weights() -> Path:
+    """A small trained network that knows the pictures of ``shapes``: ``material/README.md`` says how it came to be."""
+    return Path(__file__).parent / "material" / "shapes.safetensors"
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 drawn pictures with polygons, laid out as ``coco`` is, where any photographs will do.
+
+    The network of ``shapes_weights`` was trained on those of ``images/train``. All processes of a run of the tests
+    share them.
+    """
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shapes"
+    data = folder / "data.yaml"
+    while not data.exists():
+        try:
+            with exclusive(folder.with_name("shapes.lock"), "drawing the shapes"):
+                if not data.exists():
+                    _draw(folder)
+        except SegcError:
+            time.sleep(0.1)  # another process draws them
+    return folder
+
+
+def _draw(folder: Path) -> None:
+    """Draw the pictures; ``data.yaml`` comes last, and whole."""
+    command = [sys.executable, str(_DRAW), "--train", "48", "--val", "16", "--output", str(folder)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = said.splitlines()[-1].removeprefix("classes: ").split(", ")
+    splits = {"path": str(folder), "train": "images/train", "val": "images/val"}
+    unfinished = folder / "data.yaml.part"
+    unfinished.write_text(json.dumps({**splits, "names": dict(enumerate(names))}), encoding="utf-8")
+    unfinished.replace(folder / "data.yaml")

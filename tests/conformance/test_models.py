@@ -40,6 +40,9 @@ EXTREMES: dict[str, list[Settings]] = {
 SIZE = "[96, 160]"
 """Neither square nor a size that anything was trained at."""
 
+SMALL = "{depth: 0.1, width: 0.125, max_channels: 128}"
+"""The scale of the trained network that the tests ship with."""
+
 
 def choices(annotation: Any) -> tuple[Any, ...]:
     """All values of a setting that has few; empty for one that has many."""
@@ -97,7 +100,7 @@ PROJECT = """\
 version: 1
 name: photos
 architecture: {{family: yolov8-seg, scale: {scale}, weights: '{weights}'}}
-dataset: {{data: '{coco}/data.yaml', train: images/train, val: images/val, path: '{coco}'}}
+dataset: {{data: '{shapes}/data.yaml', train: images/train, val: images/train, path: '{shapes}'}}
 hyperparameters: {{imgsz: {size}}}
 targets: [{targets}]
 """
@@ -128,15 +131,17 @@ def present(wanted: list[tuple[str, Settings]]) -> list[tuple[str, Settings]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(rounds())))
-def test_every_legal_combination_is_emitted_and_verified(number: int, coco: Path, peer: Path, tmp_path: Path) -> None:
+def test_every_legal_combination_is_emitted_and_verified(
+    number: int, shapes: Path, shapes_weights: Path, tmp_path: Path
+) -> None:
     wanted = present(rounds()[number])
-    values = {"scale": "n", "weights": peer / "overfit32_last.pt", "coco": coco, "size": SIZE}
+    values = {"scale": SMALL, "weights": shapes_weights, "shapes": shapes, "size": SIZE}
     expected = [text for target, settings in wanted if (text := said_of(ELSEWHERE, target, settings))]
     for problem, text in zip(emit(tmp_path, wanted, **values), expected, strict=True):
         assert text in problem
 
 
-def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
+def conditioned_weights(scale: str, path: Path, shapes: Path) -> None:
     """Seeded weights whose batch norms know the network's own activations on photographs.
 
     Without that, random values grow or vanish from layer to layer, and no comparison of them says anything. And the
@@ -152,7 +157,7 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
     from segc.weights.resolve import network_metadata
     from segc.weights.store import save_weights
 
-    graph = build(SCALES[scale], 80, (96, 160))
+    graph = build(SCALES[scale], 6, (96, 160))
     network = lower(graph)
     load_weights(network, initial_weights(graph.parameters, 0))
     for module in network.modules():
@@ -160,7 +165,7 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
             module.momentum = 1.0
             torch.nn.init.constant_(module.weight, 0.5)
             torch.nn.init.constant_(module.bias, 2.0)
-    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:8], (96, 160), dynamic=False)
+    (case,) = cases(sorted((shapes / "images" / "train").iterdir())[:8], (96, 160), dynamic=False)
     with torch.no_grad():
         network.train()(torch.from_numpy(case.images))
     save_weights(path, to_numpy(network), network_metadata(graph, scale, None))
@@ -168,10 +173,10 @@ def conditioned_weights(scale: str, path: Path, coco: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", ["s", "m", "l", "x"])
-def test_every_scale_is_emitted_and_verified(scale: str, coco: Path, tmp_path: Path) -> None:
-    conditioned_weights(scale, tmp_path / "w.safetensors", coco)
+def test_every_scale_is_emitted_and_verified(scale: str, shapes: Path, tmp_path: Path) -> None:
+    conditioned_weights(scale, tmp_path / "w.safetensors", shapes)
     wanted = present([(target, {}) for target in targets()])
-    values = {"scale": scale, "weights": tmp_path / "w.safetensors", "coco": coco, "size": SIZE}
+    values = {"scale": scale, "weights": tmp_path / "w.safetensors", "shapes": shapes, "size": SIZE}
     assert emit(tmp_path, wanted, **values) == []
 
 
@@ -181,7 +186,7 @@ def test_options_that_a_target_does_not_have_cannot_be_given(target: str) -> Non
         options(target, {"telepathy": True})
 
 
-def test_a_refusal_is_told_with_its_place(coco: Path, peer: Path, tmp_path: Path) -> None:
-    values = {"scale": "n", "weights": peer / "overfit32_last.pt", "coco": coco, "size": SIZE}
+def test_a_refusal_is_told_with_its_place(shapes: Path, shapes_weights: Path, tmp_path: Path) -> None:
+    values = {"scale": SMALL, "weights": shapes_weights, "shapes": shapes, "size": SIZE}
     with pytest.raises(SegcError, match="X210: onnx: a dynamic model takes every batch size"):
         emit(tmp_path, [("onnx", {"dynamic": True, "batch": 2})], **values)

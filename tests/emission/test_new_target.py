@@ -94,7 +94,7 @@ class Checkout:
         )
 
 
-def test_a_new_target_is_one_folder_and_a_line(project: Path, coco: Path, tmp_path: Path) -> None:
+def test_a_new_target_is_one_folder_and_a_line(project: Path, shapes: Path, tmp_path: Path) -> None:
     segc = Checkout(tmp_path / "checkout", project, {"toy": TOY})
     text = project.read_text().partition("targets:")[0]
     project.write_text(text + "targets: [{format: toy, level: 10}]\n")
@@ -116,7 +116,7 @@ def test_a_new_target_is_one_folder_and_a_line(project: Path, coco: Path, tmp_pa
         "passed": True,
     }
     assert (TOY / "runtime.py").read_text().partition("\n\n\n")[2].strip() in (folder / "predict.py").read_text()
-    photo = min((coco / "images" / "train").iterdir())
+    photo = min((shapes / "images" / "train").iterdir())
     ours = segc("predict", photo, "--artifact", folder, "-o", tmp_path / "ours", "--save-json")
     assert ours.returncode == 0, ours.stderr
     script = [sys.executable, str(folder / "predict.py"), str(photo), "-o", str(tmp_path / "theirs")]
@@ -156,7 +156,7 @@ DEFECTS = {
 
 @pytest.mark.parametrize("target", DEFECTS)
 def test_a_defect_in_the_text_of_a_runtime_fails_the_emission_of_that_target(
-    target: str, project: Path, coco: Path, tmp_path: Path
+    target: str, project: Path, shapes: Path, tmp_path: Path
 ) -> None:
     segc = Checkout(tmp_path / "checkout", project, {})
     place = segc.root.joinpath(*targets()[target].runtime.split(".")).with_suffix(".py")
@@ -171,7 +171,7 @@ def test_a_defect_in_the_text_of_a_runtime_fails_the_emission_of_that_target(
     assert json.loads((failed / "artifact.json").read_text())["script"]["passed"] is False
     # What is wrong is wrong in both: the script that ships and segc itself run the same text.
     model = failed / json.loads((failed / "artifact.json").read_text())["model"]
-    photo = min((coco / "images" / "train").iterdir())
+    photo = min((shapes / "images" / "train").iterdir())
     ours = segc("predict", photo, "--artifact", model, "-o", tmp_path / "ours", "--save-json", "--conf", 0.001)
     assert ours.returncode == 0, ours.stderr
     script = [sys.executable, str(failed / "predict.py"), str(photo), "-o", str(tmp_path / "theirs"), "--conf", "0.001"]

@@ -134,8 +134,8 @@ def test_the_text_of_the_inference_modules_is_carried_unchanged() -> None:
 
 def emit_onnx(trained: Trained, folder: Path) -> Standalone:
     """A model with its script, run where segc and PyTorch cannot be imported."""
-    trained.onnx(folder / "photos.onnx", (320, 320))
-    metadata = trained.metadata((320, 320), segc_version="0")
+    trained.onnx(folder / "photos.onnx", (160, 160))
+    metadata = trained.metadata((160, 160), segc_version="0")
     entry = targets()["onnx"]
     text = render_files(entry, entry.default_options(), "photos.onnx", metadata, DEFAULTS)["predict.py"]
     (folder / "predict.py").write_text(text)
@@ -147,8 +147,8 @@ def standalone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> St
     return emit_onnx(trained, tmp_path_factory.mktemp("standalone"))
 
 
-def photographs(coco: Path) -> list[Path]:
-    return sorted((coco / "images" / "train").iterdir())[:3]
+def photographs(shapes: Path) -> list[Path]:
+    return sorted((shapes / "images" / "train").iterdir())[:3]
 
 
 def test_imports_are_really_blocked_where_the_script_runs(standalone: Standalone) -> None:
@@ -159,11 +159,11 @@ def test_imports_are_really_blocked_where_the_script_runs(standalone: Standalone
 
 
 def test_the_script_finds_what_segc_predict_finds(
-    standalone: Standalone, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    standalone: Standalone, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from segc.cli import run
 
-    photos = photographs(coco)
+    photos = photographs(shapes)
     done = standalone(*photos, "-o", tmp_path / "theirs", "--threads", 1, "--save-txt")
     assert done.returncode == 0, done.stderr
     theirs = (tmp_path / "theirs" / "predictions.json").read_bytes()
@@ -186,16 +186,16 @@ def test_the_script_finds_what_segc_predict_finds(
 
 
 def test_the_script_finds_what_the_trained_network_finds(
-    standalone: Standalone, trained: Trained, coco: Path, tmp_path: Path
+    standalone: Standalone, trained: Trained, shapes: Path, tmp_path: Path
 ) -> None:
     from segc.inference.predict import predict_image
     from segc.inference.sources import find_sources
     from segc.network.session import TorchSession
 
-    photos = photographs(coco)
+    photos = photographs(shapes)
     assert standalone(*photos, "-o", tmp_path, "--no-overlay", "--retina").returncode == 0
     theirs = json.loads((tmp_path / "predictions.json").read_bytes())
-    session = TorchSession(trained.graph((320, 320)), trained.weights, trained.metadata((320, 320)))
+    session = TorchSession(trained.graph((160, 160)), trained.weights, trained.metadata((160, 160)))
     for source, record in zip(find_sources([str(photo) for photo in photos]), theirs, strict=True):
         ours = predict_image(source.read(), session.run, session.metadata, retina=True).to_json()["detections"]
         assert [d["class"] for d in ours] == [d["class"] for d in record["detections"]]
@@ -234,29 +234,29 @@ def test_bad_input_gives_one_line_and_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_an_unreadable_image_does_not_stop_the_others(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.jpg").write_bytes(photographs(coco)[0].read_bytes()[:2000])
-    done = standalone(tmp_path / "cut.jpg", photographs(coco)[1], "-o", tmp_path / "out")
+def test_an_unreadable_image_does_not_stop_the_others(standalone: Standalone, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(photographs(shapes)[0].read_bytes()[:2000])
+    done = standalone(tmp_path / "cut.jpg", photographs(shapes)[1], "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "cut.jpg: cut off" in done.stderr
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_bytes())) == 1
 
 
-def test_a_source_is_never_overwritten(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
+def test_a_source_is_never_overwritten(standalone: Standalone, shapes: Path, tmp_path: Path) -> None:
     photo = tmp_path / "a.jpg"
-    photo.write_bytes(photographs(coco)[0].read_bytes())
+    photo.write_bytes(photographs(shapes)[0].read_bytes())
     done = standalone(photo, "-o", tmp_path)
     assert done.returncode == 1
     assert "choose another folder" in done.stderr
-    assert photo.read_bytes() == photographs(coco)[0].read_bytes()
+    assert photo.read_bytes() == photographs(shapes)[0].read_bytes()
 
 
-def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: Standalone, coco: Path) -> None:
+def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: Standalone, shapes: Path) -> None:
     (standalone.blocked / "onnxruntime.py").write_text(
         "raise ModuleNotFoundError('no onnxruntime', name='onnxruntime')"
     )
     try:
-        done = standalone(photographs(coco)[0])
+        done = standalone(photographs(shapes)[0])
     finally:
         (standalone.blocked / "onnxruntime.py").unlink()
     assert done.returncode == 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 
-from segc.architectures.yolov8_seg import SCALES, build
+from segc.architectures.yolov8_seg import SCALES, Scale, build
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import SegcError
 from segc.emission.requests import EmitTask, RunTask
@@ -20,11 +22,12 @@ from segc.emission.verify import OUTPUTS, TOLERANCES, cases
 from segc.emission.worker import Worker
 from segc.graph.serial import write_graph
 from segc.inference.filters import Filters
+from segc.inference.letterbox import letterbox, to_input
 from segc.inference.metadata import Metadata
 from segc.sessions.artifact import open_artifact, open_target
 from segc.targets.contract import EmitRequest, Emitted
 from segc.targets.registry import targets
-from segc.weights.checkpoint import read_checkpoint
+from segc.weights.store import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,13 +43,14 @@ DEFAULTS = Filters()
 
 
 class Trained(NamedTuple):
-    """Trained weights of scale n with 80 classes."""
+    """Trained weights, the classes they know, and the scale of their network."""
 
     weights: Mapping[str, np.ndarray]
     names: tuple[str, ...]
+    scale: Scale = SCALES["n"]
 
     def graph(self, size: tuple[int, int], batch: int = 1) -> Graph:
-        return build(SCALES["n"], len(self.names), size, batch)
+        return build(self.scale, len(self.names), size, batch)
 
     def metadata(self, size: tuple[int, int], **settings: Any) -> Metadata:
         return Metadata(self.names, size, **settings)
@@ -167,19 +171,20 @@ def refusal(model: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained(peer: Path) -> Trained:
-    """The recorded checkpoint: numerics are never judged on random weights."""
-    checkpoint = read_checkpoint(peer / "overfit32_last.pt")
-    assert checkpoint.names
-    return Trained(checkpoint.tensors, checkpoint.names)
+def trained(shapes_weights: Path) -> Trained:
+    """A small network that was trained on shapes: numerics are never judged on random weights."""
+    weights = load_weights(shapes_weights)
+    assert weights.names
+    return Trained(weights.tensors, weights.names, Scale(**json.loads(weights.metadata["scale"])))
 
 
 @pytest.fixture(scope="session")
-def photographs(peer: Path) -> np.ndarray:
-    """Two different inputs, a photograph and noise, each repeated: [2, 3, 640, 640] in 0..1."""
-    recorded = np.load(peer / "overfit32_expected.npz")
-    photo = recorded["in_photo320_u8_rgb_chw"].astype(np.float32) / 255
-    return np.tile(np.concatenate([photo, recorded["in_rand320"]]), (1, 1, 2, 2))
+def photographs(shapes: Path) -> np.ndarray:
+    """Two different inputs, each sixteen pictures side by side: [2, 3, 640, 640] in 0..1."""
+    paths = sorted((shapes / "images" / "train").iterdir())[:32]
+    pictures = [letterbox(np.asarray(cv2.imread(str(path))), (160, 160))[0][..., ::-1] for path in paths]
+    rows = [np.hstack(pictures[first : first + 4]) for first in range(0, len(pictures), 4)]
+    return to_input([np.vstack(rows[:4]), np.vstack(rows[4:])])
 
 
 @pytest.fixture(scope="module")
@@ -222,17 +227,17 @@ def copy(model: Path, tmp_path: Path) -> Path:
 PROJECT = """\
 version: 1
 name: photos
-architecture: {{family: yolov8-seg, scale: n, weights: '{weights}'}}
-dataset: {{data: '{coco}/data.yaml', train: images/train, val: images/train, path: '{coco}'}}
-hyperparameters: {{imgsz: 320}}
+architecture: {{family: yolov8-seg, scale: {{depth: 0.1, width: 0.125, max_channels: 128}}, weights: '{weights}'}}
+dataset: {{data: '{shapes}/data.yaml', train: images/train, val: images/train, path: '{shapes}'}}
+hyperparameters: {{imgsz: 160}}
 targets:
   - format: onnx
 """
 
 
 @pytest.fixture
-def project(tmp_path: Path, coco: Path, peer: Path) -> Path:
+def project(tmp_path: Path, shapes: Path, shapes_weights: Path) -> Path:
     """A project file whose starting weights are trained ones, with the images they know."""
     path = tmp_path / "project.yaml"
-    path.write_text(PROJECT.format(weights=peer / "overfit32_last.pt", coco=coco))
+    path.write_text(PROJECT.format(weights=shapes_weights, shapes=shapes))
     return path

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
     from tests.targets.conftest import Trained
 
-SIZE = (320, 320)
+SIZE = (160, 160)
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "saved_model": ("saved_model", {"keras": True}),
@@ -39,9 +39,9 @@ class Made(NamedTuple):
 class Forms:
     """Artifacts of the trained network, each emitted when it is first asked for."""
 
-    def __init__(self, trained: Trained, coco: Path, folder: Path) -> None:
+    def __init__(self, trained: Trained, shapes: Path, folder: Path) -> None:
         self._trained, self._folder = trained, folder
-        self.photos = sorted((coco / "images" / "train").iterdir())[:8]
+        self.photos = sorted((shapes / "images" / "train").iterdir())[:8]
         self._made: dict[str, Made] = {}
 
     def emit(self, form: str, folder: Path) -> Made:

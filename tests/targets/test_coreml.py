@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Emit = Callable[..., Path]
 
-SMALL = (320, 320)
+SMALL = (160, 160)
 
 THRESHOLDS = {"conf": DEFAULTS.conf, "iou": DEFAULTS.iou, "max_det": DEFAULTS.max_det}
 
@@ -56,9 +56,9 @@ def emit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Emit:
 
 
 @pytest.fixture(scope="module")
-def known(coco: Path) -> Case:
+def known(shapes: Path) -> Case:
     """Photographs that the network was trained on, so that it finds something."""
-    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:4], SMALL, dynamic=False)
+    (case,) = cases(sorted((shapes / "images" / "train").iterdir())[:4], SMALL, dynamic=False)
     return case
 
 
@@ -77,8 +77,8 @@ def evaluated(package: Path, case: Case) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [SMALL, (224, 416)])
-def test_a_model_agrees_with_torch(size: tuple[int, int], reference: TorchSession, emit: Emit, coco: Path) -> None:
-    (case,) = cases(sorted((coco / "images" / "train").iterdir())[:2], size, dynamic=False)
+def test_a_model_agrees_with_torch(size: tuple[int, int], reference: TorchSession, emit: Emit, shapes: Path) -> None:
+    (case,) = cases(sorted((shapes / "images" / "train").iterdir())[:2], size, dynamic=False)
     result = compare([case], by_case(case, reference.run(case.images)), evaluated(emit(size), case), "fp32", 2)
     assert result.passed, result.faults()
     assert result.detections.matched >= 2
@@ -183,12 +183,12 @@ def test_apples_own_reader_takes_the_program_and_sees_what_it_is(
     assert told["image"] == ["image", 416, 224, 20]
     assert told["version"] == (7 if options else 6)
     anchors, float32 = 28 * 52 + 14 * 26 + 7 * 13, 65568
-    named = {"boxes": [1, anchors, 4], "scores": [1, anchors, 80], "coefficients": [1, anchors, 32]}
+    named = {"boxes": [1, anchors, 4], "scores": [1, anchors, 6], "coefficients": [1, anchors, 32]}
     left = {"boxes": [1, 300, 4], "scores": [1, 300], "classes": [1, 300], "coefficients": [1, 300, 32]}
     shapes = (left if options else named) | {"prototypes": [1, 32, 56, 104]}
     assert told["outputs"] == {name: [shape, float32] for name, shape in shapes.items()}
     assert told["described"]
-    assert told["about"] == ["Instance segmentation, 80 classes, 416 x 224 pixels", "segc 0"]
+    assert told["about"] == ["Instance segmentation, 6 classes, 416 x 224 pixels", "segc 0"]
     assert set(told["user"]) == {"segc", "names", "com.github.apple.coremltools.version"}
     assert json.loads(told["user"]["segc"])["names"] == list(trained.names)
     assert told["convolutions"] == 76
@@ -316,7 +316,7 @@ def _with_two_inputs(description: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_smaller, r"its input is \[1, 3, 320, 64\], and its metadata speak of \[1, 3, 320, 320\]"),
+        (_smaller, r"its input is \[1, 3, 160, 64\], and its metadata speak of \[1, 3, 160, 160\]"),
         (_with_another_output, "its outputs are '.*more"),
         (_with_two_inputs, "it has 2 inputs"),
     ],

@@ -43,7 +43,7 @@ class MLModel:
         self.user_defined_metadata = {} if "foreign" in path else {"segc": (HERE / "metadata.json").read_text()}
 
     def get_spec(self):
-        picture = Values(imageType=Values(height=320, width=320))
+        picture = Values(imageType=Values(height=160, width=160))
         outputs = [Values(name=name) for name in json.loads((HERE / "outputs.json").read_text())]
         return Values(description=Values(input=[Values(name="image", type=picture)], output=outputs))
 
@@ -61,7 +61,7 @@ class OnMacOs(Standalone):
     """A model with its script, run where segc and PyTorch cannot be imported and Core ML is played from recordings."""
 
     def __init__(self, trained: Trained, folder: Path, photos: list[Path], **options: bool) -> None:
-        model = trained.emit("coreml", folder, (320, 320), **options).model
+        model = trained.emit("coreml", folder, (160, 160), **options).model
         super().__init__(folder, [*ABSENT, "tensorflow"])
         self.photos, self.model = photos, folder / model
         self.opened = open_here("coreml", self.model)
@@ -70,7 +70,7 @@ class OnMacOs(Standalone):
         (self.blocked / "metadata.json").write_text(json.dumps(self.opened.metadata.to_json()))
         (self.blocked / "outputs.json").write_text(json.dumps(LAYOUTS[self.opened.metadata.layout]))
         for source in find_sources(map(str, photos)):
-            frame = np.ascontiguousarray(letterbox(source.read(), (320, 320))[0][:, :, ::-1])
+            frame = np.ascontiguousarray(letterbox(source.read(), (160, 160))[0][:, :, ::-1])
             name = hashlib.sha256(frame.tobytes()).hexdigest()
             save_arrays(self.blocked / f"{name}.safetensors", dict(self.opened.raw(to_input(frame))))
 
@@ -85,9 +85,9 @@ class OnMacOs(Standalone):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["named", "detections"])
 def standalone(
-    request: pytest.FixtureRequest, trained: Trained, coco: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, trained: Trained, shapes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> OnMacOs:
-    photos = sorted((coco / "images" / "train").iterdir())[:3]
+    photos = sorted((shapes / "images" / "train").iterdir())[:3]
     return OnMacOs(trained, tmp_path_factory.mktemp("coreml") / "artifact", photos, nms=request.param)
 
 
@@ -180,7 +180,7 @@ def test_the_readme_says_what_goes_in_and_what_comes_out(standalone: OnMacOs) ->
     suppresses = metadata.layout == "detections"
     outputs = {name for name in ("boxes", "scores", "classes", "coefficients", "prototypes") if f"| `{name}` |" in text}
     assert outputs == set(LAYOUTS[metadata.layout])
-    assert "| input | `image` | an RGB image, 320 wide and 320 high: " in text
+    assert "| input | `image` | an RGB image, 160 wide and 160 high: " in text
     assert "the rest grey 114 |" in text
     assert "iOS 15, macOS 12 and later" in text
     assert ("[1, 300, 4]" in text) == suppresses

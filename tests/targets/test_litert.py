@@ -35,8 +35,8 @@ INTEGERS = ["tflite int8", "edgetpu"]
 
 
 @pytest.fixture(scope="module")
-def forms(trained: Trained, coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Forms:
-    return Forms(trained, coco, tmp_path_factory.mktemp("forms"))
+def forms(trained: Trained, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Forms:
+    return Forms(trained, shapes, tmp_path_factory.mktemp("forms"))
 
 
 @pytest.fixture(scope="module")
@@ -287,8 +287,8 @@ def test_a_spoiled_file_is_refused_before_native_code_sees_it(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"imgsz": (64, 64)}, "its input is [1, 320, 320, 3], and its metadata speak of [1, 64, 64, 3]"),
-        ({"batch": 2}, "its metadata speak of [2, 320, 320, 3]"),
+        ({"imgsz": (64, 64)}, "its input is [1, 160, 160, 3], and its metadata speak of [1, 64, 64, 3]"),
+        ({"batch": 2}, "its metadata speak of [2, 160, 160, 3]"),
         ({"layout": "fused"}, "its metadata speak of output0, output1"),
     ],
 )

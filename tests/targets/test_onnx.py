@@ -22,14 +22,14 @@ from segc.targets.contract import EmitRequest
 from segc.targets.onnx import NEWEST_OPSET, OLDEST_OPSET, TARGET, OnnxOptions
 from segc.targets.onnx.lowering import LOWERINGS
 from segc.targets.onnx.runtime import open_model
+from segc.weights.checkpoint import read_checkpoint
 from tests.conformance.operators import RECIPES, build_recipe
-from tests.targets.conftest import agrees
+from tests.targets.conftest import Trained, agrees
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segc.graph.ir import Graph
-    from tests.targets.conftest import Trained
 
 OPSETS = range(OLDEST_OPSET, NEWEST_OPSET + 1)
 
@@ -92,13 +92,13 @@ def test_every_opset_agrees_with_torch(
 def test_half_precision_agrees_with_torch(
     dynamic: bool, layout: str, trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
-    path = trained.onnx(tmp_path / "m.onnx", (320, 320), half=True, dynamic=dynamic, layout=layout)
+    path = trained.onnx(tmp_path / "m.onnx", (160, 160), half=True, dynamic=dynamic, layout=layout)
     session = open_model(path, threads=1)
     assert session.metadata.precision == "fp16"
-    agrees(session, reference, photographs[:1, :, :320, :320], "fp16")
+    agrees(session, reference, photographs[:1, :, :160, :160], "fp16")
     if dynamic:
-        agrees(session, reference, photographs[:, :, :224, :416], "fp16")
-        agrees(session, reference, photographs[:1], "fp16")
+        agrees(session, reference, photographs[:, :, :96, :224], "fp16")
+        agrees(session, reference, photographs[:1, :, :320, :320], "fp16")
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -170,11 +170,11 @@ def test_the_fused_layout_is_what_existing_deployment_code_reads(trained: Traine
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     anchors = 28 * 52 + 14 * 26 + 7 * 13
     shapes = [(output.name, output.shape) for output in session.get_outputs()]
-    assert shapes == [("output0", [1, 4 + 80 + 32, anchors]), ("output1", [1, 32, 56, 104])]
+    assert shapes == [("output0", [1, 4 + 6 + 32, anchors]), ("output1", [1, 32, 56, 104])]
     kept = session.get_modelmeta().custom_metadata_map
     assert kept["imgsz"] == "[224, 416]"
     assert (kept["stride"], kept["batch"], kept["task"]) == ("32", "1", "segment")
-    assert kept["names"].startswith("{0: 'person', 1: 'bicycle', ")
+    assert kept["names"].startswith("{0: 'circle', 1: 'square', ")
     images = np.random.default_rng(0).random((1, 3, 224, 416), np.float32)
     rows = session.run(["output0"], {"images": images})[0][0]
     boxes = open_model(path, threads=1).run(images)["boxes"][0]
@@ -182,9 +182,13 @@ def test_the_fused_layout_is_what_existing_deployment_code_reads(trained: Traine
     np.testing.assert_allclose(rows[3], boxes[:, 3] - boxes[:, 1], atol=1e-4)
 
 
-def test_the_recorded_outputs_are_met(trained: Trained, peer: Path, tmp_path: Path) -> None:
+def test_the_recorded_outputs_are_met(peer: Path, tmp_path: Path) -> None:
     recorded = np.load(peer / "overfit32_expected.npz")
-    session = open_model(trained.onnx(tmp_path / "m.onnx", (224, 416), batch=2), threads=1)
+    checkpoint = read_checkpoint(peer / "overfit32_last.pt")
+    assert checkpoint.names
+    session = open_model(
+        Trained(checkpoint.tensors, checkpoint.names).onnx(tmp_path / "m.onnx", (224, 416), batch=2), threads=1
+    )
     ours = session.run(recorded["in_rect224x416"])
     rows = recorded["unfused_rect224x416_out"].transpose(0, 2, 1)
     corners = np.concatenate([rows[..., :2] - rows[..., 2:4] / 2, rows[..., :2] + rows[..., 2:4] / 2], axis=2)
@@ -201,7 +205,7 @@ def test_the_same_input_gives_the_same_bytes_in_every_process(reduced: bool, tra
     code = (
         "import sys, numpy as np, conftest as c\n"
         "names = tuple(open(sys.argv[1] + '/names').read().split('\\n'))\n"
-        "t = c.Trained(dict(np.load(sys.argv[1] + '/w.npz')), names)\n"
+        "t = c.Trained(dict(np.load(sys.argv[1] + '/w.npz')), names, c.Scale(0.1, 0.125, 128))\n"
         "from pathlib import Path; t.onnx(Path(sys.argv[1]) / 'c.onnx', (64, 64), **eval(sys.argv[2]))\n"
     )
     (tmp_path / "names").write_text("\n".join(trained.names))
@@ -228,7 +232,7 @@ def test_metadata_says_what_the_model_is(trained: Trained, tmp_path: Path) -> No
     path = trained.onnx(tmp_path / "m.onnx", (64, 64))
     assert open_model(path, threads=1).metadata == trained.metadata((64, 64), segc_version="0")
     assert [entry.key for entry in onnx.load(path).metadata_props] == ["segc"]
-    assert json.loads(onnx.load(path).metadata_props[0].value)["names"][0] == "person"
+    assert json.loads(onnx.load(path).metadata_props[0].value)["names"][0] == "circle"
 
 
 def test_every_operator_but_suppression_is_lowered() -> None:

@@ -120,7 +120,7 @@ def test_metadata_stand_in_the_model_and_beside_it(trained: Trained, model: Path
 
 
 def test_names_in_any_script_survive(trained: Trained, tmp_path: Path) -> None:
-    names = tuple(f'"{index}" <é&猫>' for index in range(80))
+    names = tuple(f'"{index}" <é&猫>' for index in range(6))
     path = trained._replace(names=names).model_here("openvino", tmp_path / "m", (64, 64))
     assert open_here("openvino", path).metadata.names == names
     assert YAML(typ="safe").load(path / "metadata.yaml")["names"][3] == names[3]
@@ -271,13 +271,13 @@ def test_the_watch_is_awake(watch: Path, tmp_path: Path) -> None:
     assert watch.read_text().startswith("getaddrinfo (80")
 
 
-def test_nothing_is_sent_to_the_makers_of_openvino(watch: Path, trained: Trained, coco: Path, tmp_path: Path) -> None:
+def test_nothing_is_sent_to_the_makers_of_openvino(watch: Path, trained: Trained, shapes: Path, tmp_path: Path) -> None:
     # Workers are told to import the package before they are told what to do.
     with Worker("the idler", ["openvino"]) as worker:
         worker.process.communicate(timeout=60)
         assert worker.process.returncode == 0
     made = trained.emit("openvino", tmp_path / "m", (64, 64))
-    photograph = str(min((coco / "images" / "train").iterdir()))
+    photograph = str(min((shapes / "images" / "train").iterdir()))
     model = str(tmp_path / "m" / made.model)
     output = ["-o", str(tmp_path / "out")]
     for command in ([str(tmp_path / "m" / "predict.py")], ["-m", "segc", "predict", "--artifact", model]):
@@ -289,12 +289,12 @@ def test_nothing_is_sent_to_the_makers_of_openvino(watch: Path, trained: Trained
 @pytest.fixture(scope="module")
 def standalone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Standalone:
     folder = tmp_path_factory.mktemp("standalone") / "openvino"
-    trained.emit("openvino", folder, (320, 320))
+    trained.emit("openvino", folder, (160, 160))
     return Standalone(folder, (*ABSENT, "onnxruntime"))
 
 
-def test_the_script_finds_what_segc_predict_finds(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
-    photos = sorted((coco / "images" / "train").iterdir())[:3]
+def test_the_script_finds_what_segc_predict_finds(standalone: Standalone, shapes: Path, tmp_path: Path) -> None:
+    photos = sorted((shapes / "images" / "train").iterdir())[:3]
     standalone.finds_what_segc_predict_finds(standalone.folder / "photos_openvino_model", photos, tmp_path)
 
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact at 320 pixels, with its script."""
+    """An artifact at 160 pixels, with its script."""
     made = tmp_path_factory.mktemp("paddle") / "artifact"
-    assert trained.emit("paddle", made, (320, 320)).model == "photos_paddle_model"
+    assert trained.emit("paddle", made, (160, 160)).model == "photos_paddle_model"
     return made
 
 
@@ -56,7 +56,7 @@ def gives_what_torch_gives(trained: Trained, model: Path, reference: TorchSessio
 def test_a_model_agrees_with_torch(
     trained: Trained, model: Path, reference: TorchSession, photographs: np.ndarray
 ) -> None:
-    gives_what_torch_gives(trained, model, reference, photographs[:, :, :320, :320])
+    gives_what_torch_gives(trained, model, reference, photographs[:, :, :160, :160])
 
 
 def test_a_model_that_is_not_square_agrees_with_torch(
@@ -74,7 +74,7 @@ def test_the_same_input_gives_the_same_bytes_in_every_process(
     trained: Trained, folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "77")
-    trained.emit("paddle", tmp_path / "again", (320, 320))
+    trained.emit("paddle", tmp_path / "again", (160, 160))
     assert contents(tmp_path / "again") == contents(folder)
     assert set(contents(model)) == {PROGRAM, PARAMETERS, "metadata.json"}
 
@@ -258,7 +258,7 @@ print(json.dumps(said))
 """What a script does, which has no guard."""
 
 UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another size": (in_metadata(imgsz=[352, 320]), "its input is [1, 3, 320, 320], and its metadata speak of"),
+    "another size": (in_metadata(imgsz=[192, 160]), "its input is [1, 3, 160, 160], and its metadata speak of"),
     "other outputs": (in_metadata(outputs=["boxes", "scores"]), "its outputs are 'boxes, scores', its metadata"),
     "another layout": (in_metadata(layout="fused"), "its metadata speak of output0, output1"),
     "names too few": (in_metadata(names=["a"]), "its outputs have other shapes than its metadata speak of"),
@@ -312,14 +312,14 @@ def standalone(folder: Path) -> Standalone:
 
 
 def test_the_script_finds_what_segc_predict_finds(
-    standalone: Standalone, model: Path, coco: Path, tmp_path: Path
+    standalone: Standalone, model: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    photos = sorted((coco / "images" / "train").iterdir())[:3]
+    photos = sorted((shapes / "images" / "train").iterdir())[:3]
     standalone.finds_what_segc_predict_finds(model, photos, tmp_path)
 
 
-def test_the_script_says_nothing_but_what_it_found(standalone: Standalone, coco: Path, tmp_path: Path) -> None:
-    done = standalone(min((coco / "images" / "train").iterdir()), "-o", tmp_path)
+def test_the_script_says_nothing_but_what_it_found(standalone: Standalone, shapes: Path, tmp_path: Path) -> None:
+    done = standalone(min((shapes / "images" / "train").iterdir()), "-o", tmp_path)
     assert done.returncode == 0
     assert not done.stderr
     assert len(done.stdout.splitlines()) == 2

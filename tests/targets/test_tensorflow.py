@@ -27,8 +27,8 @@ FORMATS = ["saved_model", "graphdef"]
 
 
 @pytest.fixture(scope="module")
-def forms(trained: Trained, coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Forms:
-    return Forms(trained, coco, tmp_path_factory.mktemp("forms"))
+def forms(trained: Trained, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Forms:
+    return Forms(trained, shapes, tmp_path_factory.mktemp("forms"))
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +125,11 @@ def test_a_saved_model_holds_one_signature_with_named_outputs_and_its_metadata(f
         "**s.structured_outputs}.items()}))"
     )
     assert in_a_process(code, model) == {
-        "images": [1, 320, 320, 3],
-        "boxes": [1, 2100, 4],
-        "scores": [1, 2100, 80],
-        "coefficients": [1, 2100, 32],
-        "prototypes": [1, 80, 80, 32],
+        "images": [1, 160, 160, 3],
+        "boxes": [1, 525, 4],
+        "scores": [1, 525, 6],
+        "coefficients": [1, 525, 32],
+        "prototypes": [1, 40, 40, 32],
     }
 
 
@@ -199,7 +199,7 @@ def test_keras_loads_the_model_without_segc_and_it_computes_the_same(
         "print(json.dumps([type(model).__name__, model.input_shape, max(map(float, same))]))"
     )
     kind, shape, difference = in_a_process(code, keras, tmp_path / "images.npy", forms["saved_model"].model)
-    assert (kind, shape) == ("Functional", [None, 320, 320, 3])
+    assert (kind, shape) == ("Functional", [None, 160, 160, 3])
     assert difference < 1e-3
 
 
@@ -215,7 +215,7 @@ DAMAGES = {
     "foreign": "it is no archive with metadata",
     "cut off": "it is no archive with metadata",
     "no metadata": "not a model of segc",
-    "another size": "its input is [1, 320, 320, 3], and its metadata speak of [1, 64, 64, 3]",
+    "another size": "its input is [1, 160, 160, 3], and its metadata speak of [1, 64, 64, 3]",
     "code": "it is made of 'Lambda'",
     "no weights": "Keras cannot load it",
 }

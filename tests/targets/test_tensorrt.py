@@ -69,7 +69,7 @@ def engine(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kit of fixed size."""
     folder = tmp_path_factory.mktemp("tensorrt") / "kit"
-    trained.emit("tensorrt", folder, (320, 320))
+    trained.emit("tensorrt", folder, (160, 160))
     return folder
 
 
@@ -81,12 +81,12 @@ def kit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_model_of_a_kit_agrees_with_torch_and_carries_the_precision(
     options: dict[str, Any], trained: Trained, reference: TorchSession, photographs: np.ndarray, tmp_path: Path
 ) -> None:
-    emitted = trained.emit_here("tensorrt", tmp_path / "kit", (320, 320), **options)
+    emitted = trained.emit_here("tensorrt", tmp_path / "kit", (160, 160), **options)
     model = tmp_path / "kit" / emitted.model
     session = open_here("tensorrt", model)
     precision = "fp16" if options.get("half") else "fp32"
     assert session.metadata.precision == precision
-    agrees(session, reference, photographs[: 2 if options.get("dynamic") else 1, :, :320, :320], precision)
+    agrees(session, reference, photographs[: 2 if options.get("dynamic") else 1, :, :160, :160], precision)
     stored = {entry.data_type for entry in onnx.load(model).graph.initializer if entry.name.endswith("conv.bias")}
     assert stored == {onnx.TensorProto.FLOAT16 if options.get("half") else onnx.TensorProto.FLOAT}
 
@@ -199,11 +199,11 @@ def test_a_build_that_fails_says_why_and_writes_nothing(
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_scripts_of_a_kit_say_what_is_missing_here(kit: Path, coco: Path) -> None:
+def test_the_scripts_of_a_kit_say_what_is_missing_here(kit: Path, shapes: Path) -> None:
     builder = Builder(kit)
     done = builder(PYTHONPATH="")
     assert (done.returncode, done.stderr) == (1, "the package tensorrt is not installed: pip install tensorrt\n")
-    done = Standalone(kit)(min((coco / "images" / "train").iterdir()))
+    done = Standalone(kit)(min((shapes / "images" / "train").iterdir()))
     assert done.returncode == 1
     assert done.stderr.endswith(
         "photos.engine: no such engine: python build_engine.py builds it, on the machine with the GPU\n"
@@ -211,13 +211,13 @@ def test_the_scripts_of_a_kit_say_what_is_missing_here(kit: Path, coco: Path) ->
 
 
 def test_the_predict_script_runs_the_engine_and_finds_what_segc_predict_finds(
-    kit: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert Builder(kit)().returncode == 0
     try:
         script = Standalone(kit, ABSENT)
         script.path = [FAKES]
-        photos = sorted((coco / "images" / "train").iterdir())[:3]
+        photos = sorted((shapes / "images" / "train").iterdir())[:3]
         (tmp_path / "kit").mkdir()
         artifact = {"format": 3, "target": "tensorrt", "model": "photos.onnx", "status": "deferred"}
         (kit / "artifact.json").write_text(json.dumps(artifact))

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from segc.architectures.yolov8_seg import SCALES, build
 from segc.diagnostics import SegcError
 from segc.emission.script import render_files
 from segc.emission.verify import OUTPUTS
 from segc.files import resource
 from segc.inference.metadata import Metadata, ModelError
+from segc.network.initialise import initial_weights
 from segc.targets import tfjs
 from segc.targets.tfjs.lowering import SHARD_BYTES
 from segc.targets.tfjs.node import node_version
@@ -49,7 +51,7 @@ def artifacts(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Cal
     root = tmp_path_factory.mktemp("tfjs")
     made: dict[Any, Path] = {}
 
-    def get(size: tuple[int, int] = (320, 320), **options: Any) -> Path:
+    def get(size: tuple[int, int] = (160, 160), **options: Any) -> Path:
         key = (size, *options.items())
         if key not in made:
             made[key] = root / str(len(made))
@@ -69,9 +71,9 @@ def test_a_model_agrees_with_torch(
     artifacts: Callable[..., Path], trained: Trained, reference: TorchSession, photographs: np.ndarray
 ) -> None:
     session = open_here("tfjs", artifacts() / "photos_web_model")
-    each_agrees(session, reference, photographs[:, :, :320, :320], "fp32")
+    each_agrees(session, reference, photographs[:, :, :160, :160], "fp32")
     assert re.fullmatch(r"TensorFlow.js \(WebAssembly, one thread\) in Node.js \d+\.\d+\.\d+", session.runtime)
-    assert session.metadata == trained.metadata((320, 320), channels="last", segc_version="0")
+    assert session.metadata == trained.metadata((160, 160), channels="last", segc_version="0")
 
 
 @needs_node
@@ -83,13 +85,29 @@ def test_a_model_that_is_wider_than_high_agrees_with_torch(
 
 
 @needs_node
+def test_weights_of_a_larger_network_lie_in_several_shards(
+    trained: Trained, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    from segc.network.session import TorchSession
+
+    scale = SCALES["n"]
+    larger = trained._replace(weights=initial_weights(build(scale, 6, (64, 64)).parameters, 0), scale=scale)
+    model = tmp_path / "m" / larger.emit("tfjs", tmp_path / "m", (64, 64)).model
+    shards = sorted(model.glob("*.bin"))
+    assert [shard.name for shard in shards] == [f"group1-shard{i}of4.bin" for i in (1, 2, 3, 4)]
+    assert all(shard.stat().st_size <= SHARD_BYTES for shard in shards)
+    reference = TorchSession(larger.graph((64, 64)), larger.weights, larger.metadata((64, 64)))
+    agrees(open_here("tfjs", model), reference, photographs[:1, :, :64, :64])
+
+
+@needs_node
 def test_half_precision_halves_the_filters_and_leaves_biases_and_decode_as_they_are(
     artifacts: Callable[..., Path], reference: TorchSession, photographs: np.ndarray
 ) -> None:
     model = artifacts(half=True) / "photos_web_model"
     session = open_here("tfjs", model)
     assert session.metadata.precision == "fp16"
-    each_agrees(session, reference, photographs[:, :, :320, :320], "fp16")
+    each_agrees(session, reference, photographs[:, :, :160, :160], "fp16")
     description = json.loads((model / "model.json").read_bytes())
     for entry in description["weightsManifest"][0]["weights"]:
         halved = entry.get("quantization") == {"dtype": "float16", "original_dtype": "float32"}
@@ -106,24 +124,19 @@ def test_the_same_input_gives_the_same_files_in_every_process(
 ) -> None:
     first = artifacts()
     monkeypatch.setenv("PYTHONHASHSEED", "77")
-    trained.emit("tfjs", tmp_path / "again", (320, 320))
+    trained.emit("tfjs", tmp_path / "again", (160, 160))
     assert contents(tmp_path / "again") == contents(first)
 
 
 def test_an_artifact_holds_the_model_the_page_and_its_runtime(artifacts: Callable[..., Path]) -> None:
     folder = artifacts()
     assert sorted(path.name for path in folder.iterdir()) == sorted(["photos_web_model", *GENERATED, *tfjs.PAGE])
-    shards = sorted((folder / "photos_web_model").glob("*.bin"))
-    assert [shard.name for shard in shards] == [
-        f"group1-shard{i}of{len(shards)}.bin" for i in range(1, len(shards) + 1)
-    ]
-    assert all(shard.stat().st_size <= SHARD_BYTES for shard in shards)
     description = json.loads((folder / "photos_web_model" / "model.json").read_bytes())
     assert description["format"] == "graph-model"
     assert list(description["signature"]["outputs"]) == list(OUTPUTS)
     assert description["userDefinedMetadata"]["structuredOutputKeys"] == list(OUTPUTS)
     lengths = description["signature"]["outputs"]["prototypes"]["tensorShape"]["dim"]
-    assert [int(length["size"]) for length in lengths] == [1, 80, 80, 32]
+    assert [int(length["size"]) for length in lengths] == [1, 40, 40, 32]
     names = {node["name"] for node in description["modelTopology"]["node"]}
     assert "model.2.m.0.cv1.conv/Conv2D" in names
 
@@ -188,8 +201,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda m: (m / "model.json").write_bytes(b"\xff\xfe"), "damaged"),
     "nested without end": (lambda m: (m / "model.json").write_text("[" * 100_000), "damaged"),
     "a list": (lambda m: (m / "model.json").write_text("[]"), "damaged"),
-    "a cut shard": (lambda m: os.truncate(m / "group1-shard1of4.bin", 1000), "cut off"),
-    "a missing shard": (lambda m: (m / "group1-shard2of4.bin").unlink(), "missing"),
+    "a cut shard": (lambda m: os.truncate(m / "group1-shard1of1.bin", 1000), "cut off"),
+    "a missing shard": (lambda m: (m / "group1-shard1of1.bin").unlink(), "missing"),
     "a layers model": (lambda m: rewritten(m, lambda d: d.update(format="layers-model")), "damaged"),
     "a shard elsewhere": (
         lambda m: rewritten(m, lambda d: d["weightsManifest"][0]["paths"].__setitem__(0, "../x.bin")),
@@ -221,7 +234,7 @@ def test_a_damaged_model_gives_one_error(damage: str, model: Path) -> None:
     if message.endswith("cannot run it"):
         # It shows when it runs, or before that.
         with pytest.raises((ModelError, SegcError), match=message):
-            open_here("tfjs", model).run(np.zeros((1, 3, 320, 320), np.float32))
+            open_here("tfjs", model).run(np.zeros((1, 3, 160, 160), np.float32))
     else:
         assert message in refusal(model)
 
@@ -231,7 +244,7 @@ def test_a_session_goes_on_after_images_that_do_not_fit(model: Path) -> None:
     session = open_model(model, 1)
     with pytest.raises(ModelError, match="cannot run it"):
         session.run(np.zeros((1, 3, 64, 64), np.float32))
-    assert session.run(np.zeros((1, 3, 320, 320), np.float32))["boxes"].shape == (1, 2100, 4)
+    assert session.run(np.zeros((1, 3, 160, 160), np.float32))["boxes"].shape == (1, 525, 4)
 
 
 @needs_node
@@ -239,7 +252,7 @@ def test_node_that_ends_midway_is_reported(model: Path) -> None:
     session = open_model(model, 1)
     session.raw.__self__.process.kill()  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=r"Node\.js ended while it ran it"):
-        session.run(np.zeros((1, 3, 320, 320), np.float32))
+        session.run(np.zeros((1, 3, 160, 160), np.float32))
 
 
 @needs_node

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from segc.architectures import build_graph
+from segc.architectures.yolov8_seg import SCALES, build
 from segc.commands.weights import command
 from segc.diagnostics import SegcError
 from segc.files import digest_file
@@ -184,16 +185,27 @@ def test_import_writes_all_standard_tensors_and_keeps_names_and_licence(tmp_path
     }
 
 
-def test_two_imports_write_the_same_bytes(tmp_path: Path, peer: Path) -> None:
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A checkpoint as PyTorch writes it, of scale n and five classes that no project here has."""
+    tensors = initial_weights(build(SCALES["n"], 5, (64, 64)).parameters, 0)
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    path = tmp_path / "foreign.pt"
+    names = dict(enumerate(("one", "two", "three", "four", "five")))
+    torch.save({"model": state, "names": names, "license": "AGPL-3.0"}, path)
+    return path
+
+
+def test_two_imports_write_the_same_bytes(tmp_path: Path, foreign: Path) -> None:
     for name in ("a", "b"):
-        import_weights(peer / "overfit32_last.pt", tmp_path / name)
+        import_weights(foreign, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_import_for_a_project_of_other_classes_accounts_for_every_key(tmp_path: Path, peer: Path) -> None:
+def test_import_for_a_project_of_other_classes_accounts_for_every_key(tmp_path: Path, foreign: Path) -> None:
     loaded = project(tmp_path)
     output = tmp_path / "w.safetensors"
-    result = run("import", peer / "overfit32_last.pt", "-o", output, "--project", loaded.path, "--json")
+    result = run("import", foreign, "-o", output, "--project", loaded.path, "--json")
     account = json.loads(result.output)
     counts = account["counts"]
     assert counts["matched"] + counts["reshaped"] == 417
@@ -201,7 +213,7 @@ def test_import_for_a_project_of_other_classes_accounts_for_every_key(tmp_path: 
     assert all(entry["name"].startswith("model.22.cv3.") for entry in account["reshaped"])
     assert account["written"] == counts["matched"]
     assert account["metadata"]["license"].startswith("AGPL")
-    shown = run("import", peer / "overfit32_last.pt", "-o", output, "--project", loaded.path)
+    shown = run("import", foreign, "-o", output, "--project", loaded.path)
     assert "the class branch's last layers start afresh" in shown.output
     assert "as the project has it" in shown.output
 
@@ -217,8 +229,8 @@ def test_import_keeps_class_rows_as_they_are_for_the_training_to_take(tmp_path: 
     assert len(result.rows) == 6
 
 
-def test_verbose_import_shows_every_key(tmp_path: Path, peer: Path) -> None:
-    result = run("import", peer / "overfit32_last.pt", "-o", tmp_path / "w", "--verbose")
+def test_verbose_import_shows_every_key(tmp_path: Path, foreign: Path) -> None:
+    result = run("import", foreign, "-o", tmp_path / "w", "--verbose")
     assert result.output.count("\n             model.") == 417
 
 
@@ -352,15 +364,15 @@ def test_a_digest_that_the_project_states_is_checked(tmp_path: Path) -> None:
         starting_weights(loaded, graph_of(loaded))
 
 
-def test_show_lists_tensors_and_metadata_of_own_and_foreign_files(tmp_path: Path, peer: Path) -> None:
+def test_show_lists_tensors_and_metadata_of_own_and_foreign_files(tmp_path: Path, foreign: Path) -> None:
     loaded = project(tmp_path)
     save(tmp_path / "w.safetensors", loaded)
     own = run("show", tmp_path / "w.safetensors")
     assert "[16, 3, 3, 3]" in own.output
     assert 'names: ["circle", "square", "star"]' in own.output
-    foreign = json.loads(run("show", peer / "overfit32_last.pt", "--json").output)
-    assert len(foreign["tensors"]) == 417
-    assert foreign["metadata"]["license"].startswith("AGPL")
+    other = json.loads(run("show", foreign, "--json").output)
+    assert len(other["tensors"]) == 417
+    assert other["metadata"]["license"].startswith("AGPL")
 
 
 def test_show_cannot_be_made_to_steer_the_terminal(tmp_path: Path) -> None:
