@@ -191,8 +191,8 @@ def test_apples_own_reader_takes_the_program_and_sees_what_it_is(
     assert told["about"] == ["Instance segmentation, 6 classes, 416 x 224 pixels", "segc 0"]
     assert set(told["user"]) == {"segc", "names", "com.github.apple.coremltools.version"}
     assert json.loads(told["user"]["segc"])["names"] == list(trained.names)
-    assert told["convolutions"] == 76
-    assert told["quantised"] == (76 if options else 0)
+    assert told["convolutions"] == 72
+    assert told["quantised"] == (72 if options else 0)
     assert told["loaded"] == []
 
 

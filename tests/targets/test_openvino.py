@@ -59,7 +59,7 @@ def test_a_dynamic_model_agrees_with_torch_at_every_size_and_batch(
 ) -> None:
     model = trained.model_here("openvino", tmp_path / "m", (320, 320), dynamic=True, half=half)
     session = open_here("openvino", model)
-    for batch, height, width in [(1, 320, 320), (2, 224, 416), (2, 32, 64), (1, 640, 96)]:
+    for batch, height, width in [(1, 320, 320), (2, 160, 224), (2, 32, 64), (1, 640, 96)]:
         agrees(session, reference, photographs[:batch, :, :height, :width], precision)
 
 

@@ -72,7 +72,7 @@ def test_the_network_needs_no_transpose_and_its_nodes_are_named_after_their_plac
     )
     kinds = in_a_process(code, forms["graphdef"].model)
     assert "Transpose" not in kinds.values()
-    assert list(kinds.values()).count("Conv2D") == 75
+    assert list(kinds.values()).count("Conv2D") == 71
     assert kinds["model.2.m.0.cv1.conv/Conv2D"] == "Conv2D"
     assert [kinds[name] for name in OUTPUTS] == ["Identity"] * 4
 
