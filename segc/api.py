@@ -257,7 +257,7 @@ def _weights(value: PathLike | None) -> Path | None:
     """A file, or what a published name or an address gives."""
     if not isinstance(value, str):
         return _path(value)
-    from segc.weights.resolve import weights_file
+    from segc.weights.starting import weights_file
 
     return weights_file(value)
 

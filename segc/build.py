@@ -116,7 +116,7 @@ def _lock(loaded: LoadedProject, folder: Path, graph_text: str) -> str:
 
     The digest of weights that were fetched stays what the lock in the folder says it is.
     """
-    from segc.weights.lineage import start_record
+    from segc.weights.starting import start_record
 
     return canonical_json(
         {

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from segc.build import build
-from segc.data.dataset import Sample, read_split
+from segc.data.dataset import read_split
+from segc.data.samples import Sample
 from segc.diagnostics import Diagnostic
 from segc.spec.load import load_project
 

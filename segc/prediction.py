@@ -100,7 +100,7 @@ def plan(sources: "Sequence[Source]", folder: Path, *, overlay: bool, label: boo
     Raises:
         SegcError: I003 where the output folder would have them replaced.
     """
-    from segc.data.dataset import label_path
+    from segc.data.samples import label_path
     from segc.inference.jobs import plan_files
     from segc.inference.sources import SourceError
 

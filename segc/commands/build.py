@@ -19,7 +19,7 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
     from segc.build import build
     from segc.data.check import listing_findings
     from segc.spec.load import load_project
-    from segc.weights.resolve import start_facts, told
+    from segc.weights.starting import start_facts, told
 
     loaded = load_project(project, overrides)
     warn(loaded.warnings)

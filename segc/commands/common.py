@@ -55,7 +55,7 @@ class WeightsFile(_FileType):
         """The file."""
         if isinstance(value, Path):
             return value
-        from segc.weights.resolve import weights_file
+        from segc.weights.starting import weights_file
 
         return weights_file(value)
 

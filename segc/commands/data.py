@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from segc.data.convert import Conversion
-    from segc.data.dataset import Sample
     from segc.data.opening import Format
+    from segc.data.samples import Sample
     from segc.data.survey import Contents, Survey
     from segc.evaluation.audit import Audit
     from segc.sessions.choose import Runtime
@@ -414,7 +414,7 @@ def audit_command(
     from segc.compute import prepare_to_compute
 
     prepare_to_compute()
-    from segc.data.dataset import SPLITS
+    from segc.data.samples import SPLITS
     from segc.evaluation.audit import audit_project
     from segc.spec.load import load_project
 

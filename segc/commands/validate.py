@@ -173,7 +173,7 @@ def _weights_summary(loaded: "LoadedProject") -> dict[str, Any]:
     """What is to be said of weights to start from; validation fetches nothing."""
     if loaded.project.architecture.weights is None:
         return {}
-    from segc.weights.resolve import start_facts
+    from segc.weights.starting import start_facts
 
     return {"weights": start_facts(loaded, loaded.build_dir)}
 
@@ -217,7 +217,7 @@ def _show_text(checked: list[_Checked], diagnostics: tuple["Diagnostic", ...]) -
         if each.summary:
             click.echo(f"{each.name}: {_verdict(each)}: {_described(each.summary)}")
             if "weights" in each.summary:
-                from segc.weights.resolve import told
+                from segc.weights.starting import told
 
                 click.echo(f"  {told(each.summary['weights'])}")
             for split, data in each.summary.get("data", {}).items():

@@ -102,7 +102,7 @@ def fetch_command(
     """
     from segc.weights.cache import origin_of
     from segc.weights.fetching import fetch
-    from segc.weights.resolve import starting_file
+    from segc.weights.starting import starting_file
 
     if bool(names) == (project is not None):
         raise click.UsageError("give names or addresses, or else --project")
@@ -302,7 +302,8 @@ def export_command(
     the tensors are the family's own, so that load_state_dict takes them, strictly.
     """
     from segc.weights.export import export_weights
-    from segc.weights.resolve import choose_weights, weights_file
+    from segc.weights.resolve import choose_weights
+    from segc.weights.starting import weights_file
 
     if weights is None:
         from segc.spec.load import load_project
@@ -397,7 +398,8 @@ def _lineage(text: str) -> "Lineage":
     from segc.diagnostics import fail
     from segc.targets.description import DESCRIPTION, read_description
     from segc.weights.fetching import cached
-    from segc.weights.lineage import KEY, UNKNOWN, from_json, lineage_of
+    from segc.weights.lineage import KEY, UNKNOWN, from_json
+    from segc.weights.reading import lineage_of
 
     path = Path(text)
     folder = next((folder for folder in (path, path.parent) if (folder / DESCRIPTION).is_file()), None)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import outlines
-from segc.data.dataset import rasterise
 from segc.data.geometry import LEAST_SIDE, LEAST_VISIBLE, least_side
+from segc.data.samples import rasterise
 from segc.data.scene import Parts, Scene, boxes_of
 
 if TYPE_CHECKING:

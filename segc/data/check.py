@@ -9,16 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.data.dataset import (
-    SPLITS,
-    Sample,
-    Split,
-    is_left_out,
-    list_images,
-    read_sample,
-    read_split,
-    require_objects,
-)
+from segc.data.dataset import list_images, read_split, require_objects
+from segc.data.samples import SPLITS, Sample, Split, is_left_out, read_sample
 from segc.diagnostics import Diagnostic, Findings, SegcError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
-from segc.data.dataset import LabelFaultsError, Sample, left_out
 from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
+from segc.data.samples import LabelFaultsError, Sample, left_out
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail
 from segc.spec.paths import missing_path_help
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from segc.data.dataset import Sample, Split, read_image, read_split
+from segc.data.dataset import read_split
 from segc.data.opening import Format
+from segc.data.samples import Sample, Split, read_image
 from segc.data.writers.common import Item, Loss, Writer
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail, place
 from segc.files import atomic_directory, canonical_json

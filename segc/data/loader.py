@@ -19,7 +19,6 @@ from segc.compute import memory_limit
 from segc.data.augment import blend, mirror, paste_objects, recolour
 from segc.data.batch import Batch, Faults, TrainingItem, collate, first_of, packed, unpacked
 from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
-from segc.data.dataset import Sample, read_sample
 from segc.data.geometry import (
     Matrix,
     Shapes,
@@ -33,6 +32,7 @@ from segc.data.geometry import (
     shift,
     stretch,
 )
+from segc.data.samples import Sample, read_sample
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
 from segc.data.workers import Arrays, Pool, Starvation, shared_numbers
 from segc.diagnostics import SegcError

@@ -69,8 +69,8 @@ def digest_of(path: Path) -> bytes:
 
 def look_at(path: Path) -> Look:
     """The facts of a file, all of them worked out."""
-    from segc.data.dataset import read_image
     from segc.data.exif import exif_orientation
+    from segc.data.samples import read_image
 
     digest = b""
     try:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segc.data.dataset import SPLITS, Split
 from segc.data.listing import folder_images
+from segc.data.samples import SPLITS, Split
 from segc.diagnostics import SegcError, fail
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def open_dataset(
 
 def _is_project(path: Path) -> bool:
     """Whether a YAML file is a project; a YOLO data file names splits instead."""
-    from segc.spec.source import Source, compose, read_source
+    from segc.spec.source import SpecText, compose, read_source
 
     source = read_source(path)
-    if not isinstance(source, Source):
+    if not isinstance(source, SpecText):
         return True  # and what is wrong with it is told by its loader
     root, _ = compose(source)
     return root is None or not isinstance(root.value, dict) or "names" not in root.value or "dataset" in root.value

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.data.dataset import Sample, Split
 from segc.data.division import Member, divide, grouped
+from segc.data.samples import Sample, Split
 from segc.data.survey import Progress, survey
 from segc.diagnostics import SegcError, fail
 from segc.files import write_atomic

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, Split, is_taken_as_stored, list_images
+from segc.data.dataset import list_images
 from segc.data.formats.splits import IMAGE_BY_IMAGE, labels_of
 from segc.data.geometry import area
 from segc.data.labels import Instance
 from segc.data.likeness import near_twins
 from segc.data.looks import Key, Look, LookCache, digest_of, file_key, look_at
+from segc.data.samples import Sample, Split, is_taken_as_stored
 from segc.diagnostics import Diagnostic, Findings, SegcError, Severity
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from segc.arrays import load_arrays, save_arrays
 from segc.emission.requests import MeasureTask, ReferenceTask
-from segc.emission.verify import IMAGES, MANY_IMAGES, choose, telling
 from segc.emission.worker import THREADS
 from segc.targets.contract import Requirement
 
@@ -162,8 +161,11 @@ class References:
                 self._file = path
             return self._file
 
-    def of(self, size: tuple[int, int], *, dynamic: bool = False, count: int = IMAGES) -> Reference:
-        """The reference for an input size on so many photographs, at work or done."""
+    def of(self, size: tuple[int, int], *, dynamic: bool = False, many: bool = False) -> Reference:
+        """The reference for an input size on a few photographs, or on many, at work or done."""
+        from segc.emission.verify import IMAGES, MANY_IMAGES, choose
+
+        count = MANY_IMAGES if many else IMAGES
         with self._lock:
             key = (size, dynamic, count)
             if key not in self._made:
@@ -176,9 +178,11 @@ class References:
         Raises:
             SegcError: T004, T005, T009 where a worker came to no answer.
         """
+        from segc.emission.verify import telling
+
         with self._lock:
             if size not in self._told:
-                many = self.of(size, count=MANY_IMAGES)
+                many = self.of(size, many=True)
                 found = [many.photographs[index] for index in telling(many.outputs())]
                 self._told[size] = self._start(found, size, dynamic=False) if found else None
             return self._told[size]

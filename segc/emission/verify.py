@@ -131,7 +131,7 @@ def cases(paths: Sequence[Path], size: tuple[int, int], *, dynamic: bool) -> lis
         size: the artifact's (height, width).
         dynamic: whether batch, height and width are free.
     """
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
     from segc.inference.letterbox import letterbox, to_input
 
     photographs = [read_image(path) for path in paths]
@@ -480,7 +480,7 @@ def script_faults(
         metadata: the model's.
         filters: what counts as a detection.
     """
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
     from segc.inference.letterbox import letterbox_geometry
     from segc.inference.predict import image_prediction
 

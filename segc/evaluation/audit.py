@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import fill
-from segc.data.dataset import Sample, Split, read_sample, read_split
+from segc.data.dataset import read_split
 from segc.data.labels import Instance
+from segc.data.samples import Sample, Split, read_sample
 from segc.diagnostics import Findings, SegcError
 from segc.evaluation.coco import Progress
 from segc.inference.masks import Mask

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_sample
+from segc.data.samples import Sample, read_sample
 from segc.diagnostics import fail
 from segc.evaluation.comparison import COMPARISONS, Comparison, MaskGrid, Outputs, compare_prediction
 from segc.evaluation.frames import Frame, frame_batches

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_sample
+from segc.data.samples import Sample, read_sample
 from segc.inference.letterbox import Letterbox, letterbox, to_input
 from segc.schema import LARGEST_STRIDE
 

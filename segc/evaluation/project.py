@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from segc.data.dataset import Sample, read_split
+from segc.data.dataset import read_split
+from segc.data.samples import Sample, Split
 from segc.diagnostics import fail
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.comparison import MaskGrid
@@ -15,8 +16,6 @@ from segc.sessions.choose import Runtime, Warn, artifact_session, weights_sessio
 if TYPE_CHECKING:
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
-
-Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

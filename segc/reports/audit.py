@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import fill
-from segc.data.dataset import read_sample
+from segc.data.samples import read_sample
 from segc.diagnostics import SegcError
 from segc.evaluation.audit import Audit, Suspicion
 from segc.reports import pictures

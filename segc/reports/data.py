@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segc.data.dataset import Sample, Split, read_image, read_sample
+from segc.data.samples import Sample, Split, read_image, read_sample
 from segc.data.survey import Survey
 from segc.diagnostics import CODES, Diagnostic, SegcError, place
 from segc.reports import pictures, plots

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, read_sample
+from segc.data.samples import Sample, read_sample
 from segc.evaluation import confusion
 from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet

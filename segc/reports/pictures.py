@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.dataset import Sample, rasterise
+from segc.data.samples import Sample, rasterise
 from segc.inference.draw import class_colour
 from segc.inference.results import Prediction
 

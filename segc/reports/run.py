@@ -8,7 +8,8 @@ from segc.evaluation.project import evaluate_project
 from segc.files import write_atomic
 from segc.reports.page import training_page
 from segc.runs import REPORT, RESULTS, read_record, read_results, weights_of
-from segc.weights.lineage import line, lineage_of
+from segc.weights.lineage import line
+from segc.weights.reading import lineage_of
 
 if TYPE_CHECKING:
     from segc.evaluation.coco import Progress

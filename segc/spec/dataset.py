@@ -92,7 +92,7 @@ def _name_problems(named: Mapping[Any, Any]) -> list[Problem]:
 _PATH_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 _NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 
-Split = Annotated[
+SplitEntries = Annotated[
     str | tuple[str, ...],
     BeforeValidator(_split),
     WithJsonSchema({"anyOf": [_PATH_SCHEMA, {"type": "array", "items": _PATH_SCHEMA, "minItems": 1}]}),
@@ -209,10 +209,10 @@ class Dataset(SpecModel):
         description="The annotation files of `format: coco` and `format: cvat`.",
         examples=[{"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}],
     )
-    train: Split = Field(
+    train: SplitEntries = Field(
         description="Images to train on: one folder or several, relative to `path`.", examples=["images/train"]
     )
-    val: Split = Field(
+    val: SplitEntries = Field(
         description="Images to validate on: one folder or several, relative to `path`.", examples=["images/val"]
     )
     names: ClassNames = Field(
@@ -292,8 +292,8 @@ class DataFile(SpecModel):
     model_config = ConfigDict(extra="ignore")
 
     path: str | None = Field(None, min_length=1, examples=["."])
-    train: Split | None = Field(None, examples=["images/train"])
-    val: Split | None = Field(None, examples=["images/val"])
+    train: SplitEntries | None = Field(None, examples=["images/train"])
+    val: SplitEntries | None = Field(None, examples=["images/val"])
     names: ClassNames = Field(examples=[["person", "bicycle"]])
     nc: int | None = Field(None, ge=1, examples=[2])
 

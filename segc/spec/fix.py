@@ -7,7 +7,7 @@ from pathlib import Path
 from segc.diagnostics import LINE_BREAK, Diagnostic
 from segc.files import write_atomic
 from segc.spec.load import check_text
-from segc.spec.source import Source, read_source
+from segc.spec.source import SpecText, read_source
 
 _MOST_ROUNDS = 20
 """Times that a text is looked at again: a fault of the syntax hides those behind it."""
@@ -23,7 +23,7 @@ def fix_file(path: Path) -> str:
         OSError: where it cannot be written.
     """
     source = read_source(path)
-    if not isinstance(source, Source):
+    if not isinstance(source, SpecText):
         return ""
     text = fixed(source.text, path)
     if text == source.text:

@@ -15,7 +15,7 @@ from segc.spec.hyperparameters import idle_keys
 from segc.spec.paths import expand, missing_path_help, read_path, unset_variables
 from segc.spec.project import Project
 from segc.spec.recognise import NAMED, kind_of
-from segc.spec.source import DEEPEST, Node, Place, Source, collection, compose, read_source
+from segc.spec.source import DEEPEST, Node, Place, SpecText, collection, compose, read_source
 
 PATH_CODES = ("X212", "X221")
 """What is said about paths that lead nowhere on this machine: a spec may be sound all the same."""
@@ -105,11 +105,11 @@ def check_text(
     text: str, path: Path, overrides: Sequence[str] = ()
 ) -> tuple[LoadedProject | None, tuple[Diagnostic, ...]]:
     """As `check_project`, for a text that stands, or is going to stand, in the file ``path``."""
-    return check_source(Source(text, path), path, overrides)
+    return check_source(SpecText(text, path), path, overrides)
 
 
 def check_source(
-    source: Source, path: Path, overrides: Sequence[str] = ()
+    source: SpecText, path: Path, overrides: Sequence[str] = ()
 ) -> tuple[LoadedProject | None, tuple[Diagnostic, ...]]:
     """As `check_project`, for a text already read."""
     loader = _Loader(_absolute(path))
@@ -143,7 +143,7 @@ class _Loader:
         self.path = path
         self.diagnostics: list[Diagnostic] = []
 
-    def load(self, source: Source, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
+    def load(self, source: SpecText, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
         root = self._tree(source, "a spec is a mapping of keys to values")
         if root is None:
             return None, None
@@ -163,7 +163,7 @@ class _Loader:
             root = _with(root, "dataset", self._with_names(self._take_over(dataset)))
         return self._validate(root), root
 
-    def _tree(self, source: Source, wanted: str) -> Node | None:
+    def _tree(self, source: SpecText, wanted: str) -> Node | None:
         """The root of a text, which is a mapping."""
         root, diagnostics = compose(source)
         if root is None:
@@ -210,7 +210,7 @@ class _Loader:
     def _override(self, root: Node, override: str) -> Node:
         argument = f"--set {override}"
         path, equals, text = override.partition("=")
-        whole = Source(override, argument=argument, offset=len("--set "))
+        whole = SpecText(override, argument=argument, offset=len("--set "))
         keys = path.split(".")
         if not equals or not all(keys):
             place = Place(whole, 0, 0, len(path))
@@ -221,7 +221,7 @@ class _Loader:
             text = f"{len(keys)} keys, one inside another: a spec has no more than {DEEPEST} levels"
             self.diagnostics.append(Place(whole, 0, 0, len(path)).diagnostic("S109", text))
             return root
-        value, diagnostics = compose(Source(text, argument=argument, offset=len("--set ") + len(path) + 1))
+        value, diagnostics = compose(SpecText(text, argument=argument, offset=len("--set ") + len(path) + 1))
         self.diagnostics += diagnostics
         if value is None:
             return root

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from segc.diagnostics import Diagnostic
-from segc.spec.source import Source, compose
+from segc.spec.source import SpecText, compose
 
 _MOST_PARTS = 100
 _SYNTAX = frozenset({"Y002", "Y007"})
 _TOP_LEVEL_KEY = re.compile(r"[A-Za-z_\"'][^#]*?:(\s|$)")
 
 
-def syntax_faults(source: Source, found: Sequence[Diagnostic]) -> list[Diagnostic]:
+def syntax_faults(source: SpecText, found: Sequence[Diagnostic]) -> list[Diagnostic]:
     """What is wrong with a text that could not be read to its end.
 
     Args:
@@ -30,7 +30,7 @@ def syntax_faults(source: Source, found: Sequence[Diagnostic]) -> list[Diagnosti
     return faults if len(faults) > 1 else list(found)
 
 
-def _fault(source: Source, start: int, end: int) -> Diagnostic | None:
+def _fault(source: SpecText, start: int, end: int) -> Diagnostic | None:
     """The fault of some lines, with its place in the whole text."""
     # Empty lines before them keep their numbers.
     part = replace(source, text="\n" * start + "\n".join(source.lines[start:end]))

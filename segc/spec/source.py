@@ -45,7 +45,7 @@ LONGEST_TAG = 255
 
 
 @dataclass(frozen=True)
-class Source:
+class SpecText:
     """A text that values come from: a file's, or a command-line argument's from ``offset`` on."""
 
     text: str
@@ -95,7 +95,7 @@ class Source:
 class Place(NamedTuple):
     """Where something is written: line and column from 0, and how many characters of that line are meant."""
 
-    source: Source
+    source: SpecText
     line: int
     column: int
     length: int
@@ -194,7 +194,7 @@ class _Stop(Exception):  # noqa: N818 - a way out of the parser, not an error an
     """Reading cannot go on; why is in the diagnostics."""
 
 
-def compose(source: Source) -> tuple[Node | None, list[Diagnostic]]:
+def compose(source: SpecText) -> tuple[Node | None, list[Diagnostic]]:
     """The tree of the one document in a text.
 
     Returns:
@@ -224,7 +224,7 @@ def compose(source: Source) -> tuple[Node | None, list[Diagnostic]]:
 class _Composer:
     """Builds nodes from parser events."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SpecText) -> None:
         self.source = source
         self.diagnostics: list[Diagnostic] = []
         self.at = (0, 0)
@@ -370,7 +370,7 @@ _SYNTAX_HELP = (
 )
 
 
-def _syntax(source: Source, error: MarkedYAMLError) -> Diagnostic:
+def _syntax(source: SpecText, error: MarkedYAMLError) -> Diagnostic:
     problem = str(error.problem or error.context or "not YAML")
     mark: StringMark | None = error.problem_mark or error.context_mark
     if problem.startswith("found unexpected end of stream") and error.context_mark is not None:
@@ -389,7 +389,7 @@ def _syntax(source: Source, error: MarkedYAMLError) -> Diagnostic:
     return place.diagnostic("Y002", f"{problem}{context}".replace("\x00", "end of file"), advice)
 
 
-def _unprintable(source: Source, error: ReaderError) -> Diagnostic:
+def _unprintable(source: SpecText, error: ReaderError) -> Diagnostic:
     at = error.position if isinstance(error.position, int) else 0
     before = LINE_BREAK.split(source.text[:at])
     line, column = len(before) - 1, len(before[-1])
@@ -398,7 +398,7 @@ def _unprintable(source: Source, error: ReaderError) -> Diagnostic:
     return source.place(line, column, (line, column + 1)).diagnostic("Y002", text, "remove it")
 
 
-def read_source(path: Path) -> Source | Diagnostic:
+def read_source(path: Path) -> SpecText | Diagnostic:
     """The text of a file, or why it cannot be had."""
     try:
         with path.open("rb") as file:
@@ -417,14 +417,14 @@ def read_source(path: Path) -> Source | Diagnostic:
     return decode(data, path)
 
 
-def decode(data: bytes, path: Path) -> Source | Diagnostic:
+def decode(data: bytes, path: Path) -> SpecText | Diagnostic:
     """UTF-8 text, with or without a byte order mark."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Diagnostic("Y004", "the file is UTF-16 text", file=path, help="save it as UTF-8")
     if b"\x00" in data:
         return Diagnostic("Y004", "this is a binary file, not YAML", file=path)
     try:
-        return Source(data.decode("utf-8-sig"), path)
+        return SpecText(data.decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         before = LINE_BREAK.split(data[: error.start].decode("utf-8-sig", errors="replace"))
         return Diagnostic(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from segc.data.dataset import Sample
+    from segc.data.samples import Sample
     from segc.spec.hyperparameters import ClassWeights
 
 LEAST, MOST = 0.1, 10.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.data.dataset import Sample
+from segc.data.samples import Sample
 from segc.diagnostics import SegcError, fail
 from segc.locks import Lock, try_lock
 from segc.runs import CHECKPOINT, busy, flat, lock_file, read_record, resume_command, run_names

@@ -6,11 +6,14 @@ A logger that fails is left out from then on and reported once: no training ends
 import importlib.util
 import netrc
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+
 from segc.diagnostics import Diagnostic, SegcError
-from segc.training.report import Report, Run, SilentReport
+from segc.training.report import Report, Run, SilentReport, shown_on
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -220,3 +223,24 @@ class Recorded:
         """See :class:`segc.training.report.Report`."""
         self._tell("close")
         self._shown.close()
+
+
+@contextmanager
+def report_on(console: Console, loggers: Iterable[str] = (), watched: Report | None = None) -> Iterator[Report]:
+    """The report that suits a console, kept by loggers too.
+
+    Args:
+        console: where people look.
+        loggers: as in ``hyperparameters.loggers``; TensorBoard comes in any case.
+        watched: told about epochs, too; what it raises is not caught.
+
+    Raises:
+        SegcError: F004 where the package of one is not installed.
+    """
+    opened = open_loggers(loggers)
+    with shown_on(console) as shown:
+        report = Recorded(shown, opened, watched)
+        try:
+            yield report
+        finally:
+            report.close()

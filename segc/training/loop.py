@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from segc.build import model_metadata
 from segc.data.batch import Batch
 from segc.data.check import read_for_training
-from segc.data.dataset import Sample
 from segc.data.loader import TrainingLoader
+from segc.data.samples import Sample
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.evaluation.metrics import Metrics
 from segc.interrupts import Interrupted, StopRequest
@@ -26,6 +27,7 @@ from segc.spec.hyperparameters import seconds_of
 from segc.training.balance import class_weights, weights_line
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint
 from segc.training.distributed import World, joined, launch_name, launched_world, restarts
+from segc.training.ema import NetworkSession
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.identity import (
     changed_project,
@@ -521,7 +523,9 @@ class Training:
     def _validate(self) -> Metrics:
         """Metrics of the averaged weights."""
         started = time.monotonic()
-        metrics = validate(self, self._looked_at)
+        average = NetworkSession(self.engine.average.network, model_metadata(self.loaded.project), self.device)
+        batch = max(self.plan.batch // self.world.size, 1)
+        metrics = validate(average, self.loaded, self.val_samples, self.world, batch, self._looked_at)
         self.progress.validation_seconds = round(time.monotonic() - started, 1)
         return metrics
 

@@ -8,9 +8,10 @@ from segc.runs import started_with
 from segc.spec.load import load_project
 from segc.training.distributed import launched_world
 from segc.training.keeping import sweep_old
+from segc.training.loggers import report_on
 from segc.training.loop import Outcome, train
-from segc.training.report import Report, report_on
-from segc.weights.resolve import starting_file
+from segc.training.report import Report
+from segc.weights.starting import starting_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +48,8 @@ def train_project(
         What it came to; nothing in a process that does not lead.
 
     Raises:
-        SegcError: as ``segc.training.loop.train`` and ``segc.weights.resolve.starting_file``; F004 for a logger that is
-            not installed.
+        SegcError: as ``segc.training.loop.train`` and ``segc.weights.starting.starting_file``; F004 for a logger
+            that is not installed.
     """
     if resume:
         loaded = as_started(loaded, folder, name)

@@ -1,7 +1,7 @@
 """What a person sees of a training: a live display in a terminal, one line an epoch elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,30 +165,8 @@ class LiveReport(PlainReport):
 
 
 @contextmanager
-def report_on(console: Console, loggers: Iterable[str] = (), watched: Report | None = None) -> Iterator[Report]:
-    """The report that suits a console, kept by loggers too.
-
-    Args:
-        console: where people look.
-        loggers: as in ``hyperparameters.loggers``; TensorBoard comes in any case.
-        watched: told about epochs, too; what it raises is not caught.
-
-    Raises:
-        SegcError: F004 where the package of one is not installed.
-    """
-    from segc.training.loggers import Recorded, open_loggers
-
-    opened = open_loggers(loggers)
-    with _shown_on(console) as shown:
-        report = Recorded(shown, opened, watched)
-        try:
-            yield report
-        finally:
-            report.close()
-
-
-@contextmanager
-def _shown_on(console: Console) -> Iterator[Report]:
+def shown_on(console: Console) -> Iterator[Report]:
+    """The report that suits a console."""
     if not console.is_terminal:
         yield PlainReport(console)
         return

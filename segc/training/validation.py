@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segc.build import model_metadata
-from segc.data.dataset import Sample
+from segc.data.samples import Sample
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
+from segc.training.distributed import World
 from segc.training.ema import NetworkSession
 
 if TYPE_CHECKING:
-    from segc.training.loop import Training
+    from segc.spec.load import LoadedProject
 
 
 def unlabelled(train: Sequence[Sample], val: Sequence[Sample]) -> list[str]:
@@ -26,14 +26,25 @@ def unlabelled(train: Sequence[Sample], val: Sequence[Sample]) -> list[str]:
     ]
 
 
-def validate(training: "Training", progress: Progress) -> Metrics:
-    """Metrics of the averaged weights of a training, the same in every process.
+def validate(
+    session: NetworkSession,
+    loaded: "LoadedProject",
+    samples: Sequence[Sample],
+    world: World,
+    batch: int,
+    progress: Progress,
+) -> Metrics:
+    """Metrics of a network, the same in every process.
 
     Args:
-        training: the training.
+        session: the network.
+        loaded: the project.
+        samples: the validation split.
+        world: the processes that share it.
+        batch: images a run.
         progress: called after every image.
     """
-    project, hyper, world = training.loaded.project, training.hyper, training.world
+    hyper = loaded.project.hyperparameters
 
     def together(share: Evaluation) -> Evaluation:
         whole = Evaluation(share.names)
@@ -42,14 +53,14 @@ def validate(training: "Training", progress: Progress) -> Metrics:
         return whole
 
     metrics = evaluate_session(
-        NetworkSession(training.engine.average.network, model_metadata(project), training.device),
-        training.val_samples[world.rank :: world.size],
-        project.dataset.class_names,
+        session,
+        samples[world.rank :: world.size],
+        loaded.project.dataset.class_names,
         size=hyper.size,
         rect=hyper.rect,
         iou=hyper.iou,
         max_det=hyper.max_det,
-        batch=max(training.plan.batch // world.size, 1),
+        batch=batch,
         progress=progress,
         together=together,
     )

@@ -13,7 +13,7 @@ from segc.files import atomic_path
 from segc.version import __version__
 from segc.weights import lineage
 from segc.weights.names import aligned
-from segc.weights.reading import Source, read_source
+from segc.weights.reading import ReadWeights, read_source
 from segc.weights.recognise import recognise
 
 Tensors = dict[str, NDArray[np.generic]]
@@ -97,7 +97,7 @@ def export_weights(source: Path, output: Path, *, layout: Layout = "state-dict",
     return Exported(output, len(state), family, scale, descent, layout)
 
 
-def _network(read: Source, source: Path) -> tuple[str, str, Tensors]:
+def _network(read: ReadWeights, source: Path) -> tuple[str, str, Tensors]:
     """Family, scale, and the tensors under the family's names.
 
     Own files say all this themselves, and their scale may be one of the user's own.

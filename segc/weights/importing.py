@@ -9,7 +9,7 @@ from segc.diagnostics import SegcError, fail
 from segc.files import digest_file
 from segc.version import __version__
 from segc.weights.names import aligned
-from segc.weights.reading import Source, is_checkpoint, read_source
+from segc.weights.reading import ReadWeights, is_checkpoint, read_source
 from segc.weights.recognise import recognise, refuse_other_scale
 from segc.weights.resolve import network_metadata
 from segc.weights.store import StoredTensor, describe_weights, save_weights
@@ -105,7 +105,7 @@ def import_weights(file: Path, output: Path, project: Path | None = None) -> Imp
     return Imported(file, output, project, result, metadata, tuple(written), (*source.notes, *renamed))
 
 
-def _misfit(source: Source, family: str, wanted: str, file: Path) -> SegcError:
+def _misfit(source: ReadWeights, family: str, wanted: str, file: Path) -> SegcError:
     first = next(iter(source.tensors), None)
     return fail(
         "W007",

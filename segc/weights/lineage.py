@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from segc.architectures.published import BY_ADDRESS
 from segc.diagnostics import SegcError, fail
-from segc.files import canonical_json, digest_file, write_atomic
+from segc.files import digest_file
 from segc.spec.licences import allows, licence_name
 from segc.spec.weights import SHA256
 from segc.weights.cache import origin_of, read_record
@@ -30,7 +30,7 @@ KEY = "lineage"
 Kind = Literal["weights", "training"]
 _MOST_LINKS = 1000
 _LONGEST_TEXT = 2048
-_LONGEST_LOCK = 1 << 24
+LONGEST_LOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,41 +128,36 @@ def stated(metadata: Mapping[str, str]) -> Lineage:
     return UNKNOWN if known is None else known
 
 
-def lineage_of(path: Path, metadata: Mapping[str, str] | None = None) -> Lineage:
+def lineage_from(path: Path, metadata: Mapping[str, str]) -> Lineage:
     """What a weights file descends from, itself included.
 
     Args:
         path: own weights, or another project's checkpoint.
-        metadata: what it says of itself, where that is read already.
+        metadata: what it says of itself.
 
     Raises:
-        SegcError: as the readers.
         OSError: where it cannot be read.
     """
-    if metadata is None:
-        from segc.weights.reading import read_claims
-
-        metadata = read_claims(path)
     sha256 = digest_file(path).removeprefix("sha256:")
     known = from_metadata(metadata)
     if known:
         return (*known[:-1], replace(known[-1], sha256=sha256)) if known[-1].kind == "training" else known
     origin = origin_of(path)
     row = BY_ADDRESS.get(origin.address) if origin else None
-    name = row.name if row else _without_query(origin.address) if origin else path.name
+    name = row.name if row else without_query(origin.address) if origin else path.name
     link = Link(
         "weights",
         _text(name) or "unnamed",
         sha256,
         licence=_text(metadata.get("license")),
         published=row.licence if row else None,
-        address=_without_query(origin.address) if origin else None,
+        address=without_query(origin.address) if origin else None,
         producer=_text(metadata.get("producer")),
     )
     return (link,)
 
 
-def _without_query(address: str) -> str:
+def without_query(address: str) -> str:
     """A query may hold a key, which records would spread."""
     return address.partition("?")[0]
 
@@ -182,7 +177,7 @@ def trained(loaded: "LoadedProject", run: Path) -> Lineage:
     from segc.spec.project import spec_digest
     from segc.version import __version__
 
-    lock = read_record(run / LOCK, _LONGEST_LOCK)
+    lock = read_record(run / LOCK, LONGEST_LOCK)
     begun = lock.get("weights", {})
     # Runs of a segc that kept no chain say what they started from in their spec alone.
     known = from_json(begun.get(KEY)) if isinstance(begun, dict) else ()
@@ -193,50 +188,9 @@ def trained(loaded: "LoadedProject", run: Path) -> Lineage:
     return (*(UNKNOWN if known is None else known), own)
 
 
-def start_record(loaded: "LoadedProject", build_dir: Path) -> dict[str, Any] | None:
-    """What the lock says of the weights that a project starts from; None where it starts from none.
-
-    ``source`` is as the project has it, ``address`` where it is fetched from, ``sha256`` the digest that it must have
-    from now on, null as long as it was never there, ``lineage`` its chain.
-
-    Raises:
-        SegcError: W012 where a licence is not allowed, else as the readers.
-    """
-    from segc.weights.resolve import standing
-
-    start = loaded.project.architecture.start
-    if start is None:
-        return None
-    file = standing(loaded, build_dir)
-    fixed = pinned(build_dir, start.address)
-    row = start.published
-    if file is not None:
-        lineage = lineage_of(file)
-    elif start.address is not None:
-        name, address = start.shown, _without_query(start.address)
-        lineage = (Link("weights", name, fixed, published=row.licence if row else None, address=address),)
-    else:
-        return {"source": start.text, "address": None, "sha256": None, KEY: None}
-    if file is not None or row is not None:
-        check_licences(loaded, lineage, file or loaded.path)
-    digest = fixed if file is None else digest_file(file).removeprefix("sha256:")
-    return {"source": start.text, "address": start.address, "sha256": digest, KEY: to_json(lineage)}
-
-
-def hold_fast(loaded: "LoadedProject", build_dir: Path) -> None:
-    """Write what a project starts from into the lock of its build directory; the rest of the lock stays as it is.
-
-    Raises:
-        SegcError: as :func:`start_record`.
-        OSError: where it cannot be written.
-    """
-    lock = read_record(build_dir / LOCK, _LONGEST_LOCK)
-    write_atomic(build_dir / LOCK, canonical_json({**lock, "weights": start_record(loaded, build_dir)}))
-
-
 def pinned(build_dir: Path, address: str | None) -> str | None:
     """The digest that the lock of a build directory holds fast for an address."""
-    entry = read_record(build_dir / LOCK, _LONGEST_LOCK).get("weights")
+    entry = read_record(build_dir / LOCK, LONGEST_LOCK).get("weights")
     if address is None or not isinstance(entry, dict) or entry.get("address") != address:
         return None
     digest = entry.get("sha256")

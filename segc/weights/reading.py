@@ -16,7 +16,7 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth")
 
 
 @dataclass(frozen=True)
-class Source:
+class ReadWeights:
     """Weights as a file has them, own or foreign.
 
     Attributes:
@@ -44,7 +44,7 @@ def is_checkpoint(path: Path) -> bool:
     return not is_safetensors(head) and path.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> ReadWeights:
     """Read own weights or another project's checkpoint.
 
     Raises:
@@ -52,12 +52,22 @@ def read_source(path: Path) -> Source:
     """
     if is_checkpoint(path):
         foreign = read_checkpoint(path)
-        source = Source(foreign.tensors, foreign.names, _claims(path, foreign), foreign.notes)
+        source = ReadWeights(foreign.tensors, foreign.names, _claims(path, foreign), foreign.notes)
     else:
         own = load_weights(path)
-        source = Source(own.tensors, own.names, own.metadata)
-    source.metadata[lineage.KEY] = lineage.to_text(lineage.lineage_of(path, source.metadata))
+        source = ReadWeights(own.tensors, own.names, own.metadata)
+    source.metadata[lineage.KEY] = lineage.to_text(lineage.lineage_from(path, source.metadata))
     return source
+
+
+def lineage_of(path: Path) -> lineage.Lineage:
+    """What a weights file descends from, itself included.
+
+    Raises:
+        SegcError: as the readers.
+        OSError: where it cannot be read.
+    """
+    return lineage.lineage_from(path, read_claims(path))
 
 
 def read_claims(path: Path) -> dict[str, str]:

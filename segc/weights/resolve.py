@@ -7,129 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segc.architectures import parts_of
-from segc.diagnostics import Diagnostic, SegcError, fail
-from segc.files import digest_file
+from segc.diagnostics import Diagnostic, fail
 from segc.graph.ir import Graph
 from segc.runs import TRAINED, chosen_run, weights_of
-from segc.spec.architecture import start_problems
-from segc.spec.weights import NoReferenceError, WeightsReference, parse_reference
-from segc.weights import fetching, lineage
-from segc.weights.fetching import Expected
-from segc.weights.reading import Source, read_source
+from segc.weights import lineage
+from segc.weights.reading import ReadWeights, read_source
 from segc.weights.recognise import refuse_other_scale
+from segc.weights.starting import starting_file
 from segc.weights.store import Weights
 from segc.weights.transfer import Transfer, not_finite, transfer
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
-
-
-def weights_file(text: str) -> Path:
-    """The file of weights as a command line names them: a published name, an address, fetched where need be, or a file.
-
-    Raises:
-        SegcError: X207 where the text names none, else as ``segc.weights.fetching.fetch``.
-    """
-    try:
-        reference = parse_reference(text)
-    except NoReferenceError as error:
-        # What is there under the very name is meant.
-        if Path(text).is_file():
-            return Path(text)
-        raise fail("X207", error.message, help=error.way_out) from None
-    return reference.file(Path()) or fetching.fetch(reference)
-
-
-def starting_file(loaded: "LoadedProject", build_dir: Path, *, seconds: float = fetching.FETCH_SECONDS) -> Path | None:
-    """The file that ``architecture.weights`` names, fetched where need be; None where the project names none.
-
-    What was fetched for the first time is held fast in the lock of the build directory.
-
-    Raises:
-        SegcError: X217 and X218 for published weights that cannot be started from, N003 where the file's digest is not
-            what it must be, else as ``segc.weights.fetching.fetch``.
-    """
-    start = loaded.project.architecture.start
-    if start is None:
-        return None
-    if (file := loaded.weights_path) is not None:
-        _check_digest(start, file)
-        return file
-    refused = [
-        Diagnostic(p.code, p.message, file=loaded.path, help=p.help)
-        for p in start_problems(loaded.project.architecture)
-    ]
-    if refused:
-        raise SegcError(refused)
-    fixed = lineage.pinned(build_dir, start.address)
-    path = fetching.fetch(start, _fixed(start, build_dir), seconds=seconds)
-    if fixed is None:
-        lineage.hold_fast(loaded, build_dir)
-    return path
-
-
-def standing(loaded: "LoadedProject", build_dir: Path) -> Path | None:
-    """The file that ``architecture.weights`` names, where it is there already; nothing is fetched.
-
-    Raises:
-        SegcError: N003 where a file's digest is not the one that the project states.
-    """
-    start = loaded.project.architecture.start
-    if start is None:
-        return None
-    if (file := loaded.weights_path) is not None:
-        if not file.is_file():
-            return None
-        _check_digest(start, file)
-        return file
-    return fetching.cached(start, _fixed(start, build_dir))
-
-
-def start_facts(loaded: "LoadedProject", build_dir: Path) -> dict[str, str | None] | None:
-    """Where the weights to start from come from, and whether they are there; None where a project starts from none.
-
-    Returns:
-        ``source`` as the project has it; ``address`` that they are fetched from, if they are no file; ``licence``, as
-        published; ``file``, where it is there already. Nothing is fetched, and a file's bytes are not looked at.
-    """
-    start = loaded.project.architecture.start
-    if start is None:
-        return None
-    file = loaded.weights_path
-    fetched = start.address is not None and file is None
-    there = fetching.cached(start, _fixed(start, build_dir), thorough=False) if fetched else file
-    return {
-        "source": start.text,
-        "address": fetching.mirrored(start) if fetched else None,
-        "licence": start.published.licence if fetched and start.published else None,
-        "file": str(there) if there is not None and there.is_file() else None,
-    }
-
-
-def told(facts: Mapping[str, str | None]) -> str:
-    """The same in a line."""
-    licence = f" ({facts['licence']})" if facts["licence"] else ""
-    if facts["address"] is None:
-        return f"weights: {facts['source']}, {'a file' if facts['file'] else 'a file that is not there'}"
-    state = "in the cache" if facts["file"] else "not in the cache, to be fetched at first use"
-    return f"weights: {facts['source']}{licence}, {state}; {facts['address']}"
-
-
-def _fixed(start: WeightsReference, build_dir: Path) -> list[Expected]:
-    """The digest that the lock holds fast, where the project itself states none."""
-    digest = lineage.pinned(build_dir, start.address)
-    if digest is None or start.sha256:
-        return []
-    way_out = (
-        "where it was published anew and you trust it, state its digest: "
-        f"architecture.weights: {{source: {start.text}, sha256: {{sha256}}}}"
-    )
-    return [Expected(digest, str(build_dir / lineage.LOCK), way_out)]
-
-
-def _check_digest(start: WeightsReference, file: Path) -> None:
-    if start.sha256 and file.is_file() and (digest := digest_file(file)) != f"sha256:{start.sha256}":
-        raise fail("N003", f"its digest is {digest}; the project states {start.sha256}", file=file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +92,7 @@ def trained_weights(
     )
 
 
-def _read(loaded: "LoadedProject", path: Path) -> Source:
+def _read(loaded: "LoadedProject", path: Path) -> ReadWeights:
     """Weights whose licences the project allows."""
     source = read_source(path)
     lineage.check_licences(loaded, lineage.stated(source.metadata), path)

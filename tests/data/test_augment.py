@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.data.augment import MOST_HIDDEN, blend, mirror, paste_objects, recolour
-from segc.data.dataset import rasterise
+from segc.data.samples import rasterise
 from segc.data.scene import Scene, boxes_of
 from segc.spec.hyperparameters import Augment
 

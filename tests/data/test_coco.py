@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.data.coco import annotated_images, read_annotations
-from segc.data.dataset import list_images, read_sample, read_split
+from segc.data.dataset import list_images, read_split
+from segc.data.samples import read_sample
 from segc.diagnostics import Findings, SegcError
 from segc.evaluation.rle import encode_mask, encode_polygons
 from segc.spec.categories import CategoriesError, read_categories

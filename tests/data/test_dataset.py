@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segc.data.dataset import label_path, list_images, rasterise, read_image, read_split
+from segc.data.dataset import list_images, read_split
+from segc.data.samples import label_path, rasterise, read_image
 from segc.diagnostics import SegcError
 from segc.spec.load import load_project
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from segc.data.dataset import rasterise
 from segc.data.geometry import (
     LEAST_SIDE,
     area,
@@ -23,6 +22,7 @@ from segc.data.geometry import (
     shift,
     stretch,
 )
+from segc.data.samples import rasterise
 from segc.inference.letterbox import letterbox
 from segc.spec.hyperparameters import Augment
 

@@ -205,7 +205,7 @@ def test_pictures_of_16_bits_are_as_bright_as_their_values_mean(tmp_path, loaded
         cv2.imwrite(str(tmp_path / f"images/train/deep{bits}.png"), (ramp * (2**bits - 1)).astype(np.uint16))
     cv2.imwrite(str(tmp_path / "images/train/deep8.tif"), (ramp * 255).astype(np.uint16))
     cv2.imwrite(str(tmp_path / "images/train/float.tif"), np.dstack([ramp] * 3).astype(np.float32))
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
 
     for path in list_images(loaded(), "train"):
         if path.stem.startswith("deep"):
@@ -306,7 +306,7 @@ def orientation_tag(jpeg: bytes, orientation: int) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_read_as_stored_where_its_labels_are_for_that(tmp_path, orientation):
-    from segc.data.dataset import Sample, read_sample
+    from segc.data.samples import Sample, read_sample
 
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :20] = 255
@@ -324,7 +324,7 @@ def test_a_picture_is_read_as_stored_where_its_labels_are_for_that(tmp_path, ori
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpe", ".gif", ".avif", ".jp2", ".ppm", ".bmp", ".webp", ".tif", ".ras"])
 def test_pictures_of_every_kind_come_out_as_they_are(tmp_path, suffix):
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
 
     rows, columns = np.mgrid[:96, :128]
     pixels = np.dstack([rows * 2, columns * 2 - 1 + 0 * rows, 255 - rows]).clip(0, 255).astype(np.uint8)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from segc.data.batch import TrainingItem
-from segc.data.dataset import Sample, read_sample, read_samples
 from segc.data.labels import parse_labels
 from segc.data.loader import TrainingLoader, TrainingSet, epoch_order, step_size
+from segc.data.samples import Sample, read_sample, read_samples
 from segc.data.workers import Starvation
 from segc.diagnostics import SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters

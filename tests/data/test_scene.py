@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segc.data.dataset import rasterise
+from segc.data.samples import rasterise
 from segc.data.scene import boxes_of, index_map, object_masks
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from segc.cli import run
-from segc.data.dataset import Sample
 from segc.data.labels import Instance
+from segc.data.samples import Sample
 from segc.evaluation.audit import contradictions
 from segc.inference.masks import Mask
 from segc.inference.results import Prediction

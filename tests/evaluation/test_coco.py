@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segc.data.dataset import Sample
 from segc.data.labels import Instance
+from segc.data.samples import Sample
 from segc.diagnostics import SegcError
 from segc.evaluation.coco import evaluate, evaluate_session
 from segc.evaluation.comparison import MASK_GRIDS, MaskGrid

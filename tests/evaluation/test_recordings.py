@@ -29,7 +29,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segc.architectures import build_graph
-from segc.data.dataset import Sample, read_image, read_samples
+from segc.data.samples import Sample, read_image, read_samples
 from segc.evaluation.coco import evaluate_session
 from segc.evaluation.metrics import Metrics
 from segc.inference.letterbox import to_input

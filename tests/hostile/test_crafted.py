@@ -40,7 +40,7 @@ def codes(text: str, *overrides: str) -> list[str]:
 
 
 def test_a_picture_that_asks_for_four_gigabytes_stops_neither_prediction_nor_training(tmp_path: Path) -> None:
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
     from segc.inference.sources import ImageError, find_sources
 
     path = tmp_path / "small.png"

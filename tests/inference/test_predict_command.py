@@ -6,8 +6,8 @@ import pytest
 
 from segc import cli
 from segc.commands import predict as predict_command
-from segc.data.dataset import rasterise
 from segc.data.labels import parse_labels
+from segc.data.samples import rasterise
 from segc.inference.metadata import Metadata
 
 NAMES = ["cat", "dog"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segc.architectures import build_graph
-from segc.data.dataset import read_image
+from segc.data.samples import read_image
 from segc.inference.letterbox import letterbox, to_input
 from segc.inference.masks import frame_masks
 from segc.inference.metadata import Metadata

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from segc.data.dataset import rasterise
 from segc.data.labels import parse_labels
+from segc.data.samples import rasterise
 from segc.inference.masks import Mask
 from segc.inference.results import Prediction, json_record, json_text, label_text
 

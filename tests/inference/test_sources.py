@@ -132,7 +132,7 @@ def exif_turned(data, orientation):
 
 
 def test_exif_orientation_is_applied_as_in_training(tmp_path):
-    from segc.data.dataset import read_image
+    from segc.data.samples import read_image
 
     path = tmp_path / "turned.jpg"
     path.write_bytes(exif_turned(encoded(".jpg"), 6))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from segc.cli import run
-from segc.data.dataset import Sample
 from segc.data.labels import Instance
+from segc.data.samples import Sample
 from segc.evaluation.coco import evaluate_session
 from segc.evaluation.project import Evaluated
 from segc.inference.metadata import Metadata

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segc.data.dataset import Sample
 from segc.data.labels import Instance
+from segc.data.samples import Sample
 from segc.inference.masks import Mask
 from segc.inference.results import Prediction
 from segc.reports.pictures import Drawn, data_uri, draw, fit, mosaic, predicted, truth

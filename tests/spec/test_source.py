@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from segc.diagnostics import Diagnostic
-from segc.spec.source import LARGEST_FILE, MOST_VALUES, Source, compose, read_source, resolve
+from segc.spec.source import LARGEST_FILE, MOST_VALUES, SpecText, compose, read_source, resolve
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_plain_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None
 
 
 def test_quotes_and_blocks_make_text() -> None:
-    root, diagnostics = compose(Source("a: '1'\nb: |\n  2\nc: \"true\"\n"))
+    root, diagnostics = compose(SpecText("a: '1'\nb: |\n  2\nc: \"true\"\n"))
     assert not diagnostics
     assert root is not None
     assert root.plain() == {"a": "1", "b": "2\n", "c": "true"}
 
 
 def test_every_value_and_key_knows_its_place() -> None:
-    root, _ = compose(Source("a:\n  - {b: 12, 'c d': [x]}\n"))
+    root, _ = compose(SpecText("a:\n  - {b: 12, 'c d': [x]}\n"))
     assert root is not None
     item = root.child("a").child(0)  # type: ignore[union-attr]
     assert item is not None
@@ -57,7 +57,7 @@ def test_every_value_and_key_knows_its_place() -> None:
 
 
 def test_an_alias_is_the_value_at_its_own_place() -> None:
-    root, diagnostics = compose(Source("a: &x [1, 2]\nb: *x\n"))
+    root, diagnostics = compose(SpecText("a: &x [1, 2]\nb: *x\n"))
     assert not diagnostics
     assert root is not None
     assert root.plain() == {"a": (1, 2), "b": (1, 2)}
@@ -68,42 +68,42 @@ def test_an_alias_is_the_value_at_its_own_place() -> None:
 def test_an_alias_bomb_is_refused_before_it_grows() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 30)]
-    root, diagnostics = compose(Source("\n".join(lines)))
+    root, diagnostics = compose(SpecText("\n".join(lines)))
     assert root is None
     assert [d.code for d in diagnostics] == ["Y005"]
 
 
 def test_a_chain_of_aliases_is_refused_where_it_nests_too_deep() -> None:
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 60))]
-    root, diagnostics = compose(Source("\n".join(lines)))
+    root, diagnostics = compose(SpecText("\n".join(lines)))
     assert root is None
     assert [d.code for d in diagnostics] == ["Y005"]
 
 
 def test_an_anchor_inside_itself_is_refused() -> None:
-    _, diagnostics = compose(Source("a: &x [*x]\n"))
+    _, diagnostics = compose(SpecText("a: &x [*x]\n"))
     assert [d.code for d in diagnostics] == ["Y009"]
     assert "inside" in diagnostics[0].message
 
 
 def test_several_faults_of_yaml_are_found_at_once() -> None:
-    _, diagnostics = compose(Source("a: 1\na: 2\nb: !x y\nc: *z\n<<: {}\n"))
+    _, diagnostics = compose(SpecText("a: 1\na: 2\nb: !x y\nc: *z\n<<: {}\n"))
     assert [(d.code, d.line) for d in diagnostics] == [("Y003", 2), ("Y008", 3), ("Y009", 4), ("Y008", 5)]
 
 
 def test_escapes_for_impossible_characters_are_refused() -> None:
-    _, diagnostics = compose(Source('a: "\\ud800"\nb: "\\0"\nc: "\\U99999999"\n'))
+    _, diagnostics = compose(SpecText('a: "\\ud800"\nb: "\\0"\nc: "\\U99999999"\n'))
     assert [(d.code, d.line) for d in diagnostics[:2]] == [("Y002", 1), ("Y002", 2)]
     assert diagnostics[-1].code == "Y002"
 
 
 def test_directives_are_taken_or_refused_with_a_place() -> None:
-    root, diagnostics = compose(Source("%YAML 1.1\n---\na: yes\n"))
+    root, diagnostics = compose(SpecText("%YAML 1.1\n---\na: yes\n"))
     assert not diagnostics
     assert root is not None
     assert root.plain() == {"a": "yes"}
     for text in ("%YAML 2.0\n---\na: 1\n", "%YAML x\n---\n", "%TAG ! !\n%TAG ! !\n---\na\n", "%"):
-        root, diagnostics = compose(Source(text))
+        root, diagnostics = compose(SpecText(text))
         assert root is None
         assert [d.code for d in diagnostics] == ["Y002"]
         assert diagnostics[0].line is not None
@@ -145,7 +145,7 @@ def test_bytes_that_are_not_utf_8_are_refused_at_their_place(tmp_path: Path) -> 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa: 1")
     source = read_source(tmp_path / "f")
-    assert isinstance(source, Source)
+    assert isinstance(source, SpecText)
     assert source.text == "a: 1"
 
 
@@ -156,6 +156,6 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
 
 
 def test_reading_stops_where_there_are_too_many_values() -> None:
-    root, diagnostics = compose(Source("- a\n" * (MOST_VALUES + 1000)))
+    root, diagnostics = compose(SpecText("- a\n" * (MOST_VALUES + 1000)))
     assert root is None
     assert [(d.code, d.line) for d in diagnostics] == [("Y005", MOST_VALUES)]

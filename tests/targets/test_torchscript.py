@@ -25,7 +25,7 @@ from segc.targets.registry import refusals
 from segc.targets.torchscript import TARGET
 from segc.targets.torchscript.lowering import LOWERINGS, lower
 from tests.conformance.operators import RECIPES, build_recipe
-from tests.targets.conftest import agrees, open_here
+from tests.targets.conftest import agrees, open_here, refusal
 from tests.targets.standalone import ABSENT, Standalone
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segc.data.dataset import Sample
 from segc.data.labels import Instance
+from segc.data.samples import Sample
 from segc.spec.load import check_text
 from segc.training.balance import LEAST, MOST, class_weights
 from segc.training.loop import train

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from segc.cli import run
 from segc.diagnostics import SegcError
-from segc.training.loggers import Recorded, TensorBoardLogger, WandbLogger, numbers, open_loggers
-from segc.training.report import Run, SilentReport, report_on
+from segc.training.loggers import Recorded, TensorBoardLogger, WandbLogger, numbers, open_loggers, report_on
+from segc.training.report import Run, SilentReport
 
 ROW = {"epoch": 2, "seconds": 9.5, "images_per_second": 8.0, "learning_rate": 0.01, "train_box": 1.5, "box_map": ""}
 

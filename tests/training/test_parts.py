@@ -16,6 +16,7 @@ from segc.spec.hyperparameters import Hyperparameters
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint, save_checkpoint, saved_launch
 from segc.training.ema import MovingAverage
 from segc.training.identity import identity_changes, new_run
+from segc.training.loggers import report_on
 from segc.training.optimizer import (
     make_optimizer,
     optimizer_tensors,
@@ -23,7 +24,6 @@ from segc.training.optimizer import (
     restore_optimizer,
     set_rates,
 )
-from segc.training.report import report_on
 from segc.training.schedule import Rates, rates
 from segc.training.table import write_results
 

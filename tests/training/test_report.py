@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from segc.training.report import Report, Run, report_on
+from segc.training.loggers import report_on
+from segc.training.report import Report, Run
 
 ROW: dict[str, Any] = {
     "epoch": 1,

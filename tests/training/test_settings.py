@@ -9,8 +9,9 @@ import pytest
 
 from segc.architectures import build_graph
 from segc.cli import run
-from segc.data.dataset import Sample, read_split
+from segc.data.dataset import read_split
 from segc.data.loader import TrainingSet, epoch_order, step_size
+from segc.data.samples import Sample
 from segc.plan import make_plan, settings
 from segc.spec.freeze import frozen_names
 from segc.spec.hyperparameters import Augment, Hyperparameters, idle_keys

@@ -16,8 +16,7 @@ from segc.network.initialise import initial_weights
 from segc.spec.architecture import Architecture, CustomScale
 from segc.weights.checkpoint import read_checkpoint
 from segc.weights.export import export_weights
-from segc.weights.lineage import lineage_of
-from segc.weights.reading import read_source
+from segc.weights.reading import lineage_of, read_source
 from segc.weights.resolve import network_metadata
 from segc.weights.store import save_weights
 

@@ -18,7 +18,8 @@ from segc.network.initialise import initial_weights
 from segc.spec.load import LoadedProject, load_project
 from segc.weights import lineage
 from segc.weights.importing import import_weights
-from segc.weights.lineage import UNKNOWN, Link, from_json, line, lineage_of, to_json
+from segc.weights.lineage import UNKNOWN, Link, from_json, line, to_json
+from segc.weights.reading import lineage_of
 from segc.weights.resolve import own_metadata, starting_weights, trained_weights
 from segc.weights.store import save_weights
 

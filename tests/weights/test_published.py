@@ -13,9 +13,8 @@ import pytest
 from segc.cli import run as segc
 from segc.diagnostics import SegcError
 from segc.spec.load import load_project
-from segc.weights import resolve
 from segc.weights.lineage import LOCK
-from segc.weights.resolve import starting_file, weights_file
+from segc.weights.starting import starting_file, weights_file
 
 from .conftest import Site
 
@@ -79,7 +78,13 @@ def begun(mirror: Site, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "fetching yolov8n-seg" in shown
     assert "tensors taken: backbone 162 of 162, neck 108 of 108" in shown
     assert "weights descend from yolov8n-seg (AGPL-3.0)" in shown
-    assert (here / "build" / "weights" / "best.safetensors").exists()
+    assert trained(here).exists()
+
+
+def trained(here: Path) -> Path:
+    """The best weights of the only training."""
+    (path,) = (here / "build" / "runs").glob("*/weights/best.safetensors")
+    return path
 
 
 def test_from_nothing_but_a_name_to_predictions(mirror: Site, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +109,7 @@ def test_two_trainings_and_an_emission_make_a_chain_that_can_be_refused(
     mirror: Site, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(mirror, here, capsys)
-    shutil.copy(here / "build" / "weights" / "best.safetensors", here / "first.safetensors")
+    shutil.copy(trained(here), here / "first.safetensors")
     again = ("--set", "architecture.weights=first.safetensors", "--set", "name=second", "--build-dir", "again")
     ran(capsys, "train", *SETTINGS, *again)
     ran(capsys, "emit", *SETTINGS, *again)
@@ -258,7 +263,7 @@ def test_a_file_under_the_very_name_is_meant(here: Path) -> None:
     (here / "start").write_bytes(b"")
     assert weights_file("start") == Path("start")
     with pytest.raises(SegcError, match="X207"):
-        resolve.weights_file("other")
+        weights_file("other")
 
 
 @pytest.mark.usefixtures("cache")

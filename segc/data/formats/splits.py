@@ -12,8 +12,8 @@ from segc.data.formats.common import Fault, ImageLabels, Reader
 from segc.diagnostics import Diagnostic, Findings, fail
 
 if TYPE_CHECKING:
-    from segc.data.dataset import Sample
     from segc.data.formats.xml import Element
+    from segc.data.samples import Sample
 
 IMAGE_BY_IMAGE = ("yolo", "labelme", "voc", "masks")
 """Formats whose labels are in files of their own for every image."""
@@ -78,7 +78,7 @@ def _samples(
         found: takes in warnings.
         skip: faults are warnings, and what they are about is left out.
     """
-    from segc.data.dataset import LabelFaultsError, Sample, left_out
+    from segc.data.samples import LabelFaultsError, Sample, left_out
 
     samples: list[Sample] = []
     wrong = Findings()
@@ -207,7 +207,7 @@ def listed_in_voc(lists: Sequence[Path], root: Path) -> tuple[Path, ...]:
             there.
         OSError: where it cannot be read.
     """
-    from segc.data.dataset import LabelFaultsError
+    from segc.data.samples import LabelFaultsError
 
     images: set[Path] = set()
     wrong = Findings()

@@ -13,7 +13,7 @@ def read(image: Path, names: Sequence[str]) -> ImageLabels:
     Raises:
         OSError: where the label file cannot be read.
     """
-    from segc.data.dataset import label_path
+    from segc.data.samples import label_path
 
     path = label_path(image)
     if not path.is_file():

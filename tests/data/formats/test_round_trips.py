@@ -114,7 +114,7 @@ def objects(seed):
 @pytest.mark.parametrize("form", FORMATS)
 def test_objects_come_through_or_are_told(form, seed, picture, tmp_path_factory):
     from segc.data import convert as module
-    from segc.data.dataset import Sample
+    from segc.data.samples import Sample
 
     target = tmp_path_factory.mktemp("out") / form
     given_objects = objects(seed)
