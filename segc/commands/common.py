@@ -62,7 +62,6 @@ class WeightsFile(_FileType):
 
 weights_option = click.option(
     "--weights",
-    type=WeightsFile(),
     metavar="WEIGHTS",
     help="Weights to use instead of the trained ones: a file, a name that `segc weights list` shows, or an address.",
 )
@@ -79,7 +78,7 @@ def build_folder(loaded: "LoadedProject", build_dir: Path | None) -> Path:
     return loaded.build_dir if build_dir is None else build_dir
 
 
-def told_weights(loaded: "LoadedProject", build_dir: Path, weights: Path | None, run: str | None) -> Path:
+def told_weights(loaded: "LoadedProject", build_dir: Path, weights: str | None, run: str | None) -> Path:
     """The weights that a command takes, after a line that says which and why.
 
     Args:
@@ -90,13 +89,14 @@ def told_weights(loaded: "LoadedProject", build_dir: Path, weights: Path | None,
 
     Raises:
         UsageError: where both are given.
-        SegcError: as ``segc.weights.resolve.choose_weights``.
+        SegcError: as ``segc.weights.starting.weights_file`` and ``segc.weights.resolve.choose_weights``.
     """
     if weights is not None and run is not None:
         raise click.UsageError("--weights and --run exclude each other")
     from segc.weights.resolve import choose_weights
+    from segc.weights.starting import weights_file
 
-    chosen = choose_weights(loaded, build_dir, weights, run)
+    chosen = choose_weights(loaded, build_dir, None if weights is None else weights_file(weights), run)
     click.echo(f"weights: {chosen.path} ({chosen.why})", err=True)
     return chosen.path
 

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 def command(
     project: Path,
     names: tuple[str, ...],
-    weights: Path | None,
+    weights: str | None,
     run: str | None,
     untrained: bool,
     force: bool,
@@ -95,14 +95,16 @@ def command(
     if untrained and (weights is not None or run is not None):
         raise click.UsageError(f"--{'run' if weights is None else 'weights'} and --untrained exclude each other")
     loaded = load_project(project, overrides)
+    wanted = [artifact_name(options) for options in requested(loaded, names)]
+    file = None
     if not untrained:
-        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
-    with _live([artifact_name(options) for options in requested(loaded, names)]) as board:
+        file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
+    with _live(wanted) as board:
         emissions = emit_project(
             loaded,
             build_folder(loaded, build_dir),
             names,
-            weights=weights,
+            weights=file,
             untrained=untrained,
             force=force,
             jobs=jobs or 0,

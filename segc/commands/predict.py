@@ -57,7 +57,7 @@ def command(
     project: Path,
     overrides: tuple[str, ...],
     build_dir: Path | None,
-    weights: Path | None,
+    weights: str | None,
     run: str | None,
     artifact: Path | None,
     conf: float | None,
@@ -85,9 +85,10 @@ def command(
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _base(loaded, build_dir) / "predictions" if output is None else output
     files = plan(sources, folder, overlay=not no_overlay, label=save_txt)
+    file = None
     if artifact is None and loaded is not None:
-        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
-    session = _open(loaded, build_dir, weights, artifact)
+        file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
+    session = _open(loaded, build_dir, file, artifact)
     filters = filters_of(session, {"conf": conf, "iou": iou, "max_det": max_det}, loaded, retina=retina)
     return _run(session, sources, files, filters, folder / "predictions.json" if save_json else None)
 

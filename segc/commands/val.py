@@ -79,7 +79,7 @@ def command(
     project: Path,
     overrides: tuple[str, ...],
     build_dir: Path | None,
-    weights: Path | None,
+    weights: str | None,
     run: str | None,
     artifact: Path | None,
     split: Literal["train", "val"],
@@ -108,13 +108,14 @@ def command(
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
+    file = None
     if artifact is None:
-        weights = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
+        file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     with image_bar("validation") as advance:
         evaluated = evaluate_project(
             loaded,
             build_folder(loaded, build_dir),
-            weights=weights,
+            weights=file,
             artifact=artifact,
             split=split,
             batch=batch,

@@ -73,7 +73,8 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
         if not row.strip():
             continue
         if faults == MOST_FAULTS:
-            text = f"{MOST_FAULTS} faults already: the {len(rows) - line + 1} rows from here on are not looked at"
+            left = sum(bool(other.strip()) for other in rows[line - 1 :])
+            text = f"{MOST_FAULTS} faults already: the {left} rows from here on are not looked at"
             found.append(Diagnostic("D003", text, file=path, line=line, column=1, help="is this a label file?"))
             break
         try:

@@ -160,7 +160,9 @@ def _note_files(
         elif path.suffix != ".txt":
             text = "label files end in .txt, in small letters: this one is not read"
             note(_unused("D009", path, text, "rename it"))
-        elif path not in explained:
+        elif path in explained:
+            note(_unused("D009", path, "its picture is of a kind that is not read"))
+        else:
             note(_unused("D009", path, "no image belongs to this label file", "take it out, or find its image"))
 
 

@@ -369,7 +369,10 @@ def _c_stream() -> ctypes.c_void_p | None:
     library = ctypes.CDLL(None) if os.name == "posix" else None
     # Other C libraries of Linux than GNU's keep it in memory that is not to be written to.
     name = "__stderrp" if sys.platform == "darwin" else "stderr" if hasattr(library, "gnu_get_libc_version") else None
-    return None if library is None or name is None else ctypes.c_void_p.in_dll(library, name)
+    try:
+        return None if library is None or name is None else ctypes.c_void_p.in_dll(library, name)
+    except ValueError:  # it has no such variable
+        return None
 
 
 def _open_nowhere() -> int | None:

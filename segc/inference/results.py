@@ -91,13 +91,27 @@ def _label_row(class_id: int, box: npt.NDArray[np.float32], mask: Mask, height: 
     polygons = mask.polygons()
     if polygons:
         outline = join_polygons(polygons)
-        # Five numbers would read as a box: a point or a line repeats its last vertex to be a polygon of three.
-        outline = np.concatenate([outline, outline[-1:].repeat(max(0, 3 - len(outline)), axis=0)])
-        values = ((outline + 0.5) / (width, height)).ravel()
+        values = ((_with_area(outline) + 0.5) / (width, height)).ravel()
     else:
         x1, y1, x2, y2 = (float(side) for side in box)
         values = np.array([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
     return " ".join([str(class_id), *(f"{value:.6f}".rstrip("0").rstrip(".") for value in values)])
+
+
+def _with_area(outline: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An outline [n, 2] as a polygon that encloses something: a point or a line, which do not, become thin.
+
+    They go along themselves on one side and back on the other, less than half a pixel away, so that filling them gives
+    the same pixels. What has no area would be no object to whoever reads it.
+    """
+    points = outline.astype(np.float64)
+    following = np.roll(points, -1, axis=0)
+    if (points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]).sum():
+        return points
+    # Neither along a row, a column nor a diagonal, which lines of pixels follow.
+    aside = np.array([0.2, -0.1])
+    there = np.concatenate([points, points + np.array([0.1, 0.2])]) if len(points) < 2 else points
+    return np.concatenate([there + aside, there[::-1] - aside])
 
 
 def label_text(prediction: Prediction) -> str:

@@ -82,7 +82,7 @@ def test_every_file_of_a_dataset_is_used_or_named(tmp_path, loaded):
     (root / "notes.md").write_text("x")
     assert len(list_images(loaded(), "train")) == 10
     assert found_in(loaded()) == {
-        "D009": ["lost.txt", "typo.TXT"],
+        "D009": ["b-HEIC.txt", "lost.txt", "typo.TXT"],
         "D010": ["b-HEIC.HEIC", "notes.md"],
         "D011": ["dangling.jpg"],
         "D012": ["same.txt"],

@@ -132,7 +132,7 @@ def test_a_training_stopped_at_any_step_goes_on_from_there(compiled, monkeypatch
         assert same_state(whole, resumed)
         assert same_results(whole, resumed)
         if step > 1 and settings["nominal_batch"] == 2:
-            assert "after epoch 1 of 2, step" in report.said[0]
+            assert "after epoch 1 of 2, step" in " ".join(report.said)
 
 
 def test_workers_change_nothing(compiled):
@@ -199,8 +199,8 @@ def test_a_changed_project_goes_on_where_that_is_accepted(compiled, changes):
     report = StopAt(99)
     outcome = train(*compiled(**changes), resume=True, allow_changed=True, report=report)
     key, value = next(iter(changes.items()))
-    assert f"hyperparameters.{key}: " in report.said[0]
-    assert f"→ {value}" in report.said[0]
+    assert f"hyperparameters.{key}: " in " ".join(report.said)
+    assert f"→ {value}" in " ".join(report.said)
     assert [int(row["epoch"]) for row in rows(outcome.folder)] == list(range(1, changes.get("epochs", 4) + 1))
     # From now on the run is one of the changed project.
     with pytest.raises(SegcError) as error:
@@ -367,7 +367,7 @@ def test_a_training_starts_from_the_weights_that_the_project_names(compiled, pro
     report = StopAt(1)
     with pytest.raises(Stop):
         train(*compiled("second"), report=report)
-    assert "start.safetensors" in report.said[0]
+    assert "start.safetensors" in " ".join(report.said)
     begun = load_checkpoint(project.parent / "second" / "runs" / "train" / "checkpoint.safetensors")
     tensors = load_weights(first).tensors
     assert all(np.array_equal(begun.network[name].numpy(), value) for name, value in tensors.items())
