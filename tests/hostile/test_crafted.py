@@ -73,7 +73,7 @@ def test_of_a_label_file_of_junk_the_first_faults_are_kept(tmp_path: Path) -> No
     instances, found = labels.read_labels(path, 1)
     assert not instances
     assert len(found) == labels.MOST_FAULTS + 1
-    assert f"the {5001 - labels.MOST_FAULTS} rows from here on" in found[-1].message
+    assert f"the {5000 - labels.MOST_FAULTS} rows from here on" in found[-1].message
     os.truncate(path, labels.LARGEST_FILE + 1)
     _, (fault,) = labels.read_labels(path, 1)
     assert "larger than 16 MiB" in fault.message
