@@ -1,8 +1,10 @@
 """Checkpoints made for the tests, and a server that gives files in the ways that servers do."""
 
 import contextlib
+import hashlib
 import http.server
 import io
+import random
 import re
 import ssl
 import threading
@@ -15,9 +17,15 @@ from typing import Any
 import pytest
 import trustme
 
+from segc.architectures.published import BY_ADDRESS, PUBLISHED, Published
+from segc.diagnostics import Diagnostic, SegcError
+from segc.spec.weights import WeightsReference, parse_reference
 from segc.weights import fetching
+from segc.weights.fetching import Expected, fetch
 
 Archive = Callable[..., Path]
+DATA = random.Random(0).randbytes(300_007)
+DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 def archive_bytes(pickled: bytes, storages: Mapping[str, bytes] | None = None, **more: bytes) -> bytes:
@@ -179,3 +187,65 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("SEGC_OFFLINE", "SEGC_WEIGHTS_URL"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+def quietly(reference: WeightsReference, *expected: Expected, **options: Any) -> Path:
+    return fetch(reference, expected, say=lambda _: None, **options)
+
+
+def refused(reference: WeightsReference, *expected: Expected, **options: Any) -> Diagnostic:
+    with pytest.raises(SegcError) as caught:
+        quietly(reference, *expected, **options)
+    (diagnostic,) = caught.value.diagnostics
+    return diagnostic
+
+
+def kept(cache: Path) -> list[str]:
+    """Names of the files in the cache, locks left out."""
+    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def row(address: str, **more: Any) -> Published:
+    facts: dict[str, Any] = {
+        "name": "toy-seg",
+        "address": address,
+        "family": "yolov8-seg",
+        "scale": "n",
+        "classes": 80,
+        "data": "toys",
+        "side": 640,
+        "licence": "Apache-2.0",
+        "box_ap": 1.0,
+        "mask_ap": 1.0,
+        "source": "https://example.org",
+        **more,
+    }
+    return Published(**facts)
+
+
+@pytest.fixture
+def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WeightsReference]:
+    """Have a row in the table; gives what its name refers to."""
+
+    def published(address: str, **more: Any) -> WeightsReference:
+        made = row(address, **more)
+        monkeypatch.setitem(PUBLISHED, made.name, made)
+        monkeypatch.setitem(BY_ADDRESS, address, made)
+        return parse_reference(made.name)
+
+    return published
+
+
+def body(pieces: Callable[[], Any], **headers: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    """An answer whose body comes in these pieces, each sent at once."""
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        for piece in pieces():
+            request.wfile.write(piece)
+            request.wfile.flush()
+
+    return answer

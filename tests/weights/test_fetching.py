@@ -1,80 +1,21 @@
 """Downloads against a server on this machine: whole and checked, or one error and nothing half-written."""
 
-import errno
-import functools
-import hashlib
-import os
-import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segc.architectures.published import BY_ADDRESS, PUBLISHED, Published
-from segc.diagnostics import Diagnostic, SegcError
+from segc.diagnostics import SegcError
 from segc.spec.weights import WeightsReference, parse_reference
 from segc.weights import cache as cache_module
 from segc.weights import fetching, web
 from segc.weights.fetching import Expected, cached, entry_of, fetch
 
-from .conftest import Site
-
-DATA = random.Random(0).randbytes(300_007)
-DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-def quietly(reference: WeightsReference, *expected: Expected, **options: Any) -> Path:
-    return fetch(reference, expected, say=lambda _: None, **options)
-
-
-def refused(reference: WeightsReference, *expected: Expected, **options: Any) -> Diagnostic:
-    with pytest.raises(SegcError) as caught:
-        quietly(reference, *expected, **options)
-    (diagnostic,) = caught.value.diagnostics
-    return diagnostic
-
-
-def kept(cache: Path) -> list[str]:
-    """Names of the files in the cache, locks left out."""
-    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
-
-
-def row(address: str, **more: Any) -> Published:
-    facts: dict[str, Any] = {
-        "name": "toy-seg",
-        "address": address,
-        "family": "yolov8-seg",
-        "scale": "n",
-        "classes": 80,
-        "data": "toys",
-        "side": 640,
-        "licence": "Apache-2.0",
-        "box_ap": 1.0,
-        "mask_ap": 1.0,
-        "source": "https://example.org",
-        **more,
-    }
-    return Published(**facts)
-
-
-@pytest.fixture
-def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WeightsReference]:
-    """Have a row in the table; gives what its name refers to."""
-
-    def published(address: str, **more: Any) -> WeightsReference:
-        made = row(address, **more)
-        monkeypatch.setitem(PUBLISHED, made.name, made)
-        monkeypatch.setitem(BY_ADDRESS, address, made)
-        return parse_reference(made.name)
-
-    return published
-
+from .conftest import DATA, DIGEST, Site, body, kept, quietly, refused
 
 # -- what works
 
@@ -274,19 +215,6 @@ def _redirect(target: str) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
-def _body(pieces: Callable[[], Any], **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        for piece in pieces():
-            request.wfile.write(piece)
-            request.wfile.flush()
-
-    return answer
-
-
 def _endless(piece: bytes, pause: float = 0.0) -> Callable[[], Any]:
     def pieces() -> Any:
         end = time.monotonic() + 20
@@ -302,18 +230,18 @@ CHUNK = b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
 def test_an_endless_body_is_cut_off_and_dropped(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_FILE_BYTES", 1_000_000)
-    address = site.answer("/f.pt", _body(_endless(CHUNK), Transfer_Encoding="chunked"))
+    address = site.answer("/f.pt", body(_endless(CHUNK), Transfer_Encoding="chunked"))
     told = refused(parse_reference(address))
     assert told.code == "N006"
     assert address in told.message
     assert kept(cache) == []
-    promised = site.answer("/g.pt", _body(list, Content_Length=str(1 << 50)))
+    promised = site.answer("/g.pt", body(list, Content_Length=str(1 << 50)))
     assert refused(parse_reference(promised)).code == "N006"
     assert kept(cache) == []
 
 
 def test_a_body_that_drips_ends_with_the_time_limit_and_is_kept(site: Site, cache: Path) -> None:
-    drip = _body(_endless(b"x", 0.02), Content_Length="100000", ETag='"1"')
+    drip = body(_endless(b"x", 0.02), Content_Length="100000", ETag='"1"')
     reference = parse_reference(site.answer("/f.pt", drip))
     started = time.monotonic()
     told = refused(reference, seconds=0.5)
@@ -325,7 +253,7 @@ def test_a_body_that_drips_ends_with_the_time_limit_and_is_kept(site: Site, cach
 
 def test_a_body_that_hardly_comes_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_WINDOW", 0.2)
-    reference = parse_reference(site.answer("/f.pt", _body(_endless(b"x", 0.02), Content_Length="100000")))
+    reference = parse_reference(site.answer("/f.pt", body(_endless(b"x", 0.02), Content_Length="100000")))
     told = refused(reference)
     assert told.code == "N005"
     assert "hardly sends" in told.message
@@ -415,9 +343,9 @@ def test_a_server_that_is_busy_is_asked_again(site: Site) -> None:
 
 
 def test_a_packed_body_or_one_without_an_end_is_refused(site: Site) -> None:
-    packed = site.answer("/f.pt", _body(lambda: [b"x"], Content_Encoding="gzip", Content_Length="1"))
+    packed = site.answer("/f.pt", body(lambda: [b"x"], Content_Encoding="gzip", Content_Length="1"))
     assert refused(parse_reference(packed)).code == "N002"
-    endless = site.answer("/g.pt", _body(lambda: [DATA]))
+    endless = site.answer("/g.pt", body(lambda: [DATA]))
     assert "how long" in refused(parse_reference(endless)).message
     assert quietly(parse_reference(endless, DIGEST)).read_bytes() == DATA
 
@@ -507,149 +435,3 @@ def test_a_proxy_carries_the_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) 
         thread.join()
     assert asked[0].startswith(b"CONNECT localhost:")
     assert b"Proxy-Authorization: Basic" in asked[0]
-
-
-# -- offline, mirrors, the disk, other processes
-
-
-def test_offline_only_the_cache_serves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = parse_reference(site.put("/f.pt", DATA))
-    monkeypatch.setenv("SEGC_OFFLINE", "1")
-    told = refused(reference)
-    assert told.code == "N009"
-    assert "SEGC_OFFLINE" in (told.help or "")
-    assert site.asked == []
-    monkeypatch.setenv("SEGC_OFFLINE", "0")
-    path = quietly(reference)
-    monkeypatch.setenv("SEGC_OFFLINE", "1")
-    assert quietly(reference) == path
-
-
-def test_a_mirror_serves_published_files_and_no_others(
-    site: Site, publish: Callable[..., WeightsReference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reference = publish("https://nowhere.invalid/releases/toy-seg.pt")
-    site.put("/mirror/toy-seg.pt", DATA)
-    monkeypatch.setenv("SEGC_WEIGHTS_URL", f"{site.address}/mirror/")
-    assert quietly(reference).read_bytes() == DATA
-    other = parse_reference(site.put("/f.pt", DATA))
-    quietly(other)
-    assert [path for path, _ in site.asked] == ["/mirror/toy-seg.pt", "/f.pt"]
-    monkeypatch.delenv("SEGC_WEIGHTS_URL")
-    assert quietly(reference).read_bytes() == DATA  # whoever fetched it, it is the same entry
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_mirror_may_be_without_certificates(
-    tmp_path: Path, publish: Callable[..., WeightsReference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "toy-seg.pt").write_bytes(DATA)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.handle_request).start()
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setenv("SEGC_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}")
-        assert quietly(publish("https://nowhere.invalid/toy-seg.pt")).read_bytes() == DATA
-
-
-def test_what_a_mirror_has_not_is_not_looked_for_elsewhere(
-    site: Site, publish: Callable[..., WeightsReference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reference = publish(site.put("/toy-seg.pt", DATA))
-    monkeypatch.setenv("SEGC_WEIGHTS_URL", f"{site.address}/mirror")
-    told = refused(reference)
-    assert (told.code, [path for path, _ in site.asked]) == ("N002", ["/mirror/toy-seg.pt"])
-
-
-def test_a_folder_is_a_mirror_too_and_is_checked(
-    cache: Path, tmp_path: Path, publish: Callable[..., WeightsReference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "a mirror"
-    folder.mkdir()
-    monkeypatch.setenv("SEGC_WEIGHTS_URL", folder.as_uri())
-    monkeypatch.setenv("SEGC_OFFLINE", "1")
-    reference = publish("https://nowhere.invalid/toy-seg.pt", sha256=DIGEST)
-    assert refused(reference).code == "N002"
-    (folder / "toy-seg.pt").write_bytes(DATA[1:])
-    assert refused(reference).code == "N003"
-    (folder / "toy-seg.pt").write_bytes(DATA)
-    path = quietly(reference)
-    assert path.is_relative_to(cache)
-    assert path.read_bytes() == DATA
-
-
-def test_a_mirror_that_is_no_address_is_refused(
-    publish: Callable[..., WeightsReference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEGC_WEIGHTS_URL", "mirror.example")
-    assert refused(publish("https://nowhere.invalid/toy-seg.pt")).code == "X207"
-
-
-def test_a_disk_without_room_is_told_before_a_byte_is_written(
-    site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reference = parse_reference(site.put("/f.pt", DATA))
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage)
-    told = refused(reference)
-    assert told.code == "F003"
-    assert reference.text in told.message
-    assert "SEGC_CACHE" in (told.help or "")
-    assert kept(cache) == []
-
-
-def test_a_disk_that_fills_up_leaves_nothing(site: Site, cache: Path) -> None:
-    reference = parse_reference(site.put("/f.pt", DATA))
-
-    def watch(_done: int, _total: int | None) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    told = refused(reference, watch=watch)
-    assert told.code == "F003"
-    assert "No space left" in told.message
-    assert kept(cache) == []
-    assert quietly(reference).read_bytes() == DATA
-
-
-def test_a_cache_that_cannot_be_written_is_told(site: Site, cache: Path) -> None:
-    cache.write_bytes(b"a file in the way")
-    told = refused(parse_reference(site.put("/f.pt", DATA)))
-    assert told.code == "F003"
-
-
-def test_two_processes_fetch_once(site: Site) -> None:
-    together = threading.Barrier(2)
-    begun = threading.Event()
-
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        begun.set()
-        del site.special["/f.pt"]
-        time.sleep(1.5)  # long enough for the other one to come
-        _body(lambda: [DATA], Content_Length=str(len(DATA)))(request)
-
-    address = site.answer("/f.pt", answer)
-    done: list[subprocess.CompletedProcess[str]] = []
-
-    def run() -> None:
-        together.wait()
-        command = [sys.executable, "-m", "segc", "weights", "fetch", address]
-        done.append(subprocess.run(command, capture_output=True, text=True, check=False))
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [one.returncode for one in done] == [0, 0], done
-    assert len({one.stdout for one in done}) == 1
-    assert len(site.asked) == 1
-
-
-def test_waiting_for_another_process_is_bounded(site: Site) -> None:
-    reference = parse_reference(site.put("/f.pt", DATA))
-    said: list[str] = []
-    with entry_of(reference).lock(0), pytest.raises(SegcError) as caught:
-        fetch(reference, seconds=0.2, say=said.append)
-    assert caught.value.diagnostics[0].code == "N005"
-    assert "waiting for another process" in said[0]
-    assert site.asked == []
