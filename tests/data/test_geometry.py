@@ -98,7 +98,7 @@ def test_a_mosaic_painted_at_once_is_that_of_a_larger_canvas_warped(seed, augmen
         cv2.rectangle(seams, (x, y), (x + image.shape[1] - 1, y + image.shape[0] - 1), 255, 1)
     near = cv2.warpPerspective(seams, centres, SIZE[::-1], flags=cv2.INTER_LINEAR)
     clear = cv2.dilate(near, np.ones((5, 5))) == 0
-    assert clear.any()
+    assert clear.mean() > 0.5
     assert int(np.abs(canvas.astype(int) - slow)[clear].max()) <= 6
 
 

@@ -30,7 +30,10 @@ def test_any_size_is_drawn_on_and_small_ones_are_enlarged(shape):
     assert picture.shape == (height * factor, width * factor, 3)
     assert max(picture.shape) >= 160
     assert (factor == 1) == (max(shape) >= 160)
-    assert (picture != 90).any()
+    # All is object: tinted, or under the outline and the name.
+    assert not (picture == 90).all(axis=2).any()
+    tinted = 90 * 0.55 + np.array(class_colour(0)) * 0.45
+    assert min(shape) < 100 or (np.abs(picture - tinted).max(axis=2) <= 1).mean() > 0.5
 
 
 def test_the_photograph_is_not_drawn_on_and_nothing_found_leaves_it_as_it_is():
@@ -52,4 +55,12 @@ def test_a_mask_tints_its_own_pixels_only():
 def test_names_beyond_ascii_and_boxes_on_the_edge_are_drawn():
     image = np.zeros((240, 320, 3), np.uint8)
     boxes = [[0, 0, 320, 240], [319, 239, 320, 240], [0, 200, 40, 240]]
-    assert draw_prediction(image, prediction(240, 320, boxes, ["Straßenbahn", "猫", "\N{CAT FACE}"])).any()
+    first, second, third = (
+        draw_prediction(image, prediction(240, 320, boxes[:1], [name]))
+        for name in ("Straßenbahn", "猫", "Strassenbahn")
+    )
+    assert (first != second).any()
+    assert (first != third).any()
+    everything = draw_prediction(image, prediction(240, 320, boxes, ["Straßenbahn", "猫", "\N{CAT FACE}"]))
+    outlines = [everything[239, 160], everything[120, 0], everything[220, 39]]
+    assert all(pixel.max() > 100 for pixel in outlines), outlines

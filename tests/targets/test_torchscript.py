@@ -24,6 +24,7 @@ from segc.network.session import TorchSession
 from segc.targets.registry import refusals
 from segc.targets.torchscript import TARGET
 from segc.targets.torchscript.lowering import LOWERINGS, lower
+from segc.targets.torchscript.runtime import INPUT_SHAPES, METADATA_ENTRY
 from tests.conformance.operators import RECIPES, build_recipe
 from tests.targets.conftest import agrees, open_here, refusal
 from tests.targets.standalone import ABSENT, Standalone
@@ -295,13 +296,37 @@ FOUND_BY_THE_RUNTIME = {
 }
 
 
-@pytest.mark.parametrize("size", [(64, 64), (640, 640)])
-def test_a_size_that_is_not_the_archives_own_ends_in_one_line_when_it_runs(size: tuple[int, int], copy: Path) -> None:
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (640, 640)])
+def test_a_size_that_is_not_the_archives_own_is_seen_before_it_runs(size: tuple[int, int], copy: Path) -> None:
     claiming(imgsz=size)(copy)
-    model = open_here("torchscript", copy)
+    assert refusal(copy) == f"its input is [1, 3, 64, 96], and its metadata speak of {[1, 3, *size]}"
+
+
+def test_images_of_another_size_end_in_one_line(model: Path) -> None:
     with pytest.raises(ModelError, match="PyTorch cannot run it: RuntimeError: ") as caught:
-        model.run(np.zeros((1, 3, *size), np.float32))
+        open_here("torchscript", model).run(np.zeros((1, 3, 64, 64), np.float32))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ("a", "PyTorch cannot load it"),
+        ([64, 96], "PyTorch cannot load it"),
+        ([["a"]], "PyTorch cannot load it"),
+        ([[1, 3, 64, 96], [1]], "it has 2 inputs"),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_none_are_refused(shapes: Any, said: str, copy: Path) -> None:
+    extra = {METADATA_ENTRY: ""}
+    torch.jit.load(copy, "cpu", extra)
+    holder = torch.nn.Module()
+    setattr(holder, INPUT_SHAPES, shapes)
+    stranger = torch.jit.script(holder)
+    stranger.define('def forward(self, images: Tensor) -> Dict[str, Tensor]:\n    return {"boxes": images}\n')
+    stranger.save(copy, _extra_files=extra)
+    assert said in refusal(copy)
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segc.diagnostics import fail
 from segc.inference.metadata import metadata_text
 from segc.targets.lowering import Writer
-from segc.targets.torchscript.runtime import METADATA_ENTRY, without_deprecations
+from segc.targets.torchscript.runtime import INPUT_SHAPES, METADATA_ENTRY, without_deprecations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -46,6 +46,12 @@ def lower(graph: Graph, weights: Mapping[str, Array]) -> Any:
     holder = Network().eval()
     for name, value in writer.buffers.items():
         holder.register_buffer(name, torch.from_numpy(value))
+    # PyTorch knows no sizes of inputs; the program states its own.
+    setattr(
+        holder,
+        INPUT_SHAPES,
+        torch.jit.Attribute([list(graph.tensors[name].shape) for name in graph.inputs], list[list[int]]),
+    )
     with without_deprecations():
         module = torch.jit.script(holder)
     module.define(writer.text())

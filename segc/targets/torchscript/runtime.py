@@ -14,6 +14,9 @@ from segc.inference.model import Model, first_line, last_line
 METADATA_ENTRY = f"{METADATA_KEY}.json"
 """Name of an archive's extra file with the metadata."""
 
+INPUT_SHAPES = "segc_input_shapes"
+"""Attribute of a module: the lengths of its inputs' axes, a list an input. Archives of older releases have none."""
+
 
 @contextmanager
 def without_deprecations() -> Iterator[None]:
@@ -46,12 +49,13 @@ def open_model(path: Path, threads: int) -> Model:
         graph = module.graph
         made = next(graph.outputs()).node()
         names = [str(name.toIValue()) for name in list(made.inputs())[::2]] if made.kind() == _DICTIONARY else []
-        inputs = len(list(graph.inputs())) - 1
+        shapes: list[list[int] | None] = [None] * (len(list(graph.inputs())) - 1)
+        stated = [[int(length) for length in shape] for shape in getattr(module, INPUT_SHAPES, ())]
+        shapes[: len(stated)] = stated
     except Exception as error:  # noqa: BLE001 - of damaged archives PyTorch raises whatever comes, of texts and indices too
         raise ModelError(f"PyTorch cannot load it: {first_line(error)}") from None
     metadata = parse_metadata(extra[METADATA_ENTRY])
-    # PyTorch does not know the sizes of inputs: an archive fails on images of others as soon as it runs.
-    check_form(metadata, [None] * inputs, names)
+    check_form(metadata, shapes, names)
 
     def raw(images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         try:
