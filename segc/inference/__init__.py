@@ -14,6 +14,7 @@ SCRIPT_MODULES = (
     "masks",
     "results",
     "thresholds",
+    "tracking",
     "model",
     "predict",
     "draw",

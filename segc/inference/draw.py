@@ -1,12 +1,13 @@
 """Predictions drawn on the photograph: tinted masks with outlines, boxes, labels."""
 
 import colorsys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.masks import STRIP_PIXELS
+from segc.inference.masks import STRIP_PIXELS, Mask
 from segc.inference.results import Prediction
 
 SMALLEST_SIDE = 160
@@ -22,6 +23,9 @@ MOST_HIDDEN = 0.4
 
 Colour = tuple[int, int, int]
 
+UNNUMBERED: Colour = (128, 128, 128)
+"""Colour (BGR) of what has no number where others have one."""
+
 
 def class_colour(class_id: int) -> Colour:
     """A class's colour (BGR), the same always; neighbouring classes are far apart.
@@ -34,6 +38,19 @@ def class_colour(class_id: int) -> Colour:
     value = (0.8, 0.6, 1.0)[class_id // 7 % 3]
     red, green, blue = (round(channel * 255) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
     return blue, green, red
+
+
+def _colours(prediction: Prediction) -> list[Colour]:
+    """The colour of each detection: its class's, or one of its own where it has a number that stays with it."""
+    if prediction.identities is None:
+        return [class_colour(int(class_id)) for class_id in prediction.classes]
+    return [class_colour(int(identity)) if identity else UNNUMBERED for identity in prediction.identities]
+
+
+def _label(prediction: Prediction, index: int) -> str:
+    identity = 0 if prediction.identities is None else int(prediction.identities[index])
+    name = prediction.names[int(prediction.classes[index])]
+    return f"{f'#{identity} ' if identity else ''}{name} {prediction.scores[index]:.2f}"
 
 
 def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt.NDArray[np.uint8]:
@@ -54,12 +71,13 @@ def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt
     line = max(1, round(max(canvas.shape[:2]) / 500))
     # Large things first, so that small ones lie on top of them.
     order = sorted(range(len(prediction)), key=lambda index: -prediction.masks[index].area)
+    colours = _colours(prediction)
     for index in order:
-        _draw_mask(canvas, prediction, index, factor, line)
+        _draw_mask(canvas, prediction.masks[index], colours[index], factor, line)
     for index in order:
         x1, y1, x2, y2 = _pixel_box(prediction, index, factor, canvas)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(prediction.classes[index])), line)
-    _draw_labels(canvas, prediction, factor, line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colours[index], line)
+    _draw_labels(canvas, prediction, colours, factor, line)
     return canvas
 
 
@@ -72,14 +90,12 @@ def _pixel_box(
     return min(x1, width - 1), min(y1, height - 1), min(x2, width - 1), min(y2, height - 1)
 
 
-def _draw_mask(canvas: npt.NDArray[np.uint8], prediction: Prediction, index: int, factor: int, line: int) -> None:
-    mask = prediction.masks[index]
+def _draw_mask(canvas: npt.NDArray[np.uint8], mask: Mask, colour: Colour, factor: int, line: int) -> None:
     if not mask.bitmap.size:
         return
     bitmap = mask.bitmap if factor == 1 else mask.bitmap.repeat(factor, axis=0).repeat(factor, axis=1)
     x, y = mask.x * factor, mask.y * factor
     region = canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
-    colour = class_colour(int(prediction.classes[index]))
     tint = np.array(colour, np.float32) * MASK_OPACITY
     # What becomes of each brightness of a channel, looked up in strips: a mask may be as large as the largest image.
     tinted = np.arange(256, dtype=np.float32)[:, None] * np.float32(1 - MASK_OPACITY) + tint + np.float32(0.5)
@@ -92,7 +108,9 @@ def _draw_mask(canvas: npt.NDArray[np.uint8], prediction: Prediction, index: int
     cv2.drawContours(canvas, outlines, -1, colour, line, cv2.LINE_AA)
 
 
-def _draw_labels(canvas: npt.NDArray[np.uint8], prediction: Prediction, factor: int, line: int) -> None:
+def _draw_labels(
+    canvas: npt.NDArray[np.uint8], prediction: Prediction, colours: Sequence[Colour], factor: int, line: int
+) -> None:
     """Labels last, the best detection's first, each where it hides least of those before it, or not at all."""
     height, width = canvas.shape[:2]
     font, thickness, pad = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(line * 0.9)), max(2, line * 2)
@@ -101,8 +119,7 @@ def _draw_labels(canvas: npt.NDArray[np.uint8], prediction: Prediction, factor: 
     scale = max(SMALLEST_TEXT, max(height, width) / 1500 * crowd)
     taken = np.zeros((0, 4), np.int64)
     for index in range(len(prediction)):
-        class_id = int(prediction.classes[index])
-        text = f"{prediction.names[class_id]} {prediction.scores[index]:.2f}"
+        text = _label(prediction, index)
         (text_width, text_height), below = cv2.getTextSize(text, font, scale, thickness)
         shrunk = scale * min(1.0, (width - 2 * pad) / max(1, text_width))
         if shrunk < scale:
@@ -116,7 +133,7 @@ def _draw_labels(canvas: npt.NDArray[np.uint8], prediction: Prediction, factor: 
             continue
         place = places[hidden.index(min(hidden))]
         taken = np.concatenate([taken, [place]])
-        colour = class_colour(class_id)
+        colour = colours[index]
         cv2.rectangle(canvas, place[:2], (place[2] - 1, place[3] - 1), colour, cv2.FILLED)
         dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140
         ink = (0, 0, 0) if dark else (255, 255, 255)

@@ -41,6 +41,15 @@ class Mask:
         """Pixels in the mask."""
         return int(np.count_nonzero(self.bitmap))
 
+    def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.bool_]:
+        """A view of the bitmap where the image's columns x1 to x2 and rows y1 to y2 cover it, both ends excluded."""
+        rows = slice(max(y1 - self.y, 0), max(y2 - self.y, 0))
+        return self.bitmap[rows, max(x1 - self.x, 0) : max(x2 - self.x, 0)]
+
+    def moved(self, x: int, y: int) -> "Mask":
+        """The same mask so many pixels further right and down."""
+        return Mask(self.x + x, self.y + y, self.bitmap)
+
     def full(self, height: int, width: int) -> npt.NDArray[np.bool_]:
         """The mask on a whole image, [height, width] bool. The region must lie inside it."""
         canvas = np.zeros((height, width), np.bool_)
@@ -93,6 +102,18 @@ class Mask:
         outlines = [np.asarray(outline, np.int32).reshape(-1, 2) for outline in found]
         # Ties by place, top first, so that the order is the same everywhere.
         return sorted(outlines, key=lambda outline: (-cv2.contourArea(outline), outline[0, 1], outline[0, 0]))
+
+
+def common_area(one: Mask, other: Mask) -> int:
+    """Pixels that are in both masks."""
+    x1, y1 = max(one.x, other.x), max(one.y, other.y)
+    x2, y2 = (
+        min(one.x + one.bitmap.shape[1], other.x + other.bitmap.shape[1]),
+        min(one.y + one.bitmap.shape[0], other.y + other.bitmap.shape[0]),
+    )
+    if x1 >= x2 or y1 >= y2:
+        return 0
+    return int(np.count_nonzero(one.region(x1, y1, x2, y2) & other.region(x1, y1, x2, y2)))
 
 
 @dataclass(frozen=True, slots=True)

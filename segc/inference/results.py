@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class Prediction:
         names: the model's classes.
         masks: n masks on the photograph.
         left_out: detections below these that a photograph of this size has no room for.
+        identities: [n] int64 where objects are followed from frame to frame, 0 for one that has no number (yet); None
+            where they are not.
     """
 
     path: str
@@ -36,9 +38,22 @@ class Prediction:
     names: tuple[str, ...]
     masks: tuple[Mask, ...]
     left_out: int = 0
+    identities: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def select(self, rows: npt.NDArray[Any] | slice) -> "Prediction":
+        """The detections of these rows alone, in their order; everything that goes with them comes along."""
+        chosen = np.arange(len(self))[rows]
+        return replace(
+            self,
+            boxes=self.boxes[chosen],
+            scores=self.scores[chosen],
+            classes=self.classes[chosen],
+            masks=tuple(self.masks[row] for row in chosen),
+            identities=None if self.identities is None else self.identities[chosen],
+        )
 
     def counts(self) -> dict[str, int]:
         """Detections by class name, in class order."""
@@ -58,10 +73,12 @@ class Prediction:
         of objects with ``class_id``, ``class``, ``score`` (five decimals), ``box`` [x1, y1, x2, y2] in pixels (two
         decimals), ``area`` in pixels, ``polygons``: the outer outlines, largest first, each a flat list x, y, x, y, …
         of pixel indices, and ``mask``: the exact mask, holes and all, as COCO's uncompressed run lengths,
-        ``{"size": [height, width], "counts": […]}``.
+        ``{"size": [height, width], "counts": […]}``. Where objects are followed, each has ``track`` as well: its
+        number, or null where it has none.
         """
         found = [
             {
+                **track,
                 "class_id": int(class_id),
                 "class": self.names[int(class_id)],
                 "score": round(float(score), 5),
@@ -70,10 +87,17 @@ class Prediction:
                 "polygons": [polygon.ravel().tolist() for polygon in mask.polygons()],
                 "mask": {"size": [self.height, self.width], "counts": mask.run_lengths(self.height, self.width)},
             }
-            for class_id, score, box, mask in zip(self.classes, self.scores, self.boxes, self.masks, strict=True)
+            for track, class_id, score, box, mask in zip(
+                self._tracks(), self.classes, self.scores, self.boxes, self.masks, strict=True
+            )
         ]
         left_out = {"left_out": self.left_out} if self.left_out else {}
         return {"image": self.path, "height": self.height, "width": self.width, **left_out, "detections": found}
+
+    def _tracks(self) -> Iterable[dict[str, int | None]]:
+        if self.identities is None:
+            return ({} for _ in range(len(self)))
+        return ({"track": int(identity) or None} for identity in self.identities)
 
     def label_rows(self) -> list[str]:
         """Rows of a YOLO label file: ``class x1 y1 x2 y2 …``, pixel centres divided by the image's width and height.

@@ -1,7 +1,6 @@
 """Least scores by class: a class that is hard to tell apart may ask for more than others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +40,9 @@ def above(prediction: Prediction, by_class: Conf | None) -> Prediction:
     Suppression with the smallest of these goes before: of two boxes of one class the better one stays, so what is left
     out here has suppressed nothing that would be above.
     """
-    if by_class is None:
-        return prediction
-    kept = np.flatnonzero(prediction.scores > thresholds(by_class, prediction.names)[prediction.classes])
-    return replace(
-        prediction,
-        boxes=prediction.boxes[kept],
-        scores=prediction.scores[kept],
-        classes=prediction.classes[kept],
-        masks=tuple(prediction.masks[index] for index in kept),
-    )
+    return prediction if by_class is None else prediction.select(are_above(prediction, by_class))
+
+
+def are_above(prediction: Prediction, by_class: Conf) -> npt.NDArray[np.bool_]:
+    """Which detections [n] of a prediction have a score above the least one of their class."""
+    return prediction.scores > thresholds(by_class, prediction.names)[prediction.classes]
