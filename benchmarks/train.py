@@ -103,7 +103,7 @@ def make_training(folder: Path, options: argparse.Namespace, device: Any, world:
     from segc.spec.load import load_project
     from segc.training.loop import Training
     from segc.training.memory import resolve_hyperparameters
-    from segc.training.report import SilentReport
+    from segc.training.report import Report
 
     data = options.dataset.resolve()
     images = sorted(path for path in (data / "images" / "train").iterdir() if path.is_file())[: options.images]
@@ -120,7 +120,7 @@ def make_training(folder: Path, options: argparse.Namespace, device: Any, world:
     compiled = build(loaded, folder / "build")
     hyper = resolve_hyperparameters(loaded, compiled.graph, device, world, None)
     samples = read_split(loaded, "train"), read_split(loaded, "val")
-    training = Training(loaded, compiled, hyper, *samples, SilentReport(), device, world)
+    training = Training(loaded, compiled, hyper, *samples, Report(), device, world)
     training.begin("speed")
     training._counted_at = time.monotonic()  # noqa: SLF001 - as `run` does
     return training

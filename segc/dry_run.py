@@ -72,13 +72,13 @@ def _train(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, .
     from segc.training.distributed import World
     from segc.training.loop import Training
     from segc.training.memory import resolve_hyperparameters
-    from segc.training.report import SilentReport
+    from segc.training.report import Report
 
     device = choose_device(loaded.project.hyperparameters.device)
     compiled = build(loaded, folder / "build")
     hyper = resolve_hyperparameters(loaded, compiled.graph, device, World(), None)
     once = hyper.model_copy(update={"epochs": 1, "time": None, "val_interval": 1})
-    training = Training(loaded, compiled, once, few["train"], few["val"], SilentReport(), device, World())
+    training = Training(loaded, compiled, once, few["train"], few["val"], Report(), device, World())
     training.begin("dry")
     training.run()
 

@@ -18,7 +18,7 @@ from segc.locks import is_locked
 from segc.runs import CHECKPOINT, fitness, lock_file
 from segc.spec.load import load_project
 from segc.spec.tune import Range, as_range
-from segc.training.report import SilentReport
+from segc.training.report import Report
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -176,7 +176,7 @@ def _one_trial(
     said(f"trial {trial.number}: {value:.4f}" if value is not None else f"trial {trial.number}: not measured")
 
 
-class _Watch(SilentReport):
+class _Watch(Report):
     """Tells a study of validations, and ends the trainings that it gives up."""
 
     def __init__(self, trial: "Trial") -> None:

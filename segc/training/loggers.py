@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from segc.diagnostics import Diagnostic, SegcError
-from segc.training.report import Report, Run, SilentReport, shown_on
+from segc.training.report import Report, Run, shown_on
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -30,7 +30,7 @@ _TAGS = {"train": "train/{}", "box": "val/box_{}", "mask": "val/mask_{}"}
 """Groups by the first word of a column."""
 
 
-class TensorBoardLogger(SilentReport):
+class TensorBoardLogger(Report):
     """An event file in the run's folder, for ``tensorboard --logdir build/runs``."""
 
     name = "TensorBoard"
@@ -70,7 +70,7 @@ class TensorBoardLogger(SilentReport):
             self._writer.close()
 
 
-class MlflowLogger(SilentReport):
+class MlflowLogger(Report):
     """A run of MLflow, at ``MLFLOW_TRACKING_URI`` or where MLflow keeps runs without it."""
 
     name = "MLflow"
@@ -100,7 +100,7 @@ class MlflowLogger(SilentReport):
             self._mlflow.end_run()
 
 
-class WandbLogger(SilentReport):
+class WandbLogger(Report):
     """A run of Weights & Biases: online where somebody has logged in, else kept on disk for ``wandb sync``."""
 
     name = "Weights & Biases"
@@ -167,7 +167,7 @@ def open_loggers(names: Iterable[str]) -> list[Logger]:
     return [TensorBoardLogger(), *(_ASKED_FOR[name]() for name in names)]
 
 
-class Recorded:
+class Recorded(Report):
     """A report that is shown, and kept by loggers too.
 
     Args:

@@ -40,7 +40,7 @@ from segc.training.keeping import AVERAGED, Keeper, new_record, new_segment
 from segc.training.memory import refuse_few_values, resolve_hyperparameters
 from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
 from segc.training.precision import choose_precision
-from segc.training.report import Report, Run, SilentReport
+from segc.training.report import Report, Run
 from segc.training.schedule import rates
 from segc.training.table import scores
 from segc.training.validation import unlabelled, validate
@@ -122,9 +122,9 @@ def train(
         checkpoint = None
         if going_on is not None:
             checkpoint = world.from_leader(load_checkpoint(going_on / CHECKPOINT) if world.leads else None)
-        samples = read_for_training(loaded, (report if report and world.leads else SilentReport()).say)
+        samples = read_for_training(loaded, (report if report and world.leads else Report()).say)
         hyper = resolve_hyperparameters(loaded, build.graph, device, world, checkpoint)
-        training = Training(loaded, build, hyper, *samples, report or SilentReport(), device, world)
+        training = Training(loaded, build, hyper, *samples, report or Report(), device, world)
         if checkpoint is not None and going_on is not None:
             training.restore(going_on, checkpoint, allow_changed=allow_changed)
         else:
@@ -167,7 +167,7 @@ class Training:
         world: World,
     ) -> None:
         self.loaded, self.build, self.hyper, self.device, self.world = loaded, build, hyper, device, world
-        self.report = report if world.leads else SilentReport()
+        self.report = report if world.leads else Report()
         self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples))
         refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples

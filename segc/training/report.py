@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -47,8 +47,8 @@ class Run:
         return cls(folder, project.name, dict(flat("", resolved(project))), **facts)
 
 
-class Report(Protocol):
-    """Told about a training as it goes."""
+class Report:
+    """Told about a training as it goes. This one says nothing; others say what they want of it."""
 
     def begin(self, run: Run) -> None:
         """A training begins or goes on."""
@@ -72,32 +72,7 @@ class Report(Protocol):
         """There is nothing more to tell, whether the training came to its end or not."""
 
 
-class SilentReport:
-    """Says nothing."""
-
-    def begin(self, run: Run) -> None:
-        """See :class:`Report`."""
-
-    def say(self, text: str) -> None:
-        """See :class:`Report`."""
-
-    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
-        """See :class:`Report`."""
-
-    def step(self, values: Mapping[str, float]) -> None:
-        """See :class:`Report`."""
-
-    def validated(self, done: int, total: int) -> None:
-        """See :class:`Report`."""
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """See :class:`Report`."""
-
-    def close(self) -> None:
-        """See :class:`Report`."""
-
-
-class PlainReport(SilentReport):
+class PlainReport(Report):
     """One line an epoch, for files and pipes."""
 
     def __init__(self, console: Console) -> None:

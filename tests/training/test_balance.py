@@ -15,7 +15,7 @@ from segc.spec.load import check_text
 from segc.training.balance import LEAST, MOST, class_weights
 from segc.training.loop import train
 from segc.training.loss import class_loss
-from segc.training.report import SilentReport
+from segc.training.report import Report
 
 TRIANGLE = np.array([[0, 0], [1, 0], [1, 1]], np.float32)
 
@@ -85,7 +85,7 @@ def test_weights_that_mean_nothing_are_told_at_their_place(tmp_path, value, code
     assert (found.code, found.line, found.column) == (code, 5, column)
 
 
-class Lines(SilentReport):
+class Lines(Report):
     """What a training says."""
 
     def __init__(self) -> None:

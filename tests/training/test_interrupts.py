@@ -15,13 +15,13 @@ from segc.locks import is_locked, try_lock
 from segc.runs import lock_file, read_record
 from segc.training.checkpoint import load_checkpoint
 from segc.training.loop import train
-from segc.training.report import PlainReport, SilentReport
+from segc.training.report import PlainReport, Report
 
 SETTINGS = {"epochs": 2, "batch": 1, "nominal_batch": 4, "warmup_epochs": 0, "val_interval": 1}
 """Six steps an epoch and an update after four of them: most moments have gradients that wait."""
 
 
-class Asks(SilentReport):
+class Asks(Report):
     """Sends this process a signal after some steps, or in a validation."""
 
     def __init__(self, number: int, steps: int = 0, validations: int = 0) -> None:
@@ -38,7 +38,7 @@ class Asks(SilentReport):
             os.kill(os.getpid(), self.number)
 
 
-class Hears(SilentReport):
+class Hears(Report):
     def __init__(self) -> None:
         self.said: list[str] = []
 

@@ -12,12 +12,12 @@ from rich.console import Console
 from segc.cli import run
 from segc.diagnostics import SegcError
 from segc.training.loggers import Recorded, TensorBoardLogger, WandbLogger, numbers, open_loggers, report_on
-from segc.training.report import Run, SilentReport
+from segc.training.report import Report, Run
 
 ROW = {"epoch": 2, "seconds": 9.5, "images_per_second": 8.0, "learning_rate": 0.01, "train_box": 1.5, "box_map": ""}
 
 
-class _Heard(SilentReport):
+class _Heard(Report):
     def __init__(self) -> None:
         self.said: list[str] = []
 

@@ -7,11 +7,11 @@ from segc.cli import run
 from segc.runs import read_record
 from segc.spec.hyperparameters import Hyperparameters, idle_keys, seconds_of
 from segc.training.loop import Training, train
-from segc.training.report import SilentReport
+from segc.training.report import Report
 from segc.weights.store import load_weights
 
 
-class Hears(SilentReport):
+class Hears(Report):
     def __init__(self):
         self.said, self.rows = [], []
 

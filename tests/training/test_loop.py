@@ -25,7 +25,7 @@ from segc.training.checkpoint import load_checkpoint
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.loop import Training, train
 from segc.training.optimizer import optimizer_tensors
-from segc.training.report import SilentReport
+from segc.training.report import Report
 from segc.weights.store import load_weights
 
 
@@ -33,7 +33,7 @@ class Stop(BaseException):  # stands for a kill, after which nothing is written
     """The moment at which a training is killed."""
 
 
-class StopAt(SilentReport):
+class StopAt(Report):
     """Stops a training in an epoch, counted from 1, after some steps, as a kill would: nothing more is written."""
 
     def __init__(self, epoch: int, steps: int = 1) -> None:
