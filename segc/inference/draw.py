@@ -53,6 +53,11 @@ def _label(prediction: Prediction, index: int) -> str:
     return f"{f'#{identity} ' if identity else ''}{name} {prediction.scores[index]:.2f}"
 
 
+def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white (BGR), whichever is read more easily on a colour; by its luma (ITU-R BT.601)."""
+    return (0, 0, 0) if 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140 else (255, 255, 255)
+
+
 def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt.NDArray[np.uint8]:
     """The photograph with its detections drawn on it, as a new picture.
 
@@ -135,8 +140,7 @@ def _draw_labels(
         taken = np.concatenate([taken, [place]])
         colour = colours[index]
         cv2.rectangle(canvas, place[:2], (place[2] - 1, place[3] - 1), colour, cv2.FILLED)
-        dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140
-        ink = (0, 0, 0) if dark else (255, 255, 255)
+        ink = ink_on(colour)
         at = (place[0] + pad, place[1] + pad // 2 + text_height)
         cv2.putText(canvas, text, at, font, shrunk, ink, thickness, cv2.LINE_AA)
 

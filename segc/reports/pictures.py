@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.samples import Sample, rasterise
-from segc.inference.draw import class_colour
+from segc.inference.draw import class_colour, ink_on
 from segc.inference.results import Prediction
 
 _OPACITY = 0.45
@@ -60,9 +60,7 @@ def _write(canvas: Image, one: Drawn) -> None:
     y = max(round(one.box[1]), height + below + 2)
     colour = class_colour(one.class_id)
     cv2.rectangle(canvas, (x, y - height - below - 1), (x + width + 4, y), colour, cv2.FILLED)
-    dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140
-    ink = (0, 0, 0) if dark else (255, 255, 255)
-    cv2.putText(canvas, one.label, (x + 2, y - below + 1), font, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(canvas, one.label, (x + 2, y - below + 1), font, scale, ink_on(colour), 1, cv2.LINE_AA)
 
 
 def fit(image: Image, longest: int) -> Image:

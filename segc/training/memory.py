@@ -8,6 +8,7 @@ import torch
 
 from segc.data.batch import Batch
 from segc.diagnostics import fail
+from segc.inference.metadata import PADDING_GREY
 from segc.plan import Plan, make_plan
 from segc.spec.hyperparameters import AUTO_BATCH, LARGEST_BATCH
 from segc.training.distributed import World
@@ -142,7 +143,7 @@ def trial_batch(images: int, hyper: "Hyperparameters", nc: int) -> Batch:
         else torch.zeros((images * _OBJECTS, rows, columns), dtype=torch.uint8)
     )
     return Batch(
-        images=torch.full((images, 3, height, width), 114, dtype=torch.uint8),
+        images=torch.full((images, 3, height, width), PADDING_GREY, dtype=torch.uint8),
         image_index=torch.arange(images).repeat_interleave(_OBJECTS),
         classes=torch.randint(nc, (images * _OBJECTS,), generator=generator),
         boxes=torch.cat([corners.amin(1), corners.amax(1)], 1),
