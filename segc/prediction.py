@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def find(items: Sequence[str]) -> "list[Source]":
-    """The images of files, folders, patterns and http(s) addresses.
+    """The sources that arguments name: files, folders, patterns, lists, addresses, cameras, ``-``.
 
     Raises:
         SegcError: I001 where there are none.
@@ -33,7 +33,9 @@ def find(items: Sequence[str]) -> "list[Source]":
     try:
         return find_sources(items)
     except SourceError as error:
-        raise fail("I001", str(error), help="give image files, folders, quoted patterns or http(s) addresses") from None
+        raise fail(
+            "I001", str(error), help="give image or video files, folders, quoted patterns, addresses, cameras or -"
+        ) from None
 
 
 def filters_of(

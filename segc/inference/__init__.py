@@ -21,6 +21,8 @@ SCRIPT_MODULES = (
     "kinds",
     "image_headers",
     "sources",
+    "pipeline",
+    "frames",
     "output",
     "jobs",
     "command",

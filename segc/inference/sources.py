@@ -1,13 +1,15 @@
-"""Where photographs come from: files, folders, patterns and web addresses, read with bounds on size and time."""
+"""Where pictures come from: files, folders, patterns, lists, addresses, cameras; read with bounds on size and time."""
 
 import contextlib
 import glob
 import os
+import re
 import socket
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection, InvalidURL
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.image_headers import HeaderError, check_image_header, quiet_decoders
-from segc.inference.kinds import IMAGE_SUFFIXES
+from segc.inference.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MAX_DOWNLOAD = 64 << 20
 """Bytes that an image from the web may have."""
@@ -32,6 +34,20 @@ DOWNLOAD_SECONDS = 120.0
 """How long a download may take in all."""
 
 
+MOST_LISTED = 64 << 20
+"""Bytes that a list of sources may have: a million names."""
+
+VIDEO_START = (
+    rb"(?s:.{4})ftyp(?!avif|avis|mif1|miaf|hei[cs])|(?s:.{4})(moov|mdat|free|skip|wide)|\x1a\x45\xdf\xa3"
+    rb"|RIFF(?s:.{4})AVI |FLV\x01|OggS|YUV4MPEG2 |\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01[\xb3\xba]"
+    rb"|\x47(?s:.{187})\x47|(?s:.{4})\x47(?s:.{191})\x47"
+)
+"""How files begin that are read as videos: MP4 and MOV, Matroska and WebM, AVI, FLV, Ogg, YUV4MPEG, ASF, MPEG.
+
+FFmpeg reads playlists and other texts too, which may name any file or address; none of them begins so.
+"""
+
+
 class SourceError(ValueError):
     """A source that names no image."""
 
@@ -40,23 +56,38 @@ class ImageError(ValueError):
     """An image that cannot be fetched, read or decoded."""
 
 
+class StreamFoundError(ImageError):
+    """An address gives no picture but frames without end, or a video; ``kind`` is the content type it names."""
+
+    def __init__(self, url: str, kind: str) -> None:
+        super().__init__(f"{url}: a stream or a video ({kind}), not an image")
+        self.kind = kind
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image to read. ``path`` is None for a web address.
+    """One image, video, camera or stream to read. ``path`` is None for what is no file.
 
     Attributes:
         name: as the user would name it: the path as reached from what was given, or the address.
         path: the file.
+        kind: ``image``, a file; ``web``, what an http(s) address gives, an image or a stream; ``stdin``, an image;
+            ``video``, a file; ``camera``, by its number; ``stream``, an rtsp(s) address.
     """
 
     name: str
     path: Path | None = None
+    kind: str = "image"
+
+    @property
+    def is_still(self) -> bool:
+        """Whether ``read`` gives a picture, or may."""
+        return self.kind in ("image", "web", "stdin")
 
     @property
     def stem(self) -> str:
         """File name without its suffix, for naming what is made of it: fit for any system, and never empty."""
-        stem = Path(self._file_name).stem
-        return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in stem)[:80] or "image"
+        return file_stem(Path(self._file_name).stem) or "image"
 
     @property
     def suffix(self) -> str:
@@ -67,22 +98,42 @@ class Source:
     def _file_name(self) -> str:
         if self.path is not None:
             return self.path.name
+        if self.kind in ("camera", "stdin"):
+            return f"camera-{self.name}" if self.kind == "camera" else self.kind
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(self.name).path)).name
 
     def read(self) -> npt.NDArray[np.uint8]:
         """The image, [h, w, 3] BGR, turned as its EXIF orientation says.
 
         Raises:
-            ImageError: where it cannot be fetched, read or decoded; the text names it.
+            ImageError: where it cannot be fetched, read or decoded; the text names it. ``StreamFoundError`` for a
+                stream.
         """
-        return decode_image(fetch(self.name) if self.path is None else _file_bytes(self.path, self.name), self.name)
+        return decode_image(self._bytes(), self.name)
+
+    def _bytes(self) -> bytes:
+        if self.path is not None:
+            return _file_bytes(self.path, self.name)
+        if self.kind != "stdin":
+            return fetch(self.name)
+        data = sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
+        if len(data) > MAX_DOWNLOAD:
+            raise ImageError(f"standard input: larger than {MAX_DOWNLOAD >> 20} MB")
+        return data
+
+
+def file_stem(text: str) -> str:
+    """A text as the stem of a file's name on any system; perhaps empty."""
+    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in text)[:80]
 
 
 def find_sources(items: Sequence[str]) -> list[Source]:
-    """The images that arguments name, in the order given; an image named twice comes once.
+    """The sources that arguments name, in the order given; one that is named twice comes once.
 
-    An argument is an http(s) address, a file, a folder (its images, sorted by name, not those in folders below it) or a
-    pattern with ``*``, ``?``, ``[…]``, and ``**`` for all folders below. What exists under the very name is no pattern.
+    An argument is a file (an image or a video), a folder (its images and videos, sorted by name, not those in folders
+    below it), a pattern with ``*``, ``?``, ``[…]``, and ``**`` for all folders below, a ``.txt`` list with one of these
+    or an address a line, an http(s) or rtsp(s) address, the number of a camera, or ``-``: an image's bytes on
+    standard input. What exists under the very name is no pattern and no camera.
 
     Raises:
         SourceError: where an argument names nothing.
@@ -101,37 +152,99 @@ def find_sources(items: Sequence[str]) -> list[Source]:
 
 def _expand(item: str) -> Iterator[Source]:
     scheme, separator, _ = item.partition("://")
-    if separator:
-        if scheme.lower() not in ("http", "https"):
-            raise SourceError(f"{item}: only http and https addresses can be fetched")
-        try:
-            urllib.parse.urlsplit(item)
-        except ValueError as error:
-            raise SourceError(f"{item}: not an address ({error})") from None
-        yield Source(item)
-        return
     path = Path(item)
-    if not item:
+    if separator:
+        yield _address(item, scheme.lower())
+    elif not item:
         raise SourceError("an empty name is no image")
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_image_file(file))
-        if not files:
-            raise SourceError(f"{item}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    elif item == "-":
+        yield Source(item, kind="stdin")
+    elif path.is_dir():
+        yield from _files(path.iterdir(), f"{item}: no images or videos in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        yield from _listed(path, item)
     elif path.exists():
-        files = [path]
+        yield _file_source(path)
     elif glob.has_magic(item):
         # `glob` knows `**` and absolute patterns, which Path.glob does not take.
-        files = sorted(file for file in map(Path, glob.glob(item, recursive=True)) if _is_image_file(file))  # noqa: PTH207
-        if not files:
-            raise SourceError(f"{item}: no image matches this pattern")
+        yield from _files(map(Path, glob.glob(item, recursive=True)), f"{item}: no image or video matches this pattern")  # noqa: PTH207
+    elif re.fullmatch(r"[0-9]{1,3}", item):
+        yield Source(item, kind="camera")
     else:
         raise SourceError(f"{item}: no such file or folder")
+
+
+def _address(item: str, scheme: str) -> Source:
+    kind = {"http": "web", "https": "web", "rtsp": "stream", "rtsps": "stream"}.get(scheme)
+    if kind is None:
+        raise SourceError(f"{item}: only http, https, rtsp and rtsps addresses can be read")
+    try:
+        urllib.parse.urlsplit(item)
+    except ValueError as error:
+        raise SourceError(f"{item}: not an address ({error})") from None
+    return Source(item, kind=kind)
+
+
+def _files(paths: Iterable[Path], none: str) -> list[Source]:
+    """The images and videos among files, sorted; an error with the text ``none`` where there are none."""
+    files = sorted(path for path in paths if _is_picture_file(path))
+    if not files:
+        raise SourceError(none)
+    return [_named(path, "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image") for path in files]
+
+
+def _is_picture_file(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _named(path: Path, kind: str) -> Source:
     # A file name may be any bytes; texts, JSON among them, may not.
-    yield from (Source(os.fsencode(file).decode("utf-8", "replace"), file) for file in files)
+    return Source(os.fsencode(path).decode("utf-8", "replace"), path, kind)
 
 
-def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _file_source(path: Path) -> Source:
+    """A file that is named outright: a video by its name, or by its beginning where the name says nothing."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return _named(path, "image")
+    try:
+        is_video = suffix in VIDEO_SUFFIXES or (path.is_file() and begins_as_video(path))
+    except OSError:  # reading it will tell
+        is_video = False
+    return _named(path, "video" if is_video else "image")
+
+
+def begins_as_video(path: Path) -> bool:
+    """Whether a file has the first bytes of a video of a kind that is read.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
+    with path.open("rb") as file:
+        return re.match(VIDEO_START, file.read(512)) is not None
+
+
+def _listed(path: Path, item: str) -> Iterator[Source]:
+    """The sources that a list names, one a line, relative to it or to the current folder; ``#`` begins a comment."""
+    try:
+        if path.stat().st_size > MOST_LISTED:
+            raise SourceError(f"{item}: a list of more than {MOST_LISTED >> 20} MB")
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SourceError(f"{item}: not a text that lists images") from None
+    except OSError as error:
+        raise SourceError(f"{item}: {error.strerror or error}") from None
+    named = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+    if not named:
+        raise SourceError(f"{item}: an empty list")
+    for number, name in named:
+        if name == "-" or name.lower().endswith(".txt"):
+            raise SourceError(f"{item}:{number}: {name}: a list names no list and no standard input")
+        beside = path.parent / name
+        try:
+            yield from _expand(str(beside) if "://" not in name and beside.exists() else name)
+        except (SourceError, OSError, ValueError) as error:
+            raise SourceError(f"{item}:{number}: {error}") from None
 
 
 def _file_bytes(path: Path, name: str) -> bytes:
@@ -142,6 +255,10 @@ def _file_bytes(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror or error}") from None
+
+
+STREAM_TYPES = r"multipart/|video/|application/(vnd\.apple\.mpegurl|x-mpegurl)"
+"""Content types of what is no image but frames one after another."""
 
 
 class _WebRedirects(urllib.request.HTTPRedirectHandler):
@@ -163,7 +280,7 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Exchange(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+class WebExchange(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """One download with all its redirects; its connections are known, so that it can be cut short.
 
     Args:
@@ -216,15 +333,26 @@ class _Exchange(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         except Exception as error:  # noqa: BLE001 - handed on to the thread that waits for the outcome
             self.outcome.set_exception(error)
 
-    def _download(self) -> bytes:
+    def open(self) -> HTTPResponse:
+        """The answer, with its headers read.
+
+        Raises:
+            ImageError: for an address of another kind; else as ``urllib.request`` has it.
+        """
         if urllib.parse.urlsplit(self.url).scheme.lower() not in ("http", "https"):
             raise ImageError(f"{self.url}: only http and https addresses can be fetched")
         # Spaces and letters beyond ASCII, as people paste them, are escaped; what is escaped already stays.
         quoted = urllib.parse.quote(self.url, safe=":/?#[]@!$&'()*+,;=%~")
         request = urllib.request.Request(quoted, headers={"User-Agent": "segc", "Accept": "image/*,*/*;q=0.5"})  # noqa: S310
-        opener = urllib.request.build_opener(_WebRedirects, self)
+        opened: HTTPResponse = urllib.request.build_opener(_WebRedirects, self).open(request, timeout=SOCKET_SECONDS)
+        return opened
+
+    def _download(self) -> bytes:
         chunks, size = [], 0
-        with opener.open(request, timeout=SOCKET_SECONDS) as response:
+        with self.open() as response:
+            kind = response.headers.get_content_type()
+            if re.match(STREAM_TYPES, kind):
+                raise StreamFoundError(self.url, kind)
             promised = response.length or 0
             if promised > self.limit:
                 raise ImageError(f"{self.url}: larger than {self.limit >> 20} MB")
@@ -248,27 +376,36 @@ def fetch(url: str, *, limit: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_SECO
             is bounded by ``SOCKET_SECONDS`` too.
 
     Raises:
-        ImageError: for an address of another kind, a fault of the server or the network, too many bytes or seconds.
+        ImageError: for an address of another kind, a fault of the server or the network, too many bytes or seconds;
+            ``StreamFoundError`` where the server says that it sends a stream or a video.
     """
-    exchange = _Exchange(url, limit)
+    exchange = WebExchange(url, limit)
     try:
         # A thread, since nothing else bounds the look-up of a name, and a server that sends a byte now and then.
         Thread(target=exchange.run, daemon=True).start()
         return exchange.outcome.result(seconds)
-    except urllib.error.HTTPError as error:
-        raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise ImageError(f"{url}: cannot be reached ({error.reason})") from None
-    except ImageError:
-        raise
-    except (InvalidURL, ValueError, OverflowError) as error:
-        raise ImageError(f"{url}: not an address ({error})") from None
-    except (HTTPException, OSError) as error:
-        if not exchange.outcome.done():
+    except Exception as error:  # noqa: BLE001 - what is not the web's own fault comes back as it is
+        if isinstance(error, TimeoutError) and not exchange.outcome.done():
             raise ImageError(f"{url}: not downloaded within {seconds:g} seconds") from None
-        raise ImageError(f"{url}: the download broke off ({error or type(error).__name__})") from None
+        raise web_problem(url, error) from None
     finally:
         exchange.cut()
+
+
+def web_problem(url: str, error: Exception) -> Exception:
+    """What went wrong with an address, as an ``ImageError``; any error that is not the web's as it is."""
+    match error:
+        case ImageError():
+            return error
+        case urllib.error.HTTPError():
+            return ImageError(f"{url}: the server answered {error.code} {error.reason}")
+        case urllib.error.URLError():
+            return ImageError(f"{url}: cannot be reached ({error.reason})")
+        case InvalidURL() | ValueError() | OverflowError():
+            return ImageError(f"{url}: not an address ({error})")
+        case HTTPException() | OSError():
+            return ImageError(f"{url}: the download broke off ({error or type(error).__name__})")
+    return error
 
 
 def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:

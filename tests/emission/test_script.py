@@ -222,7 +222,7 @@ def test_help_needs_no_model(standalone: Standalone) -> None:
         (["predict.py", "--max-det", "0"], 2, "0 is less than 1"),
         (["predict.py", "--model", "nowhere.onnx"], 1, "nowhere.onnx: no such model"),
         (["predict.py", "--model", "predict.py"], 1, "predict.py: onnxruntime cannot load it"),
-        (["ftp://example.org/a.jpg"], 1, "only http and https"),
+        (["ftp://example.org/a.jpg"], 1, "only http, https, rtsp"),
     ],
 )
 def test_bad_input_gives_one_line_and_no_traceback(

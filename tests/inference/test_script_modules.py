@@ -61,7 +61,7 @@ def test_nothing_happens_on_import(module):
         assert isinstance(node, allowed) or is_text
         if isinstance(node, ast.Assign | ast.AnnAssign):
             calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
-            assert not calls
+            assert {ast.unparse(call.func) for call in calls} <= {"TypeVar"}
 
 
 def test_one_text_made_of_all_predicts():

@@ -68,10 +68,10 @@ def test_a_name_that_exists_is_not_read_as_a_pattern(folder):
     ("item", "says"),
     [
         ("nowhere.jpg", "no such file"),
-        ("*.nothing", "no image matches"),
+        ("*.nothing", "no image or video matches"),
         ("", "empty"),
-        ("ftp://host/a.jpg", "only http and https"),
-        ("file:///etc/passwd", "only http and https"),
+        ("ftp://host/a.jpg", "only http, https, rtsp"),
+        ("file:///etc/passwd", "only http, https, rtsp"),
         ("http://[::1/a.jpg", "not an address"),
     ],
 )
@@ -81,7 +81,7 @@ def test_an_argument_that_names_nothing_is_refused(item, says):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(SourceError, match="no images in this folder"):
+    with pytest.raises(SourceError, match="no images or videos in this folder"):
         find_sources([str(tmp_path)])
 
 
