@@ -37,18 +37,19 @@ class HeaderError(ValueError):
     """An image file whose header asks for what it cannot have; the text says what."""
 
 
-def check_image_header(data: bytes) -> tuple[int, int]:
+def check_image_header(data: bytes, most_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Hold what an image file asks of its decoder against the file and the bounds.
 
     Args:
         data: the whole file.
+        most_pixels: that it may have.
 
     Returns:
         (height, width) in pixels as stored: before a turn that EXIF asks for.
 
     Raises:
         HeaderError: where it is none of the formats that are decoded, is cut off, has a length that reaches beyond its
-            end, or is larger than ``MAX_PIXELS``.
+            end, or is larger than ``most_pixels``.
     """
     reader = next((reader for magic, reader in _IMAGE_FORMATS if re.match(magic, data)), None)
     if reader is None:
@@ -62,8 +63,8 @@ def check_image_header(data: bytes) -> tuple[int, int]:
     height, width = size
     if height < 1 or width < 1:
         raise HeaderError(f"damaged: {width} by {height} pixels")
-    if height * width > MAX_PIXELS:
-        raise HeaderError(f"{width} by {height} pixels; the limit is {MAX_PIXELS >> 20} Mi pixels")
+    if height * width > most_pixels:
+        raise HeaderError(f"{width} by {height} pixels; the limit is {most_pixels >> 20} Mi pixels")
     return height, width
 
 
@@ -179,28 +180,52 @@ def _gif_header(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value by its type in a TIFF file."""
 
 
-def _tiff_header(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data.startswith(b"II") else ">"
+def tiff_entries(data: bytes) -> tuple[str, list[tuple[int, int, int, int]]]:
+    """The first directory of a TIFF or BigTIFF file.
+
+    Args:
+        data: the whole file; a memory map will do.
+
+    Returns:
+        The byte order, ``<`` or ``>``, and of each entry the tag, the type, the number of values, and where they stand.
+
+    Raises:
+        HeaderError: where a length reaches beyond the end of the file.
+        struct.error: where it is cut off.
+    """
+    order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
     # BigTIFF has 64-bit counts and offsets in place of 32-bit ones.
     word, few, row, first = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
     start = struct.unpack_from(f"{order}{word}", data, first)[0]
-    entries = struct.unpack_from(f"{order}{few}", data, _reach(0, start, data, "headers"))[0]
+    number = struct.unpack_from(f"{order}{few}", data, _reach(0, start, data, "headers"))[0]
     at = start + struct.calcsize(few)
-    _reach(at, entries * row, data, "a directory")
-    _bounded(entries, "entries")
-    sides: dict[int, int] = {}
-    for entry in range(at, at + entries * row, row):
+    _reach(at, number * row, data, "a directory")
+    _bounded(number, "entries")
+    entries = []
+    for entry in range(at, at + number * row, row):
         tag, kind, count = struct.unpack_from(f"{order}HH{word}", data, entry)
-        _reach(0, count * _TIFF_SIZES.get(kind, 1), data, f"an entry {tag}")
-        # Width, height and those of tiles are 16-bit or 32-bit.
-        if tag in (256, 257, 322, 323):
-            code = {3: "H", 4: "I", 16: "Q"}.get(kind, "I")
-            sides[tag] = struct.unpack_from(f"{order}{code}", data, entry + 4 + struct.calcsize(word))[0]
+        size, place = count * TIFF_SIZES.get(kind, 1), entry + 4 + struct.calcsize(word)
+        _reach(0, size, data, f"an entry {tag}")
+        if size > struct.calcsize(word):
+            place = struct.unpack_from(f"{order}{word}", data, place)[0]
+        entries.append((tag, kind, count, place))
+    return order, entries
+
+
+def _tiff_header(data: bytes) -> tuple[int, int] | None:
+    order, entries = tiff_entries(data)
+    # Width, height and those of tiles are 16-bit or 32-bit.
+    codes = {3: "H", 4: "I", 16: "Q"}
+    sides: dict[int, int] = {
+        tag: struct.unpack_from(f"{order}{codes.get(kind, 'I')}", data, place)[0]
+        for tag, kind, _, place in entries
+        if tag in (256, 257, 322, 323)
+    }
     if sides.get(322, 1) * sides.get(323, 1) > MAX_PIXELS:
         raise HeaderError(f"tiles of {sides[322]} by {sides[323]} pixels")
     return (sides[257], sides[256]) if {256, 257} <= sides.keys() else None

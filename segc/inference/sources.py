@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.image_headers import HeaderError, check_image_header, quiet_decoders
+from segc.inference.image_headers import MAX_PIXELS, HeaderError, check_image_header, quiet_decoders
 from segc.inference.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MAX_DOWNLOAD = 64 << 20
@@ -102,14 +102,17 @@ class Source:
             return f"camera-{self.name}" if self.kind == "camera" else self.kind
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(self.name).path)).name
 
-    def read(self) -> npt.NDArray[np.uint8]:
+    def read(self, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
         """The image, [h, w, 3] BGR, turned as its EXIF orientation says.
+
+        Args:
+            most_pixels: that it may have.
 
         Raises:
             ImageError: where it cannot be fetched, read or decoded; the text names it. ``StreamFoundError`` for a
                 stream.
         """
-        return decode_image(self._bytes(), self.name)
+        return decode_image(self._bytes(), self.name, most_pixels)
 
     def _bytes(self) -> bytes:
         if self.path is not None:
@@ -408,7 +411,7 @@ def web_problem(url: str, error: Exception) -> Exception:
     return error
 
 
-def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, name: str, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image file as training does: 8-bit BGR [h, w, 3], EXIF orientation applied, transparency dropped.
 
     Grey images get three equal channels, of animations the first frame counts. Samples of 16 bits are brought to 8 by
@@ -417,6 +420,7 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     Args:
         data: the file's bytes.
         name: what an error calls it.
+        most_pixels: that it may have.
 
     Raises:
         ImageError: where this is no image that OpenCV reads, or `check_image_header` finds fault with it.
@@ -424,7 +428,7 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[np.uint8]:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
-        check_image_header(data)
+        check_image_header(data, most_pixels)
         flags = cv2.IMREAD_COLOR | (_is_deep(data) and cv2.IMREAD_ANYDEPTH)
         with quiet_decoders():
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
