@@ -138,6 +138,7 @@ CODES: dict[str, str] = {
     "T007": "artifact differs from the trained network",
     "T008": "operator that a target does not have",
     "T009": "worker process took too much memory",
+    "T010": "artifact loses more accuracy than is accepted",
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",

@@ -195,8 +195,30 @@ def _report(emissions: Sequence[Emission]) -> None:
     for descent in dict.fromkeys(emission.descent for emission in emissions if emission.descent):
         screen.print(descent, markup=False, highlight=False)
     for emission in emissions:
+        if emission.status == "failed" and emission.figures:
+            screen.print(f"\n{emission.name}, measured beside the trained network in PyTorch:")
+            screen.print(_class_table(emission))
         for note in emission.notes:
             screen.print(f"{emission.name}: {note}", markup=False, highlight=False)
+
+
+def _class_table(emission: Emission) -> Table:
+    """MAP50-95 of an artifact and of the trained network: all classes together, then each, what loses most first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from segc.emission.accuracy import PARTS, figure
+
+    table = Table("mAP50-95", "objects", box=None, pad_edge=False)
+    for part in PARTS:
+        for side in ("network", "artifact"):
+            table.add_column(f"{part}, {side}", justify="right")
+    everything, *classes = emission.figures
+    for row in (everything, *sorted(classes, key=lambda row: -row.lost)):
+        table.add_row(
+            escape(row.name), str(row.objects), *(figure(value) for pair in (row.box, row.mask) for value in pair)
+        )
+    return table
 
 
 def _shown(path: Path) -> str:

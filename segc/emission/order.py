@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.emission import accuracy
 from segc.emission.publish import UP_TO_DATE, Inputs, file_entries, intact, publish
 from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask
 from segc.files import digest_file
 from segc.inference.filters import Filters, choose_filters
 from segc.inference.metadata import parse_metadata
-from segc.targets.contract import CALIBRATED, MEASURED, modules
+from segc.targets.contract import CALIBRATED, QUANTISED, Accept, modules
 from segc.targets.description import DESCRIPTION, Description
 from segc.targets.registry import artifact_name, targets
 from segc.weights import lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from segc.emission.reference import Reference, References
+    from segc.emission.accuracy import Row, Validation
+    from segc.emission.reference import Answer, Reference, References
     from segc.emission.verify import Parity
     from segc.emission.worker import Worker, WorkerPool
     from segc.inference.metadata import Metadata
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 32
 """Training photographs that an int8 artifact is calibrated on."""
+
+KEPT = "the artifact is kept there for inspection only; an earlier good one stays as it was"
+
+OTHER_LIMITS = "the target's accept sets other limits (false: none)"
 
 STAND_IN_NOTE = "what ran it stands in for the runtime that people deploy on, and the predict script was not run"
 
@@ -54,6 +61,7 @@ class Emission:
         summary: the verification's result in a line.
         descent: what the weights descend from, in a line.
         notes: what was not done or not checked.
+        figures: mAP of all classes together and of each, where it was measured.
         diagnostics: why there is no good artifact.
     """
 
@@ -68,6 +76,7 @@ class Emission:
     summary: str = ""
     descent: str = ""
     notes: tuple[str, ...] = ()
+    figures: tuple[Row, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -84,6 +93,19 @@ class Job:
     images: Sequence[Path]
     warnings: Sequence[Diagnostic]
     _graphs: dict[tuple[tuple[int, int], int], str] = field(default_factory=dict)
+    _validation: dict[int, Validation] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def validation(self, most: int) -> Validation:
+        """So many images of the validation split with their objects; read once.
+
+        Raises:
+            SegcError: D0xx for what is wrong with the dataset.
+        """
+        with self._lock:
+            if most not in self._validation:
+                self._validation[most] = accuracy.validation(self.loaded, most)
+            return self._validation[most]
 
     def graph(self, size: tuple[int, int], batch: int) -> str:
         """The network for an input (height, width) and a batch, as JSON; made once for all targets that share it."""
@@ -119,6 +141,27 @@ class Ran:
     shipped: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A model that was emitted, run and measured.
+
+    Attributes:
+        lowered: what the emitter made.
+        photographs: what it was compared on.
+        ran: how it was run.
+        beside: likewise, the further models that were written.
+        accuracy: see ``segc.emission.accuracy``; None where it was not measured.
+        notes: what is to be said of it.
+    """
+
+    lowered: EmitReply
+    photographs: Sequence[Path]
+    ran: Ran
+    beside: Mapping[str, Ran]
+    accuracy: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+
 class Order:
     """One artifact to make.
 
@@ -138,6 +181,7 @@ class Order:
         self.name, self.target = artifact_name(options), targets()[options.format]
         self.size = options.size(project.hyperparameters.size)
         settings = self.target.settings(options)
+        self.accept = self.target.accepted(options)
         metadata = replace(model_metadata(project), imgsz=self.size, **settings)
         self.suppression: dict[str, Any] | None = None
         if metadata.layout == "detections":
@@ -148,13 +192,29 @@ class Order:
         self.graph = job.graph(self.size, metadata.batch)
         calibrated = metadata.precision in CALIBRATED
         self.calibration = choose(list_images(job.loaded, "train"), CALIBRATION_IMAGES) if calibrated else []
+        self.photographs = choose(job.images)
+        self.split: Validation | None = None
+        self.remarks: list[str] = []
+        if self.accept is not None or metadata.precision in QUANTISED:
+            self._choose_images((self.accept or Accept()).images)
         self.place = job.build_dir / "artifacts" / self.name
         self.files = work / "files"
+
+    def _choose_images(self, most: int) -> None:
+        """What mAP is measured on, and photographs that show as many classes as can be."""
+        from segc.emission.verify import IMAGES
+
+        try:
+            self.split = self.job.validation(most)
+        except SegcError as error:
+            self.remarks.append(_unmeasured(error))
+        else:
+            self.photographs = accuracy.covering(self.split.samples, IMAGES)
 
     def carry_out(
         self, pool: WorkerPool, references: References, watch: Callable[[str, str], None], *, force: bool
     ) -> Emission:
-        """Emit, run as it ships, compare, measure where the precision asks for it, and put it in its place.
+        """Emit, run as it ships, compare, measure where that is asked for, and put it in its place.
 
         Raises:
             SegcError: where there is no artifact to judge.
@@ -163,21 +223,52 @@ class Order:
         key = inputs.key()
         if not force and (there := intact(self.place, key)) is not None:
             return self._emission(UP_TO_DATE, self.place, there)
+        made = self._attempt(pool, references, watch)
+        status = self._status(made)
+        notes = [*made.lowered.notes, *made.notes]
+        if not made.ran.shipped and self.target.script is not None:
+            notes.append(f"{made.ran.runtime}: {STAND_IN_NOTE}")
+        description = {
+            **inputs.to_json(),
+            "photographs": inputs.digests(made.photographs),
+            "key": key,
+            "status": status,
+            "model": made.lowered.model,
+            "files": file_entries(self.files),
+            "script": self._script_entry(made.ran),
+            "notes": notes,
+            "parity": _parity_entry(made.ran),
+            **({"beside": {name: _parity_entry(one) for name, one in made.beside.items()}} if made.beside else {}),
+            **({"accuracy": made.accuracy} if made.accuracy else {}),
+        }
+        folder = publish(self.place, self.files, description)
+        problems = self._problems(made, folder) if status == "failed" else ()
+        emission = self._emission(status, folder, Description.model_validate(description))
+        return replace(emission, lowering_seconds=made.lowered.seconds, diagnostics=problems)
+
+    def _attempt(self, pool: WorkerPool, references: References, watch: Callable[[str, str], None]) -> Attempt:
+        """Emit, run and measure, into ``files``.
+
+        Raises:
+            SegcError: where there is no artifact to judge.
+        """
         watch(self.name, "emitting")
         self.files.mkdir(parents=True)
-        reference = None
+        trained = None
         with (
             pool.worker(f"the {self.name} emitter", modules(self.target.requirements(self.options))) as emitter,
             pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner,
         ):
             pool.start(emitter, "emit", self._emit_task(references.weights()))
-            reference = references.of(self.size, dynamic=self.metadata.dynamic)
+            reference = references.of(self.size, self.photographs, dynamic=self.metadata.dynamic)
+            if self.split is not None:
+                # On its way while the model is emitted.
+                trained = references.accuracy(self.size, len(self.split.samples), reference.graph)
             lowered = EmitReply(**emitter.result())
             self._write_scripts(lowered.model)
             watch(self.name, "running")
             ran = self._judge(pool, runner, reference, lowered.model)
-        notes = list(lowered.notes)
-        if ran.parity.passed and not ran.parity.judged and self.metadata.precision in MEASURED:
+        if ran.parity.passed and not ran.parity.judged and self.metadata.precision in QUANTISED:
             watch(self.name, "looking for objects")
             telling = references.telling(self.size)
             if telling is not None:
@@ -185,46 +276,42 @@ class Order:
                 with pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner:
                     ran = self._judge(pool, runner, reference, lowered.model)
         beside = {name: self._judge_beside(pool, reference, name, opener) for name, opener in lowered.beside}
-        accuracy = None
-        if self.metadata.precision in MEASURED and ran.parity.passed:
+        accuracy, notes = None, tuple(self.remarks)
+        if trained is not None:
             watch(self.name, "measuring mAP")
-            try:
-                accuracy = self._accuracy(pool, reference, lowered.model)
-            except SegcError as error:
-                # The artifact is judged all the same: what is missing is a figure about it.
-                first = error.diagnostics[0]
-                notes.append(f"mAP was not measured: {first.message}" + (f" ({first.help})" if first.help else ""))
-        status = self._status(ran, [one.parity for one in beside.values()], deferred=lowered.deferred)
-        if not ran.shipped and self.target.script is not None:
-            notes.append(f"{ran.runtime}: {STAND_IN_NOTE}")
-        description = {
-            **inputs.to_json(),
-            "photographs": inputs.digests(reference.photographs),
-            "key": key,
-            "status": status,
-            "model": lowered.model,
-            "files": file_entries(self.files),
-            "script": self._script_entry(ran),
-            "notes": notes,
-            "parity": _parity_entry(ran),
-            **({"beside": {name: _parity_entry(one) for name, one in beside.items()}} if beside else {}),
-            **({"accuracy": accuracy} if accuracy else {}),
-        }
-        folder = publish(self.place, self.files, description)
-        made = self._emission(status, folder, Description.model_validate(description))
-        faults = [*ran.parity.faults(), *(f"{n}: {f}" for n, one in beside.items() for f in one.parity.faults())]
-        problems = (_mismatch(self.name, faults, folder),) if status == "failed" else ()
-        return replace(made, lowering_seconds=lowered.seconds, diagnostics=problems)
+            accuracy, said = self._accuracy(pool, references, trained, lowered.model)
+            notes += said
+        return Attempt(lowered, reference.photographs, ran, beside, accuracy, notes)
 
-    def _status(self, ran: Ran, beside: Sequence[Parity], *, deferred: bool) -> Status:
+    def _status(self, made: Attempt) -> Status:
         """What is to be said of the artifact, from what ran."""
-        if not all(parity.passed for parity in (ran.parity, *beside)):
+        accepted = None if made.accuracy is None else made.accuracy["passed"]
+        if accepted is False or not all(one.parity.passed for one in (made.ran, *made.beside.values())):
             return "failed"
-        if self.metadata.precision in MEASURED and not ran.parity.judged:
+        if self.accept is not None and accepted is None:
             return "unjudged"
-        if not ran.shipped:
+        if self.metadata.precision in QUANTISED and not made.ran.parity.judged:
+            return "unjudged"
+        if not made.ran.shipped:
             return "evaluated"
-        return "deferred" if deferred else "verified"
+        return "deferred" if made.lowered.deferred else "verified"
+
+    def _problems(self, made: Attempt, folder: Path) -> tuple[Diagnostic, ...]:
+        """Why an artifact failed."""
+        names, place = self.metadata.names, folder / DESCRIPTION
+        faults = [
+            *made.ran.parity.faults(names),
+            *(f"{name}: {fault}" for name, one in made.beside.items() for fault in one.parity.faults(names)),
+        ]
+        found = []
+        if faults:
+            found.append(Diagnostic("T007", f"{self.name}: {'; '.join(faults)}", file=place, help=KEPT))
+        if made.accuracy and (lost := accuracy.shortfalls(made.accuracy)):
+            tables = accuracy.tables(made.accuracy, names)
+            furthest = sorted(made.ran.parity.deviations, key=lambda one: -one.share)
+            text = "; ".join([*lost, tables, *(one.text(names) for one in furthest)])
+            found.append(Diagnostic("T010", f"{self.name}: {text}", file=place, help=f"{KEPT}; {OTHER_LIMITS}"))
+        return tuple(found)
 
     def _hidden(self) -> Sequence[str]:
         """What cannot be imported where the model is run: segc, and PyTorch if that is not its runtime.
@@ -236,8 +323,6 @@ class Order:
         return ["segc"] if any(r.module == "torch" for r in self.target.needed) else ["segc", "torch"]
 
     def _inputs(self) -> Inputs:
-        from segc.emission.verify import choose
-
         job = self.job
         return Inputs(
             name=self.name,
@@ -250,8 +335,9 @@ class Order:
             lineage=job.lineage,
             filters=job.filters,
             root=job.loaded.dataset_root,
-            images=choose(job.images),
+            images=self.photographs,
             calibration=self.calibration,
+            validation=None if self.split is None else self.split.digest(),
         )
 
     def _emit_task(self, weights: Path) -> EmitTask:
@@ -358,14 +444,32 @@ class Order:
         filters = choose_filters(self.metadata, {}, self.job.filters)
         return script_faults(records, reference.photographs, load_arrays(outputs), self.metadata, filters)
 
-    def _accuracy(self, pool: WorkerPool, reference: Reference, model: str) -> dict[str, Any]:
-        """MAP on the validation split, in the artifact's runtime and of the float network in PyTorch."""
-        path = self.files / model
-        with pool.worker(f"the {self.name} measurement", modules(self.target.needed)) as worker:
-            opener = self.target.stand_in(path) or self.target.runtime
-            pool.start(worker, "measure", reference.measure_task(model=str(path), opener=opener))
-            ours = worker.result()
-        return {"artifact": ours, "float": reference.accuracy()}
+    def _accuracy(
+        self, pool: WorkerPool, references: References, trained: Answer, model: str
+    ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+        """MAP in the artifact's runtime beside that of the network in PyTorch, and what is to be said of it."""
+        path, split = self.files / model, self.split
+        if split is None:
+            return None, ()
+        try:
+            with pool.worker(f"the {self.name} measurement", modules(self.target.needed)) as worker:
+                opener = self.target.stand_in(path) or self.target.runtime
+                count = len(split.samples)
+                pool.start(worker, "measure", references.measure_task(self.size, count, model=str(path), opener=opener))
+                ours = worker.result()
+            found = accuracy.record(ours, trained.value(), self.accept, split)
+        except SegcError as error:
+            # The artifact is judged by the rest all the same: what is missing is a figure about it.
+            return None, (_unmeasured(error),)
+        notes = []
+        if split.of > count:
+            sample = f"{count} of the {split.of} images of the validation split"
+            notes.append(f"mAP was measured on a seeded sample: {sample}")
+        if accuracy.drop(found, "box") is None:
+            notes.append("mAP was not measured: no image of the validation split has a labelled object")
+        elif self.accept is None:
+            notes.append("what it loses was measured, and is not judged: accept is false")
+        return found, tuple(notes)
 
     def _script_entry(self, ran: Ran) -> dict[str, Any] | None:
         """Which script ships, and whether it was run and passed."""
@@ -378,7 +482,8 @@ class Order:
     def _emission(self, status: str, folder: Path, description: Description) -> Emission:
         model = description.model
         size = sum(e.bytes for name, e in description.files.items() if name == model or name.startswith(f"{model}/"))
-        summary = ", ".join([str(description.parity.get("summary", "")), *_told_accuracy(description.accuracy)])
+        measured = accuracy.summary(description.accuracy) if description.accuracy else ""
+        summary = ", ".join(filter(None, (str(description.parity.get("summary", "")), measured)))
         return Emission(
             self.name,
             self.target.name,
@@ -390,6 +495,7 @@ class Order:
             summary=summary,
             descent=lineage.line(self.job.lineage),
             notes=tuple(description.notes),
+            figures=tuple(accuracy.rows(description.accuracy, self.metadata.names)) if description.accuracy else (),
         )
 
 
@@ -397,18 +503,6 @@ def _parity_entry(ran: Ran) -> dict[str, Any]:
     return {"runtime": ran.runtime, "summary": ran.parity.summary(), **ran.parity.to_json()}
 
 
-def _told_accuracy(accuracy: Mapping[str, Any] | None) -> Iterator[str]:
-    """The mAP of a quantised artifact beside the float network's, where there is one."""
-    if accuracy:
-        ours, theirs = (accuracy[side]["mask"]["map50_95"] for side in ("artifact", "float"))
-        if ours is not None and theirs is not None:
-            yield f"mask mAP {ours:.3f}, float {theirs:.3f}"
-
-
-def _mismatch(name: str, faults: Sequence[str], folder: Path) -> Diagnostic:
-    return Diagnostic(
-        "T007",
-        f"{name}: {'; '.join(faults)}",
-        file=folder / DESCRIPTION,
-        help="the artifact is kept there for inspection only; an earlier good one stays as it was",
-    )
+def _unmeasured(error: SegcError) -> str:
+    first = error.diagnostics[0]
+    return f"mAP was not measured: {first.message}" + (f" ({first.help})" if first.help else "")

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from segc.targets.contract import Target
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_EVERY = ("segc.emission.script", "segc.emission.verify", "segc.emission.child", "segc.graph.passes")
+_EVERY = (
+    "segc.emission.script",
+    "segc.emission.verify",
+    "segc.emission.accuracy",
+    "segc.emission.child",
+    "segc.graph.passes",
+)
 """What all artifacts are made and judged by, beside their targets."""
 
 

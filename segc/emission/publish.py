@@ -51,6 +51,7 @@ class Inputs:
         root: the dataset's folder.
         images: photographs that it is verified on.
         calibration: photographs that it is calibrated on.
+        validation: a digest of what its mAP is measured on; None where it is not measured.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Inputs:
     root: Path
     images: Sequence[Path]
     calibration: Sequence[Path]
+    validation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As ``artifact.json`` has them: no times and no machine paths, so that equal emissions are equal."""
@@ -87,6 +89,7 @@ class Inputs:
             "versions": {"segc": __version__, **{r.package: r.version() for r in needed}, **self.target.tools()},
             "photographs": self.digests(self.images),
             "calibration": self.digests(self.calibration),
+            **({"validation": self.validation} if self.validation else {}),
         }
 
     def digests(self, paths: Sequence[Path]) -> dict[str, str]:

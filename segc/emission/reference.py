@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from segc.arrays import load_arrays, save_arrays
+from segc.diagnostics import SegcError
 from segc.emission.requests import MeasureTask, ReferenceTask
 from segc.emission.worker import THREADS
 from segc.targets.contract import Requirement
@@ -47,6 +48,7 @@ class Reference:
     Attributes:
         photographs: what was run on.
         cases: the frames made of them.
+        graph: file with the network for this size.
     """
 
     def __init__(
@@ -67,18 +69,17 @@ class Reference:
 
         project = loaded.project
         folder.mkdir(parents=True)
-        self._pool, self._folder, self._loaded, self._size = pool, folder, loaded, size
+        self._folder = folder
         self._lock = threading.Lock()
         self._outputs: dict[str, NDArray[Any]] | None = None
-        self._accuracy: dict[str, Any] | None = None
         self.photographs = images
         self.cases: list[Case] = cases(images, size, dynamic=dynamic)
         save_arrays(self.images, {case.name: case.images for case in self.cases})
         graph = build_graph(project.architecture, project.dataset.nc, size)
         (folder / "graph.json").write_text(write_graph(graph), encoding="utf-8")
-        self._graph, self._weights, self._worker = str(folder / "graph.json"), str(weights), worker
+        self.graph, self._worker = folder / "graph.json", worker
         outputs = str(folder / "outputs.safetensors")
-        task = ReferenceTask(str(self.images), outputs, graph=self._graph, weights=self._weights)
+        task = ReferenceTask(str(self.images), outputs, graph=str(self.graph), weights=str(weights))
         pool.start(worker, "reference", task)
 
     @property
@@ -98,28 +99,34 @@ class Reference:
                 self._outputs = load_arrays(self._folder / "outputs.safetensors")
             return self._outputs
 
-    def measure_task(self, **runs: str) -> MeasureTask:
-        """What a worker needs to measure mAP on the validation split at this size; ``runs`` say of what."""
-        return MeasureTask(
-            project=self._loaded.project.model_dump_json(exclude_unset=True),
-            path=str(self._loaded.path),
-            size=list(self._size),
-            threads=THREADS,
-            **runs,
-        )
 
-    def accuracy(self) -> dict[str, Any]:
-        """The trained network's mAP on the validation split.
+class Answer:
+    """What a worker comes to, for all who ask; it is at work already.
+
+    Args:
+        worker: that was given its task.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._lock = worker, threading.Lock()
+        self._value: Any = None
+        self._error: SegcError | None = None
+
+    def value(self) -> Any:
+        """Wait for it.
 
         Raises:
-            SegcError: T004, T005, T009 where the worker came to no answer.
+            SegcError: T004, T005, T009 where the worker came to no answer, or what its task raised.
         """
         with self._lock:
-            if self._accuracy is None:
-                worker = hire_reference(self._pool)
-                self._pool.start(worker, "measure", self.measure_task(graph=self._graph, weights=self._weights))
-                self._accuracy = worker.result()
-            return self._accuracy
+            if self._error is None and self._value is None:
+                try:
+                    self._value = self._worker.result()
+                except SegcError as error:
+                    self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class References:
@@ -145,8 +152,9 @@ class References:
     ) -> None:
         self._pool, self._folder, self._loaded, self._weights, self._images = pool, folder, loaded, weights, images
         self._lock = threading.RLock()
-        self._made: dict[tuple[tuple[int, int], bool, int], Reference] = {}
+        self._made: dict[tuple[tuple[int, int], bool, tuple[Path, ...]], Reference] = {}
         self._told: dict[tuple[int, int], Reference | None] = {}
+        self._measured: dict[tuple[tuple[int, int], int], Answer] = {}
         self._file: Path | None = None
         self._spare = spare
         self._number = 0
@@ -161,16 +169,34 @@ class References:
                 self._file = path
             return self._file
 
-    def of(self, size: tuple[int, int], *, dynamic: bool = False, many: bool = False) -> Reference:
-        """The reference for an input size on a few photographs, or on many, at work or done."""
-        from segc.emission.verify import IMAGES, MANY_IMAGES, choose
-
-        count = MANY_IMAGES if many else IMAGES
+    def of(self, size: tuple[int, int], photographs: Sequence[Path], *, dynamic: bool = False) -> Reference:
+        """The reference for an input size on some photographs, at work or done."""
         with self._lock:
-            key = (size, dynamic, count)
+            key = (size, dynamic, tuple(photographs))
             if key not in self._made:
-                self._made[key] = self._start(choose(self._images, count), size, dynamic=dynamic)
+                self._made[key] = self._start(photographs, size, dynamic=dynamic)
             return self._made[key]
+
+    def measure_task(self, size: tuple[int, int], images: int, **runs: str) -> MeasureTask:
+        """What a worker needs to measure mAP on so many images of the validation split; ``runs`` say of what."""
+        return MeasureTask(
+            project=self._loaded.project.model_dump_json(exclude_unset=True),
+            path=str(self._loaded.path),
+            size=list(size),
+            images=images,
+            threads=THREADS,
+            **runs,
+        )
+
+    def accuracy(self, size: tuple[int, int], images: int, graph: Path) -> Answer:
+        """The trained network's mAP on so many images of the validation split; ``graph`` is the network's file."""
+        with self._lock:
+            if (size, images) not in self._measured:
+                worker = hire_reference(self._pool)
+                task = self.measure_task(size, images, graph=str(graph), weights=str(self.weights()))
+                self._pool.start(worker, "measure", task)
+                self._measured[size, images] = Answer(worker)
+            return self._measured[size, images]
 
     def telling(self, size: tuple[int, int]) -> Reference | None:
         """A reference on photographs that PyTorch finds something on; None where it does so on none of many.
@@ -178,11 +204,11 @@ class References:
         Raises:
             SegcError: T004, T005, T009 where a worker came to no answer.
         """
-        from segc.emission.verify import telling
+        from segc.emission.verify import MANY_IMAGES, choose, telling
 
         with self._lock:
             if size not in self._told:
-                many = self.of(size, many=True)
+                many = self.of(size, choose(self._images, MANY_IMAGES))
                 found = [many.photographs[index] for index in telling(many.outputs())]
                 self._told[size] = self._start(found, size, dynamic=False) if found else None
             return self._told[size]

@@ -126,6 +126,7 @@ class MeasureTask(Request):
         project: as JSON, with what was given alone: defaults written out would be judged as if somebody had.
         path: of the project file.
         size: input (height, width) in pixels.
+        images: of the split, at most.
         threads: of the runtime.
         model: as in :class:`RunTask`.
         opener: likewise.
@@ -136,6 +137,7 @@ class MeasureTask(Request):
     project: str
     path: str
     size: Sequence[int]
+    images: int
     threads: int
     model: str = ""
     opener: str = ""

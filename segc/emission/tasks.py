@@ -56,8 +56,8 @@ def _reference(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
-    """MAP on the validation split."""
-    from segc.data.dataset import read_split
+    """MAP on the validation split: ``objects`` of each class, and figures of ``box`` and ``mask``."""
+    from segc.emission.accuracy import validation
     from segc.evaluation.coco import evaluate_session
     from segc.spec.load import LoadedProject
     from segc.spec.project import Project
@@ -67,7 +67,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
     metrics = evaluate_session(
         _open(task) if task.model else _network(task),
-        read_split(loaded, "val"),
+        validation(loaded, task.images).samples,
         names,
         size=(task.size[0], task.size[1]),
         iou=chosen.iou,
@@ -76,8 +76,11 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     told = {"box": metrics.box.to_json(), "mask": metrics.seg.to_json()}
     # Without a labelled object there is no average precision: None.
     return {
-        "images": metrics.images,
-        **{name: {"map50_95": values["map"], "map50": values["map50"]} for name, values in told.items()},
+        "objects": list(metrics.class_instances),
+        **{
+            name: {"map50_95": values["map"], "map50": values["map50"], "classes": values["maps"]}
+            for name, values in told.items()
+        },
     }
 
 

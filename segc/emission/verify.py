@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from segc.emission.deviations import Deviation, deviations
 from segc.inference.metadata import LAYOUTS, Metadata
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from segc.inference.masks import Mask
 
     Outputs = Mapping[str, NDArray[np.float32]]
+
+Item = TypeVar("Item")
 
 OUTPUTS = LAYOUTS["named"]
 """What is compared."""
@@ -103,11 +106,11 @@ class Case:
         return height, width
 
 
-def choose(paths: Sequence[Path], count: int = IMAGES) -> list[Path]:
-    """The photographs to verify on: the same ones for the same list, in its order."""
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[index] for index in sorted(random.Random(0).sample(range(len(paths)), count))]  # noqa: S311
+def choose(items: Sequence[Item], count: int = IMAGES) -> list[Item]:
+    """So many of the items, photographs for one: the same ones for the same list, in its order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in sorted(random.Random(0).sample(range(len(items)), count))]  # noqa: S311
 
 
 def telling(outputs: Outputs, count: int = IMAGES) -> list[int]:
@@ -188,12 +191,14 @@ class Parity:
         images: how many there were.
         outputs: errors by output, as far as there was something to compare.
         detections: of both sides, matched.
+        deviations: of quantised artifacts, the worst channel of each output.
         script: what is wrong with what the predict script's command line wrote, a phrase each.
     """
 
     images: int
     outputs: Mapping[str, OutputError]
     detections: Matching
+    deviations: Sequence[Deviation] = ()
     script: tuple[str, ...] = ()
 
     @property
@@ -204,7 +209,8 @@ class Parity:
     @property
     def passed(self) -> bool:
         """Whether the artifact computes what was trained."""
-        return self.detections.passed and not self.script and all(error.passed for error in self.outputs.values())
+        passed = (one.passed for side in (self.outputs.values(), self.deviations) for one in side)
+        return self.detections.passed and not self.script and all(passed)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: numbers to three digits, infinities and NaN as null."""
@@ -215,6 +221,7 @@ class Parity:
                 for name, e in self.outputs.items()
             },
             "detections": asdict(self.detections),
+            **({"deviations": {one.output: one.to_json() for one in self.deviations}} if self.deviations else {}),
             "passed": self.passed,
         }
 
@@ -229,13 +236,13 @@ class Parity:
         at = "" if found.conf == CONFIDENCE else f" at conf {found.conf:g}"
         return f"{', '.join(errors)}, {compared}{at}, {self.images} images"
 
-    def faults(self) -> list[str]:
-        """What did not pass, a phrase each."""
+    def faults(self, names: Sequence[str] = ()) -> list[str]:
+        """What did not pass, a phrase each; ``names`` are those of the classes."""
         found = [f"{name} differ by up to {e.largest:.3g}" for name, e in self.outputs.items() if not e.passed]
         if not self.detections.passed:
             d = self.detections
             found.append(f"{d.matched} of {d.reference} detections match ({d.artifact} in the artifact)")
-        return [*found, *self.script]
+        return [*found, *(one.text(names) for one in self.deviations if not one.passed), *self.script]
 
 
 def compare(
@@ -267,7 +274,8 @@ def compare(
         matching, reference, artifact = _match_suppressed(names, reference, artifact, tolerance, suppression)
     compared = [output for output in OUTPUTS if any(reference[f"{name}.{output}"].size for name in names)]
     errors = {output: _output_error(output, batches, reference, artifact, tolerance) for output in compared}
-    return Parity(images, errors, matching)
+    quantised = math.isinf(tolerance.scores) and _same_shapes(names, reference, artifact)
+    return Parity(images, errors, matching, deviations(names, reference, artifact) if quantised else ())
 
 
 def _output_error(

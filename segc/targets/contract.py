@@ -43,6 +43,19 @@ ARTIFACT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 """Names of artifacts: they are names of folders, and ``.failed`` is added to one."""
 
 
+class Accept(SpecModel):
+    """What an artifact may lose of the trained network's mean average precision, mAP50-95 in 0..1."""
+
+    mask_map_drop: float = Field(0.01, ge=0, le=1, description="Most that the masks' mAP50-95 may be lower.")
+    box_map_drop: float = Field(0.01, ge=0, le=1, description="Most that the boxes' mAP50-95 may be lower.")
+    images: int = Field(
+        300,
+        ge=1,
+        le=1_000_000,
+        description="Images of the validation split to measure on: all where it has no more, else a seeded sample.",
+    )
+
+
 class TargetOptions(SpecModel):
     """What the options of every target have; a subclass narrows ``format`` to a ``Literal`` and adds its own keys."""
 
@@ -58,6 +71,13 @@ class TargetOptions(SpecModel):
         None,
         description="Input size in pixels: one side, or [height, width]; that of the hyperparameters if left out.",
         examples=[640],
+    )
+    accept: Accept | bool | None = Field(
+        None,
+        description="What the artifact may lose of the trained network's mAP, `{mask_map_drop: 0.01, box_map_drop: "
+        "0.01, images: 300}` if true, measured in its own runtime on so many images of the validation split; what "
+        "loses more fails. true for int8 if left out, else false: no limit.",
+        examples=[{"mask_map_drop": 0.01, "box_map_drop": 0.01}],
     )
 
     def size(self, default: tuple[int, int]) -> tuple[int, int]:
@@ -125,8 +145,8 @@ def modules(requirements: Iterable[Requirement]) -> list[str]:
 CALIBRATED = frozenset({"int8"})
 """Precisions that need images to calibrate on."""
 
-MEASURED = frozenset({"int8", "weight-only-int8"})
-"""Precisions whose mAP is recorded beside that of the float network."""
+QUANTISED = frozenset({"int8", "weight-only-int8"})
+"""Precisions whose mAP is measured beside that of the float network, and judged unless ``accept`` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +272,11 @@ class Target:
     def precision(self, options: TargetOptions) -> str:
         """What these options compute or store in, see ``segc.inference.metadata.PRECISIONS``."""
         return str(self.settings(options).get("precision", "fp32"))
+
+    def accepted(self, options: TargetOptions) -> Accept | None:
+        """What an artifact of these options may lose; None where nothing is asked of it."""
+        asked = self.precision(options) in QUANTISED if options.accept is None else options.accept
+        return asked if isinstance(asked, Accept) else Accept() if asked else None
 
     def make(self, request: EmitRequest) -> Emitted:
         """Run the passes, and emit.

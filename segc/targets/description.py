@@ -27,8 +27,9 @@ Status = Literal["verified", "evaluated", "deferred", "unjudged", "failed"]
 - ``verified``: what ships ran in the runtime that people deploy on, predict script and all, and agreed with PyTorch;
 - ``evaluated``: something that stands in for that runtime agreed;
 - ``deferred``: as far as this machine goes it agreed, and it has to be finished on another;
-- ``unjudged``: it runs, but on no photograph of the split the trained network finds anything to compare;
-- ``failed``: it does not compute what was trained.
+- ``unjudged``: it runs, but on no photograph of the split the trained network finds anything to compare, or what it
+  loses could not be measured;
+- ``failed``: it does not compute what was trained, or loses more accuracy than is accepted.
 """
 
 

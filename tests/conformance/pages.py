@@ -18,6 +18,7 @@ from refusals import REFUSALS  # noqa: E402
 from run import BESIDE  # noqa: E402
 
 from segc.explanations import diagnostics_page  # noqa: E402
+from segc.targets.contract import Accept  # noqa: E402
 from segc.targets.registry import targets  # noqa: E402
 
 DOCS = HERE.parents[1] / "docs"
@@ -94,6 +95,8 @@ def _values(annotation: object) -> str:
         return "true, false"
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
+    if Accept in get_args(annotation):
+        return f"true, false, or {{{', '.join(Accept.model_fields)}}}"
     words = {int: "whole number", float: "number", str: "text"}
     return words.get(annotation, "pixels") if isinstance(annotation, type) else "pixels"
 
