@@ -103,13 +103,14 @@ def deviations(cases: Sequence[str], reference: Mapping[str, Array], artifact: M
         cases: names of the cases.
         reference: the network's outputs by ``<case>.<output>``: ``boxes`` [..., A, 4], ``scores`` [..., A, nc],
             ``coefficients`` [..., A, K], ``prototypes`` [N, K, h, w].
-        artifact: the artifact's, of the same shapes.
+        artifact: the artifact's, of the same shapes, as far as it has them.
     """
     scores = _columns("scores", cases, reference)
     shows = scores > CERTAIN
     some = shows.max(axis=1, initial=False)[:, None]
     found = []
-    for output in MOST_FACTOR:
+    there = [output for output in MOST_FACTOR if all(f"{case}.{output}" in artifact for case in cases)]
+    for output in there:
         ours, theirs = _columns(output, cases, reference), _columns(output, cases, artifact)
         counts = {"scores": shows, "prototypes": np.ones_like(some, shape=(len(ours), 1))}.get(output, some)
         worst = _worst(output, ours, theirs, np.broadcast_to(counts, ours.shape))
