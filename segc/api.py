@@ -177,7 +177,7 @@ class Project:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        retina: bool = False,
+        retina: bool | None = None,
         runtime: Runtime = "torch",
     ) -> "Iterator[Prediction]":
         """Segment images: files, folders, patterns and http(s) addresses.
@@ -192,7 +192,7 @@ class Project:
             conf: least score; where not given, that of a model that suppresses by itself, else the project's.
             iou: overlap that makes two boxes one; likewise.
             max_det: most detections an image; likewise.
-            retina: masks interpolated at the photograph's resolution.
+            retina: masks interpolated at the photograph's resolution, the default, or scaled from the frame.
             runtime: what runs weights.
 
         Raises:
@@ -203,8 +203,8 @@ class Project:
 
         found = find([str(source) for source in sources])
         session = self._session(_weights(weights), _path(artifact), runtime)
-        given = {"conf": conf, "iou": iou, "max_det": max_det}
-        filters = filters_of(session, given, self.loaded, retina=retina)
+        given = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina}
+        filters = filters_of(session, given, self.loaded)
         return (predict(source, session, filters)[1] for source in found)
 
     def _session(self, weights: Path | None, artifact: Path | None, runtime: Runtime) -> "Session":

@@ -38,19 +38,19 @@ def find(items: Sequence[str]) -> "list[Source]":
         ) from None
 
 
-def filters_of(
-    session: "Session", given: Mapping[str, Any], loaded: "LoadedProject | None", *, retina: bool
-) -> "Filters":
+def filters_of(session: "Session", given: Mapping[str, Any], loaded: "LoadedProject | None") -> "Filters":
     """What is asked for; where nothing is said, what a model that suppresses by itself has, else the project's.
 
     Raises:
-        SegcError: I005 where such a model has left out what is asked for.
+        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class.
     """
-    from segc.inference.filters import FilterError, Filters, choose_filters
+    from segc.inference.filters import ClassError, FilterError, Filters, choose_filters
 
     defaults = Filters() if loaded is None else project_filters(loaded.project)
     try:
-        return choose_filters(session.metadata, given, defaults, retina=retina)
+        return choose_filters(session.metadata, given, defaults)
+    except ClassError as error:
+        raise fail("X215", str(error)) from None
     except FilterError as error:
         raise fail(
             "I005", str(error), help="emit it again with other thresholds in the project, or without nms"

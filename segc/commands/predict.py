@@ -45,7 +45,18 @@ if TYPE_CHECKING:
 @click.option("--conf", type=click.FloatRange(0, 1), help="Least score; the project's if not given, else 0.25.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections an image; the project's, else 300.")
-@click.option("--retina", is_flag=True, help="Masks interpolated at the photograph's resolution.")
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="NAMES",
+    help="Only these classes, by name or number, with commas between; may be repeated.",
+)
+@click.option("--agnostic", is_flag=True, default=None, help="Boxes of different classes suppress each other, too.")
+@click.option(
+    "--retina/--no-retina",
+    default=None,
+    help="Masks interpolated at the photograph's resolution, the default, or scaled from the network's frame.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: build/predictions.")
 @click.option("--save-json", is_flag=True, help="Write everything found to predictions.json in the output folder.")
 @click.option("--save-txt", is_flag=True, help="Write YOLO label files to labels/ in the output folder.")
@@ -63,7 +74,9 @@ def command(
     conf: float | None,
     iou: float | None,
     max_det: int | None,
-    retina: bool,
+    classes: tuple[str, ...],
+    agnostic: bool | None,
+    retina: bool | None,
     output: Path | None,
     save_json: bool,
     save_txt: bool,
@@ -89,7 +102,9 @@ def command(
     if artifact is None and loaded is not None:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     session = _open(loaded, build_dir, file, artifact)
-    filters = filters_of(session, {"conf": conf, "iou": iou, "max_det": max_det}, loaded, retina=retina)
+    asked = [name for part in classes for one in part.split(",") if (name := one.strip())]
+    given = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic}
+    filters = filters_of(session, given | {"classes": asked or None}, loaded)
     return _run(session, sources, files, filters, folder / "predictions.json" if save_json else None)
 
 

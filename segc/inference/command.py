@@ -29,7 +29,13 @@ def read_arguments(arguments: Sequence[str] | None, model: Path, defaults: Filte
     add("--conf", type=share, metavar="0..1", help=f"least score of a detection; {defaults.conf:g} if not given")
     add("--iou", type=share, metavar="0..1", help=f"overlap that makes two boxes one; {defaults.iou:g} if not given")
     add("--max-det", type=count, metavar="N", help=f"most detections an image; {defaults.max_det} if not given")
-    add("--retina", action="store_true", help="masks interpolated at the photograph's resolution")
+    add("--classes", type=words, metavar="NAMES", help="only these classes, by name or number, with commas between")
+    add("--agnostic", action="store_true", default=None, help="boxes of different classes suppress each other, too")
+    add(
+        "--retina",
+        action=argparse.BooleanOptionalAction,
+        help="masks interpolated at the photograph's resolution (the default), or scaled from the network's frame",
+    )
     add("--save-txt", action="store_true", help="write YOLO label files to labels/ in the output folder")
     add("--no-overlay", action="store_true", help="write no pictures")
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
@@ -43,6 +49,11 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def words(text: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def count(text: str) -> int:
@@ -77,7 +88,7 @@ def run_command(
         sources = find_sources(options.sources)
         plan = plan_files(sources, options.output, overlay=not options.no_overlay, label=options.save_txt)
         opened = open_model(options.model, options.threads or 0)
-        filters = choose_filters(opened.metadata, vars(options), defaults, retina=options.retina)
+        filters = choose_filters(opened.metadata, vars(options), defaults)
         failures = predict_sources(
             sources,
             plan,

@@ -13,11 +13,10 @@ from segc.inference.draw import draw_prediction
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.inference.output import encode_picture, first_in_place_of, output_stems, overlay_suffix
-from segc.inference.predict import Run, predict_image
+from segc.inference.predict import Run, predict_filtered
 from segc.inference.results import Prediction, json_record, json_text, label_text
 from segc.inference.sources import ImageError, Source, SourceError
 from segc.inference.text import printable
-from segc.inference.thresholds import above
 
 Write = Callable[[Path, bytes], None]
 """Writes a file whole or not at all, creating the folders above it."""
@@ -76,17 +75,7 @@ def predict_source(
         ImageError: where it cannot be read.
     """
     image = source.read()
-    prediction = predict_image(
-        image,
-        run,
-        metadata,
-        conf=filters.conf,
-        iou=filters.iou,
-        max_det=filters.max_det,
-        retina=filters.retina,
-        path=source.name,
-    )
-    return image, above(prediction, filters.by_class)
+    return image, predict_filtered(image, run, metadata, filters, source.name)
 
 
 def write_prediction(image: npt.NDArray[np.uint8], prediction: Prediction, files: Files, write: Write) -> None:

@@ -1,6 +1,6 @@
 """From the network's outputs to detections: candidates above a confidence, then non-maximum suppression."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +192,7 @@ def detections(
     iou: float,
     max_det: int,
     multi_label: bool = False,
+    only: Sequence[int] | None = None,
     agnostic: bool = False,
 ) -> Detections:
     """Detections of one image.
@@ -203,12 +204,15 @@ def detections(
         iou: boxes of one class that overlap a better one more than this are left out.
         max_det: at most so many, the best.
         multi_label: an anchor may stand for several classes (evaluation) instead of its best one (prediction).
+        only: numbers of the classes that count; None for all. An anchor whose best class is another is left out.
         agnostic: suppress across classes.
     """
     anchors, classes = candidates(scores, conf, multi_label=multi_label)
     # A half-precision artifact may overflow; a box that is no box must not reach geometry.
-    finite = np.isfinite(boxes[anchors]).all(axis=1)
-    anchors, classes = anchors[finite], classes[finite]
+    usable = np.isfinite(boxes[anchors]).all(axis=1)
+    if only is not None:
+        usable &= np.isin(classes, only)
+    anchors, classes = anchors[usable], classes[usable]
     found, score = boxes[anchors], scores[anchors, classes]
     kept = suppress(found, score, classes, iou, max_det=max_det, agnostic=agnostic)
     return Detections(anchors[kept], found[kept], score[kept], classes[kept])

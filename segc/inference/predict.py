@@ -1,18 +1,39 @@
 """From a photograph to its prediction, through any function that runs the network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.filters import Filters
 from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
 from segc.inference.masks import affordable, image_masks
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.inference.results import Prediction
+from segc.inference.thresholds import above
 
 Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
 """Runs the network: images [N, 3, H, W] in 0..1 RGB to the four named outputs, see `named_outputs`."""
+
+
+def predict_filtered(
+    image: npt.NDArray[np.uint8], run: Run, metadata: Metadata, filters: Filters, path: str = ""
+) -> Prediction:
+    """What counts as a detection on one photograph [h, w, 3] BGR; see `predict_image`."""
+    prediction = predict_image(
+        image,
+        run,
+        metadata,
+        conf=filters.conf,
+        iou=filters.iou,
+        max_det=filters.max_det,
+        retina=filters.retina,
+        only=filters.classes,
+        agnostic=filters.agnostic,
+        path=path,
+    )
+    return above(prediction, filters.by_class)
 
 
 def predict_image(
@@ -25,6 +46,8 @@ def predict_image(
     max_det: int = 300,
     retina: bool = False,
     multi_label: bool = False,
+    only: Sequence[int] | None = None,
+    agnostic: bool = False,
     path: str = "",
 ) -> Prediction:
     """Detect on one photograph.
@@ -38,6 +61,8 @@ def predict_image(
         max_det: at most so many detections.
         retina: masks interpolated at the photograph's resolution.
         multi_label: an anchor may stand for several classes (evaluation).
+        only: numbers of the classes that count; None for all.
+        agnostic: boxes of different classes suppress each other, too.
         path: the name that the prediction carries.
     """
     frame, geometry = letterbox(image, metadata.imgsz)
@@ -53,6 +78,8 @@ def predict_image(
         max_det=max_det,
         retina=retina,
         multi_label=multi_label,
+        only=only,
+        agnostic=agnostic,
         path=path,
     )
 
@@ -67,6 +94,8 @@ def image_prediction(
     max_det: int,
     retina: bool = False,
     multi_label: bool = False,
+    only: Sequence[int] | None = None,
+    agnostic: bool = False,
     path: str = "",
 ) -> Prediction:
     """The prediction from one image's network outputs: what `predict_image` does after the network.
@@ -83,10 +112,19 @@ def image_prediction(
         max_det: at most so many detections.
         retina: masks interpolated at the photograph's resolution.
         multi_label: an anchor may stand for several classes (evaluation).
+        only: numbers of the classes that count; None for all.
+        agnostic: boxes of different classes suppress each other, too.
         path: the name that the prediction carries.
     """
     found = detections(
-        outputs["boxes"], outputs["scores"], conf=conf, iou=iou, max_det=max_det, multi_label=multi_label
+        outputs["boxes"],
+        outputs["scores"],
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        multi_label=multi_label,
+        only=only,
+        agnostic=agnostic,
     )
     boxes = boxes_to_image(found.boxes, geometry)
     kept = slice(affordable(boxes))

@@ -15,8 +15,7 @@ from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
 from segc.evaluation.project import Evaluated
 from segc.inference.filters import Filters
-from segc.inference.predict import predict_image
-from segc.inference.thresholds import above
+from segc.inference.predict import predict_filtered
 from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
@@ -425,15 +424,8 @@ def _examples(evaluated: Evaluated, filters: Filters) -> list[Example]:
     examples = []
     for sample in (labelled[i] for i in chosen):
         image = read_sample(sample)
-        prediction = predict_image(
-            image,
-            evaluated.session.run,
-            replace(evaluated.session.metadata, imgsz=evaluated.size, names=tuple(evaluated.metrics.names)),
-            conf=filters.conf,
-            iou=filters.iou,
-            max_det=filters.max_det,
-        )
-        prediction = above(prediction, filters.by_class)
+        metadata = replace(evaluated.session.metadata, imgsz=evaluated.size, names=tuple(evaluated.metrics.names))
+        prediction = predict_filtered(image, evaluated.session.run, metadata, filters)
         small = pictures.fit(image, _EXAMPLE_SIDE)
         size = (small.shape[0], small.shape[1])
         label = pictures.draw(small, pictures.truth(sample, size, evaluated.metrics.names))

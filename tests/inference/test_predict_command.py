@@ -166,9 +166,9 @@ def test_confidence_comes_from_the_option_then_the_project_then_the_default(here
         "hyperparameters: {conf: 0.5, iou: 0.6, max_det: 7}\n"
     )
     cli.run(["predict", "a.jpg", *artifact])
-    cli.run(["predict", "a.jpg", *artifact, "--conf", "0.1", "--max-det", "9", "--retina"])
+    cli.run(["predict", "a.jpg", *artifact, "--conf", "0.1", "--max-det", "9", "--no-retina"])
     plain = [(f.conf, f.iou, f.max_det, f.retina) for f in seen]
-    assert plain == [(0.25, 0.7, 300, False), (0.5, 0.6, 7, False), (0.1, 0.6, 9, True)]
+    assert plain == [(0.25, 0.7, 300, True), (0.5, 0.6, 7, True), (0.1, 0.6, 9, False)]
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.jpg", "--conf", "2"], ["a.jpg", "--weights", "w", "--artifact", "a"]])
