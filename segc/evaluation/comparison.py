@@ -82,7 +82,7 @@ def _on_photograph(
 ) -> Comparison:
     def masks(rows: NDArray[np.int64]) -> Sequence[Mask]:
         coefficients = outputs["coefficients"][found.anchors[rows]]
-        return image_masks(coefficients, outputs["prototypes"], found.boxes[rows], geometry)
+        return image_masks(coefficients, outputs["prototypes"], found.boxes[rows], geometry, retina=True)
 
     truth = _truth_on_photograph(instances, geometry.original)
     return geometry.original, truth, _found(instances, found, geometry, geometry.original, masks)

@@ -112,7 +112,7 @@ def by_segc(artifact: Path, photo: Path, tmp_path: Path, *arguments: str) -> dic
 
     out = tmp_path / "ours"
     model = str(artifact / "photos_web_model")
-    options = ["--artifact", model, "-o", str(out), "--save-json", "--no-overlay", *arguments]
+    options = ["--artifact", model, "-o", str(out), "--save-json", "--no-overlay", "--no-retina", *arguments]
     assert run(["predict", str(photo), *options]) == 0
     (record,) = json.loads((out / "predictions.json").read_bytes())
     return dict(record)
