@@ -102,9 +102,9 @@ def command(
     if artifact is None and loaded is not None:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
     session = _open(loaded, build_dir, file, artifact)
-    asked = [name for part in classes for one in part.split(",") if (name := one.strip())]
-    given = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic}
-    filters = filters_of(session, given | {"classes": asked or None}, loaded)
+    asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
+    filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
+    filters = filters_of(session, filtered, loaded)
     return _run(session, sources, files, filters, folder / "predictions.json" if save_json else None)
 
 

@@ -4,11 +4,11 @@ OpenCV decodes whole files only. A block of a TIFF file, a tile or a strip, is d
 around it, with the tags of the large one (TIFF 6.0; JPEG blocks have their tables in a tag, TechNote 2).
 """
 
+import contextlib
 import mmap
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import cv2
@@ -258,7 +258,7 @@ def open_picture(source: Source) -> Picture:
         ImageError: where it cannot be fetched, read or decoded; the text names it.
     """
     if source.path is not None:
-        with suppress(OSError, HeaderError, struct.error, ValueError), source.path.open("rb") as file:
+        with contextlib.suppress(OSError, HeaderError, struct.error, ValueError), source.path.open("rb") as file:
             if file.read(4) in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 return TiffPicture(data, source.name)  # type: ignore[arg-type]
