@@ -72,6 +72,15 @@ run_option = click.option(
     help="Take the weights of this run; `segc runs list` shows all, `segc runs use` keeps one.",
 )
 
+device_option = click.option(
+    "--device",
+    "--provider",
+    "device",
+    metavar="NAME",
+    help="Where the model runs: auto, cpu, cuda, mps or what else its runtime knows; what is not there is an error. "
+    "If not given: an artifact as it was verified, weights on the project's device.",
+)
+
 
 def build_folder(loaded: "LoadedProject", build_dir: Path | None) -> Path:
     """The build directory that a command works in."""

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 from segc.commands.common import (
     build_dir_option,
     build_folder,
+    device_option,
     project_option,
     run_option,
     set_option,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     metavar="NAME|PATH",
     help="Run this emitted model instead: a name under build/artifacts, a folder or a file.",
 )
+@device_option
 @click.option("--conf", type=click.FloatRange(0, 1), help="Least score; the project's if not given, else 0.25.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections an image; the project's, else 300.")
@@ -71,6 +73,7 @@ def command(
     weights: str | None,
     run: str | None,
     artifact: Path | None,
+    device: str | None,
     conf: float | None,
     iou: float | None,
     max_det: int | None,
@@ -91,6 +94,7 @@ def command(
     if artifact is not None and (weights is not None or run is not None):
         given = "--run" if weights is None else "--weights"
         raise click.UsageError(f"{given} and --artifact exclude each other", context)
+    from segc.inference.text import printable
     from segc.prediction import filters_of, find, plan
 
     sources = find(items)
@@ -101,7 +105,8 @@ def command(
     file = None
     if artifact is None and loaded is not None:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
-    session = _open(loaded, build_dir, file, artifact)
+    session = _open(loaded, build_dir, file, artifact, device)
+    click.echo(f"runs in {printable(session.runtime)}", err=True)
     asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, filtered, loaded)
@@ -120,18 +125,22 @@ def _base(loaded: "LoadedProject | None", build_dir: Path | None) -> Path:
 
 
 def _open(
-    loaded: "LoadedProject | None", build_dir: Path | None, weights: Path | None, artifact: Path | None
+    loaded: "LoadedProject | None",
+    build_dir: Path | None,
+    weights: Path | None,
+    artifact: Path | None,
+    device: str | None,
 ) -> "Session":
     prepare_to_compute()
     if artifact is not None:
         from segc.sessions.artifact import find_artifact, open_artifact
 
         base = _base(loaded, build_dir)
-        return open_artifact(find_artifact(artifact, base), build_dir=base)
+        return open_artifact(find_artifact(artifact, base), build_dir=base, device=device)
     assert loaded is not None  # noqa: S101 - only an artifact does without a project
     from segc.sessions.choose import weights_session
 
-    return weights_session(loaded, build_folder(loaded, build_dir), weights, warn=warn)
+    return weights_session(loaded, build_folder(loaded, build_dir), weights, device=device, warn=warn)
 
 
 def _run(
@@ -154,6 +163,7 @@ def _run(
             session.run,
             session.metadata,
             filters,
+            runtime=session.runtime,
             write=write_atomic,
             told=click.echo,
             failed=lambda error: click.echo(render_text(image_problem(error).diagnostics), err=True, nl=False),

@@ -8,6 +8,7 @@ import click
 from segc.commands.common import (
     build_dir_option,
     build_folder,
+    device_option,
     image_bar,
     project_argument,
     run_option,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--artifact", type=click.Path(path_type=Path), metavar="NAME|PATH", help="Run this emitted model instead."
 )
+@device_option
 @click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True, help="Images to use.")
 @click.option(
     "--batch",
@@ -82,6 +84,7 @@ def command(
     weights: str | None,
     run: str | None,
     artifact: Path | None,
+    device: str | None,
     split: Literal["train", "val"],
     batch: int,
     mask_grid: "MaskGrid",
@@ -117,6 +120,7 @@ def command(
             build_folder(loaded, build_dir),
             weights=file,
             artifact=artifact,
+            device=device,
             split=split,
             batch=batch,
             rect=rect,

@@ -34,7 +34,7 @@ def run_script(request: dict[str, Any]) -> dict[str, Any]:
     except script.ModelError as error:
         return {"refused": str(error)}
     # The command line opens the model that is open already.
-    script.open_model = lambda _path, _threads: model
+    script.open_model = lambda *_: model
     arguments = [*request["photographs"], "-o", request["predictions"], "--no-overlay", *request["arguments"]]
     status = script.main(arguments)
     return {"metadata": model.metadata.to_json(), "runtime": model.runtime, "status": status}

@@ -69,6 +69,7 @@ def evaluate_project(
     *,
     weights: Path | None = None,
     artifact: Path | None = None,
+    device: str | None = None,
     split: Split = "val",
     batch: int = 1,
     rect: bool | None = None,
@@ -85,6 +86,7 @@ def evaluate_project(
         build_dir: where its trained weights are.
         weights: a file to use instead.
         artifact: an emitted model to run in place of weights.
+        device: where it runs, see ``segc.sessions.choose``.
         split: whose images.
         batch: images a run, where the model leaves it open.
         rect: letterbox into frames of the images' own shapes, where the model leaves the size open; the project's
@@ -104,9 +106,9 @@ def evaluate_project(
     if not allow_unlabelled and not any(not instance.is_crowd for sample in samples for instance in sample.instances):
         raise fail("E001", f"no image of dataset.{split} has a labelled object", file=loaded.path)
     if artifact is None:
-        session = weights_session(loaded, build_dir, weights, runtime=runtime, warn=warn)
+        session = weights_session(loaded, build_dir, weights, runtime=runtime, device=device, warn=warn)
     else:
-        session = artifact_session(loaded, build_dir, artifact)
+        session = artifact_session(loaded, build_dir, artifact, device)
     chosen = project.hyperparameters
     size = _size(session, loaded)
     rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic

@@ -13,7 +13,9 @@ from segc.inference.sources import SourceError, find_sources
 from segc.inference.text import printable
 
 
-def read_arguments(arguments: Sequence[str] | None, model: Path, defaults: Filters) -> argparse.Namespace:
+def read_arguments(
+    arguments: Sequence[str] | None, model: Path, defaults: Filters, devices: Sequence[str]
+) -> argparse.Namespace:
     """The command line; wrong usage ends the program with status 2."""
     parser = argparse.ArgumentParser(description=f"Segment images with {model.name}.")
     add = parser.add_argument
@@ -39,6 +41,8 @@ def read_arguments(arguments: Sequence[str] | None, model: Path, defaults: Filte
     add("--save-txt", action="store_true", help="write YOLO label files to labels/ in the output folder")
     add("--no-overlay", action="store_true", help="write no pictures")
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
+    where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
+    add("--device", "--provider", dest="device", metavar="NAME", help=where)
     add("--threads", type=count, metavar="N", help="threads of the runtime; it chooses if not given")
     return parser.parse_args(arguments)
 
@@ -68,7 +72,8 @@ def run_command(
     arguments: Sequence[str] | None,
     model: Path,
     defaults: Filters,
-    open_model: Callable[[Path, int], Model],
+    open_model: Callable[[Path, int, str | None], Model],
+    devices: Sequence[str],
     install: str,
 ) -> int:
     """Run the program.
@@ -77,17 +82,19 @@ def run_command(
         arguments: of the command line; None for the process's own.
         model: what is run unless --model names another.
         defaults: where the command line says nothing.
-        open_model: opens a model, with so many threads, 0 for the runtime's choice.
+        open_model: opens a model, with so many threads, 0 for the runtime's choice, on a device, None for the first.
+        devices: where the runtime can run it.
         install: the command that brings the packages.
 
     Returns:
         The exit status: 0 done, 1 an image or the model could not be read, 2 wrong usage.
     """
-    options = read_arguments(arguments, model, defaults)
+    options = read_arguments(arguments, model, defaults, devices)
     try:
         sources = find_sources(options.sources)
         plan = plan_files(sources, options.output, overlay=not options.no_overlay, label=options.save_txt)
-        opened = open_model(options.model, options.threads or 0)
+        opened = open_model(options.model, options.threads or 0, options.device)
+        print(f"runs in {printable(opened.runtime)}", file=sys.stderr)
         filters = choose_filters(opened.metadata, vars(options), defaults)
         failures = predict_sources(
             sources,
@@ -95,6 +102,7 @@ def run_command(
             opened.run,
             opened.metadata,
             filters,
+            runtime=opened.runtime,
             write=write_whole,
             told=print,
             failed=lambda error: print(printable(error), file=sys.stderr),

@@ -101,6 +101,7 @@ def predict_sources(
     metadata: Metadata,
     filters: Filters,
     *,
+    runtime: str,
     write: Write,
     told: Callable[[str], None],
     failed: Callable[[ImageError], None],
@@ -114,6 +115,7 @@ def predict_sources(
         run: runs the model.
         metadata: the model's.
         filters: what counts as a detection.
+        runtime: what runs the model, for people.
         write: writes a file.
         told: takes a line about each source.
         failed: takes what is wrong with one that cannot be predicted; the others go on.
@@ -138,7 +140,7 @@ def predict_sources(
         size = f"{prediction.width}x{prediction.height}"
         told(f"{printable(source.name)}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{place}")
         if json_path is not None:
-            records.append(json_record(prediction))
+            records.append(json_record(prediction, runtime))
     if json_path is not None:
         write(json_path, json_text(records).encode())
         told(f"{printable(json_path)}: {len(records)} of {len(sources)} images")

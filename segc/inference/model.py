@@ -1,13 +1,13 @@
 """A model that is open: what it says about itself, and the function that runs it, whatever runtime is behind it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.metadata import Metadata
+from segc.inference.metadata import Metadata, ModelError
 from segc.inference.postprocess import model_input, named_outputs
 
 Raw = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
@@ -39,6 +39,30 @@ class Model:
             ModelError: where the outputs are not those that the metadata speak of.
         """
         return named_outputs(self.raw(model_input(images, self.metadata)), self.metadata, len(images))
+
+
+class DeviceError(ModelError):
+    """A device that was asked for and is not here, or that the runtime does not know."""
+
+
+def asked_device(asked: str | None, devices: Sequence[str], runtime: str) -> str:
+    """The device to run on, of those that a runtime knows, in small letters.
+
+    Args:
+        asked: what was asked for; None where nothing was, which gives the first of ``devices``, as does ``auto`` where
+            it is not among them.
+        devices: what the runtime knows.
+        runtime: its name, for people.
+
+    Raises:
+        DeviceError: where the runtime does not know it.
+    """
+    chosen = devices[0] if asked is None else asked.lower()
+    if chosen == "auto" and chosen not in devices:
+        return devices[0]
+    if chosen not in devices:
+        raise DeviceError(f"{runtime} knows no device {chosen[:60]!r}, but {', '.join(devices)}")
+    return chosen
 
 
 def first_line(error: BaseException) -> str:

@@ -143,9 +143,9 @@ def label_text(prediction: Prediction) -> str:
     return "".join(f"{row}\n" for row in prediction.label_rows())
 
 
-def json_record(prediction: Prediction) -> str:
-    """One prediction as JSON text, a line a detection; the same text for the same prediction everywhere."""
-    record = prediction.to_json()
+def json_record(prediction: Prediction, runtime: str) -> str:
+    """One prediction as JSON text, a line a detection, and what ran the model; everywhere the same for the same."""
+    record = {**prediction.to_json(), "runtime": runtime}
     found: Sequence[Any] = record.pop("detections")
     head = json.dumps(record, ensure_ascii=False, allow_nan=False)[:-1]
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in found)

@@ -25,6 +25,13 @@ def choose_device(wanted: str, processes: int = 1, local_rank: int = 0) -> torch
     if wanted == "auto":
         # Processes cannot share Apple's GPU.
         wanted = next(kind for kind in there if there[kind] and (alone or kind != "mps"))
+    if wanted.partition(":")[0] not in there:
+        known = ", ".join(there)
+        raise fail(
+            "R007",
+            f"PyTorch, which runs weights, knows no device {wanted[:60]!r}, but {known}",
+            help="`auto` takes what is there",
+        )
     device = torch.device(wanted)
     if not there[device.type]:
         raise fail(

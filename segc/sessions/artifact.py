@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from segc.diagnostics import fail
 from segc.files import digest_file
 from segc.inference.metadata import ModelError
-from segc.sessions.isolated import IsolatedModel
+from segc.inference.model import DeviceError
+from segc.sessions.isolated import IsolatedModel, no_device
 from segc.targets.contract import check_packages
 from segc.targets.description import DESCRIPTION, read_description
 from segc.targets.registry import targets
@@ -55,7 +56,7 @@ def _suffix_length(target: Target) -> int:
     return len(target.suffix)
 
 
-def open_artifact(path: Path, threads: int = 0, build_dir: Path | None = None) -> Session:
+def open_artifact(path: Path, threads: int = 0, build_dir: Path | None = None, device: str | None = None) -> Session:
     """Open an emitted model in its own runtime.
 
     Args:
@@ -63,16 +64,17 @@ def open_artifact(path: Path, threads: int = 0, build_dir: Path | None = None) -
         threads: threads of the runtime; 0 leaves it the choice.
         build_dir: what lies whole among its artifacts was written here, and runs in this process; a stranger's model
             runs in one of its own.
+        device: where its runtime is to run it, see ``segc.targets.contract.OpenModel``.
 
     Raises:
-        SegcError: F001 where there is no such file, F004 where a package is missing, T006 where no target has such
-            a file, it cannot be read, or its verification failed.
+        SegcError: F001 where there is no such file, F004 where a package is missing, R007 where the device is, T006
+            where no target has such a file, it cannot be read, or its verification failed.
     """
     target, model = locate(path)
     if build_dir is not None and _is_own(path, build_dir):
-        return open_target(target, model, threads)
+        return open_target(target, model, threads, device)
     _prepare(target, model)
-    return IsolatedModel(target, model, threads)
+    return IsolatedModel(target, model, threads, device)
 
 
 def _is_own(path: Path, build_dir: Path) -> bool:
@@ -85,15 +87,18 @@ def _is_own(path: Path, build_dir: Path) -> bool:
     )
 
 
-def open_target(target: Target, model: Path, threads: int = 0) -> Model:
+def open_target(target: Target, model: Path, threads: int = 0, device: str | None = None) -> Model:
     """Open a model of a target: its guard looks at it first.
 
     Raises:
-        SegcError: F004 and T002 where the runtime is not here, T006 where the model cannot be run.
+        SegcError: F004 and T002 where the runtime is not here, R007 where the device is not, T006 where the model
+            cannot be run.
     """
     _prepare(target, model)
     try:
-        return target.opener(model)(model, threads)
+        return target.opener(model)(model, threads, device)
+    except DeviceError as error:
+        raise no_device(error) from None
     except ModelError as error:
         raise fail("T006", str(error), file=model, help="emit it again, or copy it again") from None
 

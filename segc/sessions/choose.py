@@ -28,7 +28,13 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def weights_session(
-    loaded: "LoadedProject", build_dir: Path, weights: Path | None, *, runtime: Runtime = "torch", warn: Warn
+    loaded: "LoadedProject",
+    build_dir: Path,
+    weights: Path | None,
+    *,
+    runtime: Runtime = "torch",
+    device: str | None = None,
+    warn: Warn,
 ) -> "Session":
     """Trained weights with batch norms folded, in fp32, with any size and number of images a run.
 
@@ -38,6 +44,8 @@ def weights_session(
         weights: a file to use instead.
         runtime: what runs them. On a CPU onnxruntime is faster than PyTorch, and there sooner; the outputs differ by
             rounding.
+        device: where they run: ``auto``, a device of PyTorch or of onnxruntime, whichever runs them; the project's
+            where not given.
         warn: told what there is to say about the weights.
 
     Raises:
@@ -51,31 +59,34 @@ def weights_session(
     trained = trained_weights(loaded, build_dir, graph, weights)
     if trained.warnings:
         warn(trained.warnings)
-    chosen = _automatic(loaded.project.hyperparameters.device) if runtime == "auto" else runtime
-    return _OPENERS[chosen](loaded, graph, trained)
+    wanted = loaded.project.hyperparameters.device if device is None else device.lower()
+    if (runtime == "auto" and _suits_onnxruntime(wanted)) or runtime == "onnx":
+        # The project's device is PyTorch's.
+        return _in_onnxruntime(loaded, graph, trained, device)
+    return _in_torch(loaded, graph, trained, wanted)
 
 
-def _automatic(device: str) -> Runtime:
+def _suits_onnxruntime(device: str) -> bool:
     from segc.targets.onnx import LOWERING, RUNTIME
 
     on_cpu = device == "cpu" or (
         device == "auto" and sys.platform == "linux" and not any(Path(file).exists() for file in _GPU_DEVICES)
     )
     there = all(requirement.problem() is None for requirement in (*LOWERING, RUNTIME))
-    return "onnx" if on_cpu and there else "torch"
+    return on_cpu and there
 
 
-def _in_torch(loaded: "LoadedProject", graph: "Graph", trained: "Weights") -> "Session":
+def _in_torch(loaded: "LoadedProject", graph: "Graph", trained: "Weights", wanted: str) -> "Session":
     from segc.build import model_metadata
     from segc.network.device import choose_device
     from segc.network.session import TorchSession
 
-    device = str(choose_device(loaded.project.hyperparameters.device))
+    device = str(choose_device(wanted))
     metadata = replace(model_metadata(loaded.project), dynamic=True)
     return TorchSession(graph, trained.tensors, metadata, device, fused=True)
 
 
-def _in_onnxruntime(loaded: "LoadedProject", graph: "Graph", trained: "Weights") -> "Session":
+def _in_onnxruntime(loaded: "LoadedProject", graph: "Graph", trained: "Weights", device: str | None) -> "Session":
     from segc.build import model_metadata
     from segc.sessions.artifact import open_target
     from segc.targets.contract import EmitRequest, check_packages
@@ -87,22 +98,17 @@ def _in_onnxruntime(loaded: "LoadedProject", graph: "Graph", trained: "Weights")
     with TemporaryDirectory(prefix="segc-") as name:
         folder = Path(name)
         request = EmitRequest(graph, trained.tensors, options, metadata, loaded.project.name, folder)
-        return open_target(TARGET, folder / TARGET.make(request).model)
+        return open_target(TARGET, folder / TARGET.make(request).model, device=device)
 
 
-_OPENERS: dict[str, Callable[["LoadedProject", "Graph", "Weights"], "Session"]] = {
-    "torch": _in_torch,
-    "onnx": _in_onnxruntime,
-}
-
-
-def artifact_session(loaded: "LoadedProject", build_dir: Path, artifact: Path) -> "Session":
+def artifact_session(loaded: "LoadedProject", build_dir: Path, artifact: Path, device: str | None = None) -> "Session":
     """An artifact in its own runtime, if it has the project's classes.
 
     Args:
         loaded: the project.
         build_dir: where artifacts are found by their names.
         artifact: the name of one, or its folder or model.
+        device: where its runtime is to run it; None for where it was verified.
 
     Raises:
         SegcError: E002 where it has others; else as ``segc.sessions.artifact.open_artifact``.
@@ -110,7 +116,7 @@ def artifact_session(loaded: "LoadedProject", build_dir: Path, artifact: Path) -
     from segc.sessions.artifact import find_artifact, open_artifact
     from segc.weights.resolve import name_differences
 
-    session = open_artifact(find_artifact(artifact, build_dir), build_dir=build_dir)
+    session = open_artifact(find_artifact(artifact, build_dir), build_dir=build_dir, device=device)
     there, here = session.metadata.names, loaded.project.dataset.class_names
     if there != here:
         raise fail(

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from segc.diagnostics import SegcError, fail
 from segc.inference.metadata import ModelError, parse_metadata
+from segc.inference.model import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,16 +44,17 @@ class IsolatedModel:
         target: what the model is of.
         path: its file or folder; the target's guard has looked at it.
         threads: of the runtime; 0 leaves it the choice.
+        device: where the runtime is to run it; None for its first.
 
     Raises:
-        SegcError: T006 where it cannot be run.
+        SegcError: R007 where the device is not here, T006 where the model cannot be run.
     """
 
-    def __init__(self, target: Target, path: Path, threads: int = 0) -> None:
+    def __init__(self, target: Target, path: Path, threads: int = 0, device: str | None = None) -> None:
         self._path = path
         opener = target.stand_in(path) or target.runtime
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(_PATH_ENTRY), opener, str(path), str(threads)],
+            [sys.executable, "-P", "-c", _START, str(_PATH_ENTRY), opener, str(path), str(threads), device or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -63,7 +65,7 @@ class IsolatedModel:
         weakref.finalize(self, _end, self._process)
         header, _ = self._receive()
         self.metadata: Metadata = parse_metadata(header["metadata"])
-        self.runtime = f"{header['runtime']}, in a process of its own"
+        self.runtime = str(header["runtime"])
 
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """See ``segc.sessions.Session.run``.
@@ -83,9 +85,18 @@ class IsolatedModel:
             how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit status {code}"
             text = f"it brings down the process that runs it ({how}): damaged, or meant to do harm"
             raise fail("T006", text, file=self._path, help=_AGAIN) from None
+        if "no device" in header:
+            raise no_device(header["no device"])
         if "refused" in header:
             raise fail("T006", header["refused"], file=self._path, help=_AGAIN)
         return header, arrays
+
+
+def no_device(error: DeviceError | str) -> SegcError:
+    """What is wrong with a device, as a diagnostic."""
+    return fail(
+        "R007", str(error), help="`--device auto` takes what is here, and without --device nothing is asked for"
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -138,12 +149,12 @@ def _read(stream: IO[bytes], count: int) -> bytearray:
 
 def serve() -> None:
     """The child's side: open the model, then run whatever comes."""
-    _, _, opener, path, threads = sys.argv
+    _, _, opener, path, threads, device = sys.argv
     answers = os.fdopen(os.dup(1), "wb")
     # What runtimes print must not get between the answers.
     os.dup2(2, 1)
     try:
-        model = import_module(opener).open_model(Path(path), int(threads))
+        model = import_module(opener).open_model(Path(path), int(threads), device or None)
         _send(answers, {"metadata": model.metadata.to_json(), "runtime": model.runtime}, {})
         while True:
             try:
@@ -151,6 +162,8 @@ def serve() -> None:
             except EOFError:
                 os._exit(0)
             _send(answers, {}, model.run(arrays["images"]))
+    except DeviceError as error:
+        _send(answers, {"no device": str(error)}, {})
     except ModelError as error:
         _send(answers, {"refused": str(error)}, {})
     except SegcError as error:

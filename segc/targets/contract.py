@@ -10,8 +10,8 @@ inside the functions. What is asked of it is checked in one fixed order, each st
 5. passes over the graph, then ``emit``, in a worker process of its own.
 
 What runs the artifact is one text, the module ``runtime``: Python over numpy and that runtime only, with
-``open_model(path, threads) -> segc.inference.model.Model``. The predict script carries it, and `segc predict`,
-`segc val` and verification execute it.
+``open_model(path, threads, device) -> segc.inference.model.Model``, and ``DEVICES``, where that can run. The predict
+script carries it, and `segc predict`, `segc val`, `segc bench` and verification execute it.
 """
 
 from __future__ import annotations
@@ -192,11 +192,15 @@ class Emitted:
 class OpenModel(Protocol):
     """How a runtime's module opens a model."""
 
-    def __call__(self, path: Path, threads: int) -> Model:
+    def __call__(self, path: Path, threads: int, device: str | None = None) -> Model:
         """Open a model; 0 threads leave the runtime the choice.
 
+        None as the device is the first of the module's ``DEVICES``: what artifacts are verified on. ``auto`` is the
+        best that is here. Any other is that one, or an error: nothing else is run in its place.
+
         Raises:
-            ModelError: where it cannot be run.
+            DeviceError: where the device is not here, or the runtime does not know it.
+            ModelError: where the model cannot be run.
         """
         ...
 
@@ -211,7 +215,7 @@ class Target:
         suffix: ending of the model's file (or folder), with the dot; ``open_artifact`` goes by it.
         options: model of the options.
         emit: writes the model, and what belongs to it, into ``request.folder``.
-        runtime: name of the module that opens a model of this target, with ``open_model``.
+        runtime: name of the module that opens a model of this target, with ``open_model`` and ``DEVICES``.
         extra: name of the extra of segc that has all packages.
         needed: packages needed to run the artifact and its predict script, beside numpy and OpenCV.
         requirements: packages needed to emit with these options.

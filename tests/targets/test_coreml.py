@@ -268,8 +268,10 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> type:
 
     class MLModel:
         changes: Callable[[Any], object] | None = None
+        units = ""
 
-        def __init__(self, path: str) -> None:
+        def __init__(self, path: str, compute_units: str) -> None:
+            MLModel.units = compute_units
             self._path, self._program = Path(path), Program(Path(path))
             self.user_defined_metadata = self._program.user_metadata
 
@@ -284,18 +286,19 @@ def apple(monkeypatch: pytest.MonkeyPatch) -> type:
             assert (name, picture.mode, picture.size) == ("image", "RGB", SMALL[::-1])
             return self._program.run(np.asarray(picture, np.float32).transpose(2, 0, 1)[None])
 
-    fake = SimpleNamespace(models=SimpleNamespace(MLModel=MLModel))
+    fake = SimpleNamespace(
+        models=SimpleNamespace(MLModel=MLModel), ComputeUnit={unit: unit for unit in runtime.UNITS.values()}
+    )
     monkeypatch.setattr(runtime, "load_coremltools", lambda: fake)
     monkeypatch.setattr(runtime, "sys", SimpleNamespace(platform="darwin"))
     return MLModel
 
 
-@pytest.mark.usefixtures("apple")
-def test_on_a_mac_core_ml_itself_is_asked(emit: Emit, known: Case) -> None:
+def test_on_a_mac_core_ml_itself_is_asked(emit: Emit, known: Case, apple: Any) -> None:
     package = emit()
     model, stand_in = runtime.open_model(package, 1), opened(package)
     assert model.metadata == stand_in.metadata
-    assert model.runtime == "Core ML through coremltools"
+    assert (model.runtime, apple.units) == ("Core ML through coremltools, on ALL", "ALL")
     ours, theirs = model.run(known.images[:1]), stand_in.run(known.images[:1])
     for name in OUTPUTS:
         np.testing.assert_array_equal(ours[name], theirs[name])
@@ -332,7 +335,7 @@ def test_on_a_mac_a_model_of_another_form_than_its_metadata_say_is_refused(
 def test_on_a_mac_what_core_ml_says_is_told_in_one_line(
     emit: Emit, apple: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("compiler error:\nmore")
 
     monkeypatch.setattr(apple, "predict", broken)

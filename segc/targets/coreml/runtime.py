@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import METADATA_KEY, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import DeviceError, Model, asked_device, first_line
 
 _FRAMEWORKS = ("executorch", "libsvm", "scipy", "sklearn", "tensorflow", "torch", "xgboost")
 """What coremltools imports where it finds it."""
@@ -35,26 +36,38 @@ def load_coremltools() -> Any:
             del sys.modules[name]
 
 
-def open_model(path: Path, threads: int) -> Model:  # noqa: ARG001 - all runtimes are opened alike
-    """Load a package into Core ML, which chooses processor and threads by itself.
+UNITS = {"auto": "ALL", "cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}
+"""Core ML's own names of what a model may run on; it chooses for each operator, and takes the CPU beside the other."""
+
+DEVICES = tuple(UNITS)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:  # noqa: ARG001 - all are opened alike
+    """Load a package into Core ML, which chooses threads by itself, and among processors where it is left the choice.
 
     Args:
         path: the package, a folder.
         threads: mean nothing to it.
+        device: one of ``DEVICES``; ``auto`` if None.
 
     Raises:
+        DeviceError: where the device is not here.
         ModelError: where it is not there, not a model, or not one of segc, or where there is no Core ML.
     """
     # str, since type checkers would take what follows for dead on other systems.
     if str(sys.platform) != "darwin":
         raise ModelError("Core ML runs on macOS only: elsewhere `segc predict --artifact` evaluates the model")
+    chosen = asked_device(device, DEVICES, "Core ML")
+    if chosen == "npu" and platform.machine() != "arm64":
+        raise DeviceError("this Mac has no Neural Engine")
     if not path.is_dir():
         raise ModelError("no such model")
     from PIL import Image
 
-    models = load_coremltools().models
+    tools = load_coremltools()
     try:
-        package = models.MLModel(str(path))
+        package = tools.models.MLModel(str(path), compute_units=tools.ComputeUnit[UNITS[chosen]])
         kept = package.user_defined_metadata.get(METADATA_KEY)
         description = package.get_spec().description
     except Exception as error:  # noqa: BLE001 - Core ML's errors have no common base but this
@@ -74,4 +87,4 @@ def open_model(path: Path, threads: int) -> Model:  # noqa: ARG001 - all runtime
         except Exception as error:  # noqa: BLE001 - likewise
             raise ModelError(f"Core ML cannot run it: {first_line(error)}") from None
 
-    return Model(metadata, "Core ML through coremltools", raw)
+    return Model(metadata, f"Core ML through coremltools, on {UNITS[chosen]}", raw)

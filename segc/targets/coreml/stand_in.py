@@ -6,16 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import METADATA_KEY, check_form, parse_metadata
-from segc.inference.model import Model
+from segc.inference.model import Model, asked_device
 from segc.targets.coreml.program import Program
 
 
-def open_model(path: Path, threads: int) -> Model:  # noqa: ARG001 - numpy's linear algebra has chosen when it is imported
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:  # noqa: ARG001 - numpy has chosen them
     """Read a package.
 
     Raises:
         ModelError: where it is damaged, not a model, or not one of segc.
     """
+    asked_device(device, ("cpu",), "segc's evaluator")
     program = Program(path)
     metadata = parse_metadata(program.user_metadata.get(METADATA_KEY))
     check_form(metadata, [program.input_shape], program.outputs)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from segc.archives import BROKEN, read_entry
 from segc.inference.metadata import LONGEST_METADATA, SIDECAR, Metadata, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import DeviceError, Model, asked_device, first_line
 
 DIGEST = "model.sha256"
 """Member of the archive: SHA-256 of the bytes before it, in hexadecimal digits."""
@@ -33,40 +33,58 @@ COMPILED = b"edgetpu-custom-op"
 
 EDGETPU_LIBRARY, EDGETPU_SUFFIX = "libedgetpu.so.1", "_edgetpu.tflite"
 
+CPU, XNNPACK = "LiteRT on the CPU", "LiteRT on the CPU, by XNNPACK"
 
-def open_model(path: Path, threads: int) -> Model:
+DELEGATED = "DELEGATE"
+"""The operator that stands, in a model that is loaded, for what a delegate took over."""
+
+DEVICES = ("auto", "cpu", "xnnpack", "edgetpu")
+"""Where it can run, beside delegates by their libraries: ``auto`` is the chip that the model is compiled for, if any;
+``xnnpack`` is the CPU, and an error where LiteRT's fast kernels take nothing of the model."""
+
+LIBRARIES = (".so", ".dll", ".dylib")
+"""Ends of the names of libraries that bring a delegate, LiteRT's word for what runs parts of a model elsewhere."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model into LiteRT.
 
     Args:
         path: the file.
         threads: of the CPU; 0 leaves LiteRT the choice.
+        device: one of ``DEVICES``, or the library of a delegate; ``auto`` if None.
 
     Raises:
-        ModelError: where it is not there, not a model, not one of segc, or one for a chip that is not here.
+        DeviceError: where that is not here, or takes nothing of the model.
+        ModelError: where the model is not there, not a model, or not one of segc.
     """
     content, metadata = read_model(path)
-    runtime, chip = "LiteRT on the CPU", None
-    if COMPILED in content:
-        runtime, chip = "LiteRT and an Edge TPU", find_edgetpu()
-        if chip is None:
-            before = f"{path.name.removesuffix(EDGETPU_SUFFIX)}.tflite"
-            text = "it is compiled for the Edge TPU, and there is none here, or its library is not installed: "
-            raise ModelError(f"{text}take {before}, the model from before, which runs on the CPU")
-    elif path.name.endswith(EDGETPU_SUFFIX):
-        runtime = "LiteRT on the CPU; the model is not compiled for the Edge TPU"
-    from ai_edge_litert.interpreter import Interpreter
+    runtime, library = choose_delegate(device, path, compiled=COMPILED in content)
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    delegates = [] if chip is None else [chip]
+    external = library not in {None, EDGETPU_LIBRARY}
+    # A delegate alone, without XNNPACK, which would take what that leaves: nobody could tell who did.
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if external else OpResolverType.AUTO
+    delegates = [] if library is None else [find_delegate(library)]
+    if delegates == [None]:
+        text = f"{library} cannot be loaded: it is not installed, or what it drives is not here"
+        raise DeviceError(text + way_out(path))
     try:
         with native_silence():
             interpreter = Interpreter(
-                model_content=content, num_threads=threads or None, experimental_delegates=delegates
+                model_content=content,
+                num_threads=threads or None,
+                experimental_delegates=delegates,
+                experimental_op_resolver_type=kernels,
             )
             interpreter.allocate_tensors()
             signature = interpreter.get_signature_runner()
             inputs, outputs = signature.get_input_details(), signature.get_output_details()
+            delegated = any(one["op_name"] == DELEGATED for one in interpreter._get_ops_details())  # noqa: SLF001 - no other way
     except Exception as error:  # noqa: BLE001 - LiteRT's errors have no common base but this
         raise ModelError(f"LiteRT cannot load it: {first_line(error)}") from None
+    if (external or runtime == XNNPACK) and not delegated:
+        raise DeviceError(f"{device} takes no operator of this model: all would run in LiteRT's own kernels")
     check_form(metadata, [details["shape"].tolist() for details in inputs.values()], outputs)
     [(source, taken)] = inputs.items()
 
@@ -80,6 +98,41 @@ def open_model(path: Path, threads: int) -> Model:
         return {name: dequantised(value, outputs[name]) for name, value in made.items()}
 
     return Model(metadata, runtime, raw)
+
+
+def choose_delegate(device: str | None, path: Path, *, compiled: bool) -> tuple[str, str | None]:
+    """What runs a model, for people, and the library of the delegate that it takes.
+
+    Args:
+        device: as asked for, see `open_model`.
+        path: of the model.
+        compiled: it is made for the Edge TPU.
+
+    Raises:
+        DeviceError: where the two do not go together.
+    """
+    if device is not None and device.endswith(LIBRARIES):
+        asked, place = device, f"LiteRT and {Path(device).name}"
+    else:
+        asked, place = asked_device(device, DEVICES, "LiteRT"), CPU
+    if compiled and asked not in {"auto", "edgetpu"}:
+        raise DeviceError(f"it is compiled for the Edge TPU{way_out(path)}")
+    if asked == "edgetpu" and not compiled:
+        raise DeviceError("it is not compiled for the Edge TPU: --target edgetpu emits one that is")
+    if compiled:
+        return "LiteRT and an Edge TPU", EDGETPU_LIBRARY
+    if place != CPU:
+        return place, asked
+    if asked == "xnnpack":
+        return XNNPACK, None
+    return f"{CPU}; the model is not compiled for the Edge TPU" if path.name.endswith(EDGETPU_SUFFIX) else CPU, None
+
+
+def way_out(path: Path) -> str:
+    """What to do about a model that cannot run here; nothing where there is no other beside it."""
+    if not path.name.endswith(EDGETPU_SUFFIX):
+        return ""
+    return f": take {path.name.removesuffix(EDGETPU_SUFFIX)}.tflite, the model from before, which runs on the CPU"
 
 
 def read_model(path: Path) -> tuple[bytes, Metadata]:
@@ -108,16 +161,16 @@ def read_model(path: Path) -> tuple[bytes, Metadata]:
     return model, metadata
 
 
-def find_edgetpu() -> Any:
-    """What LiteRT needs to run a model on an Edge TPU; None where there is no chip, or not its library."""
+def find_delegate(library: str) -> Any:
+    """What LiteRT needs to run a model by a delegate; None where there is no such library, or not what it drives."""
     from ai_edge_litert.interpreter import load_delegate
 
     try:
         # LiteRT's own class complains of a library that is not there once more, when it is thrown away.
-        ctypes.CDLL(EDGETPU_LIBRARY)
+        ctypes.CDLL(library)
         with native_silence():
-            return load_delegate(EDGETPU_LIBRARY)
-    except (ValueError, OSError):
+            return load_delegate(library)
+    except (ValueError, OSError, AttributeError):
         return None
 
 

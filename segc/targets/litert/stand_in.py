@@ -28,19 +28,20 @@ def is_wanted(path: Path) -> bool:
         compiled = runtime.COMPILED in runtime.read_model(path)[0]
     except ModelError:
         return False
-    return compiled and model_before(path).is_file() and runtime.find_edgetpu() is None
+    return compiled and model_before(path).is_file() and runtime.find_delegate(runtime.EDGETPU_LIBRARY) is None
 
 
-def open_model(path: Path, threads: int) -> Model:
-    """Load the model from before a model was compiled.
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
+    """Load the model from before a model was compiled; for the arguments see the runtime.
 
     Raises:
+        DeviceError: where it is asked for on the chip, which is not here.
         ModelError: where that cannot be run, or is another model.
         SegcError: T006 where it is none of segc.
     """
     before = model_before(path)
     guard.check(before)
-    model = runtime.open_model(before, threads)
+    model = runtime.open_model(before, threads, device)
     if model.metadata != runtime.read_model(path)[1]:
         raise ModelError(f"it was not made from {before.name} beside it: their metadata differ")
     text = "LiteRT on the CPU, with the model as it was before it was compiled for the Edge TPU"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import SIDECAR, Metadata, ModelError, check_form, parse_metadata
-from segc.inference.model import Model
+from segc.inference.model import Model, asked_device
 from segc.targets.sidecar import FILES, check_files, read_sidecar
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
@@ -72,16 +72,22 @@ def ncnn_inputs(param: Path) -> list[list[int]]:
     return [[1, int(channels), int(height), int(width)] for width, height, channels in stated]
 
 
-def open_model(path: Path, threads: int) -> Model:
+DEVICES = ("cpu",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model's folder into ncnn.
 
     Args:
         path: the folder.
         threads: of a run; 0 leaves ncnn the choice.
+        device: ``cpu``.
 
     Raises:
         ModelError: where it is not there, damaged, or not one of segc.
     """
+    asked_device(device, DEVICES, "ncnn")
     import ncnn
 
     described = describe_ncnn(path)

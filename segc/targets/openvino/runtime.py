@@ -1,4 +1,4 @@
-"""OpenVINO models on OpenVINO's CPU plugin."""
+"""OpenVINO models in OpenVINO."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import METADATA_KEY, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, last_line
+from segc.inference.model import DeviceError, Model, asked_device, last_line
 
 METADATA_PLACE = ["model_info", METADATA_KEY]
 """Where the metadata stand in the .xml, below ``rt_info``."""
@@ -21,6 +21,16 @@ PRECISION_HINT = "f32"
 by several pixels), or "f16"; OpenVINO takes bf16 by itself where nothing is said."""
 
 
+PLUGINS = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
+"""OpenVINO's own names of devices; AUTO chooses, of what is there."""
+
+DEVICES = tuple(PLUGINS)
+"""Where it can run."""
+
+DRIVERS = {"gpu": "Intel's compute runtime for GPUs", "npu": "Intel's driver for the NPU"}
+"""What OpenVINO needs beside itself."""
+
+
 def import_openvino() -> Any:
     """The package, kept from telling its makers that it was imported."""
     # The package that does the telling would also leave files in the home folder.
@@ -30,21 +40,22 @@ def import_openvino() -> Any:
     return openvino
 
 
-def open_model(path: Path, threads: int) -> Model:
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model's folder into OpenVINO.
 
     Args:
         path: the folder.
-        threads: of a run; 0 leaves OpenVINO the choice.
+        threads: of a run on the CPU; 0 leaves OpenVINO the choice.
+        device: one of ``DEVICES``; ``cpu`` if None.
 
     Raises:
-        ModelError: where it is not there, not a model, or not one of segc.
+        DeviceError: where that is not here.
+        ModelError: where the model is not there, not a model, or not one of segc.
     """
+    chosen = asked_device(device, DEVICES, "OpenVINO")
     topology = find_topology(path)
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION_HINT, "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
     core = import_openvino().Core()
+    check_plugin(chosen, core)
     try:
         model = core.read_model(topology)
         kept = model.get_rt_info(METADATA_PLACE).astype(str) if model.has_rt_info(METADATA_PLACE) else None
@@ -55,7 +66,8 @@ def open_model(path: Path, threads: int) -> Model:
     metadata = parse_metadata(kept)
     check_form(metadata, shapes, names)
     try:
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(model, PLUGINS[chosen], compile_settings(chosen, threads))
+        places = ["the CPU" if place == "CPU" else place for place in compiled.get_property("EXECUTION_DEVICES")]
     except Exception as error:  # noqa: BLE001 - likewise
         raise ModelError(f"OpenVINO cannot load it: {last_line(error)}") from None
 
@@ -66,7 +78,34 @@ def open_model(path: Path, threads: int) -> Model:
             raise ModelError(f"OpenVINO cannot run it: {last_line(error)}") from None
         return {name: values[name] for name in names}
 
-    return Model(metadata, "OpenVINO on the CPU, in fp32", raw)
+    return Model(metadata, f"OpenVINO on {', '.join(places)}, in {'fp16' if chosen == 'npu' else 'fp32'}", raw)
+
+
+def check_plugin(chosen: str, core: Any) -> None:
+    """See that a device is there: without it, what OpenVINO says is of its own insides.
+
+    Raises:
+        DeviceError: where it is not.
+    """
+    if chosen not in DRIVERS:
+        return
+    there = core.available_devices
+    if not any(name.partition(".")[0] == PLUGINS[chosen] for name in there):
+        text = f"OpenVINO finds no {PLUGINS[chosen]} here, only {', '.join(there)}"
+        raise DeviceError(f"{text}: where there is one, {DRIVERS[chosen]} is missing")
+
+
+def compile_settings(chosen: str, threads: int) -> dict[str, Any]:
+    """What OpenVINO is told beside the model; 0 threads leave it the choice."""
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if chosen != "npu":  # which computes in fp16 and nothing else
+        settings["INFERENCE_PRECISION_HINT"] = PRECISION_HINT
+    if chosen == "auto":
+        # Otherwise it would begin on the CPU and move on later, whatever was said of where it runs.
+        settings["ENABLE_STARTUP_FALLBACK"] = False
+    if threads and chosen in {"cpu", "auto"}:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
 
 
 def find_topology(path: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import SIDECAR, Metadata, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, last_line
+from segc.inference.model import Model, asked_device, last_line
 from segc.targets.sidecar import FILES, check_files, read_sidecar
 
 PROGRAM, PARAMETERS = "inference.json", "inference.pdiparams"
@@ -30,16 +30,22 @@ def import_paddle() -> Any:
     return paddle
 
 
-def open_model(path: Path, threads: int) -> Model:
+DEVICES = ("cpu",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model's folder into Paddle Inference.
 
     Args:
         path: the folder.
         threads: of an operator; 0 leaves Paddle the choice.
+        device: ``cpu``.
 
     Raises:
         ModelError: where it is not there, damaged, or not one of segc.
     """
+    asked_device(device, DEVICES, "Paddle Inference")
     metadata, names = describe_paddle(path)
     inference = import_paddle().inference
     config = inference.Config(str(path / PROGRAM), str(path / PARAMETERS))

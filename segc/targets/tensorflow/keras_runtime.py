@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segc.archives import BROKEN, read_entry
 from segc.inference.metadata import LONGEST_METADATA, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import Model, asked_device, first_line
 from segc.targets.tensorflow.operations import LARGEST_MESSAGE, start_tensorflow
 
 KERAS_METADATA, KERAS_LAYERS = "segc.json", "config.json"
@@ -42,16 +42,22 @@ def start_keras(threads: int) -> Any:
     return keras
 
 
-def open_model(path: Path, threads: int) -> Model:
+DEVICES = ("cpu",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a ``.keras`` file.
 
     Args:
         path: the file.
         threads: within an operator; 0 leaves TensorFlow the choice.
+        device: ``cpu``.
 
     Raises:
         ModelError: where it is not there, not a model, or not one of segc.
     """
+    asked_device(device, DEVICES, "Keras on TensorFlow")
     if not path.is_file() or path.stat().st_size > LARGEST_MESSAGE:
         raise ModelError("no such model")
     try:

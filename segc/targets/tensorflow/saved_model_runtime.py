@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import Model, asked_device, first_line
 from segc.targets.sidecar import read_sidecar
 from segc.targets.tensorflow.operations import check_operations, check_tensors, read_message, start_tensorflow
 
@@ -17,16 +17,22 @@ MESSAGE, EXTRA = "saved_model.pb", "assets.extra"
 SIGNATURE = "serving_default"
 
 
-def open_model(path: Path, threads: int) -> Model:
+DEVICES = ("cpu",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a SavedModel into TensorFlow, to call it by its signature.
 
     Args:
         path: the folder.
         threads: within an operator; 0 leaves TensorFlow the choice.
+        device: ``cpu``.
 
     Raises:
         ModelError: where it is not there, not a model, or not one of segc.
     """
+    asked_device(device, DEVICES, "TensorFlow")
     if not path.is_dir():
         raise ModelError("no such model")
     if not (path / EXTRA).is_dir():

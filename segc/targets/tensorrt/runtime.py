@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import LONGEST_METADATA, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import Model, asked_device, first_line
 from segc.targets.tensorrt.engine import Engine, Gpu, load_tensorrt
 
 
@@ -22,16 +22,22 @@ def split_header(content: bytes) -> tuple[bytes, bytes]:
     return content[4 : 4 + length], content[4 + length :]
 
 
-def open_model(path: Path, threads: int) -> Model:  # noqa: ARG001 - all runtimes are opened alike
+DEVICES = ("cuda",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:  # noqa: ARG001 - all are opened alike
     """Load an engine onto the GPU. TensorRT runs what is in it: open only what comes from people you trust.
 
     Args:
         path: the file.
         threads: mean nothing to it.
+        device: ``cuda``.
 
     Raises:
         ModelError: where it is not there, not an engine of segc, or cannot run here.
     """
+    asked_device(device, DEVICES, "TensorRT")
     if not path.is_file():
         raise ModelError("no such engine: python build_engine.py builds it, on the machine with the GPU")
     try:

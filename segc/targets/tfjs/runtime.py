@@ -18,7 +18,7 @@ import numpy as np
 
 from segc.files import resource
 from segc.inference.metadata import METADATA_KEY, ModelError, check_form, parse_metadata
-from segc.inference.model import Model
+from segc.inference.model import Model, asked_device
 from segc.targets.tfjs.node import find_node, node_problem, node_version
 
 if TYPE_CHECKING:
@@ -33,12 +33,17 @@ BYTES = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
 """Types of constants, with their bytes."""
 
 
-def open_model(path: Path, threads: int) -> Model:  # noqa: ARG001 - WebAssembly runs on one thread there
+DEVICES = ("cpu",)
+"""Where it can run."""
+
+
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:  # noqa: ARG001 - WebAssembly has one there
     """Start Node.js with a model.
 
     Raises:
         ModelError: where there is no Node.js, or too old a one; where the model is damaged, or not one of segc.
     """
+    asked_device(device, DEVICES, "TensorFlow.js in Node.js")
     if problem := node_problem():
         raise ModelError(f"{problem}, or serve its folder (python -m http.server) to a browser")
     description = _check_model(path)

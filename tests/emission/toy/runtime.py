@@ -7,15 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.metadata import METADATA_KEY, ModelError, check_form, parse_metadata
-from segc.inference.model import Model, first_line
+from segc.inference.model import Model, asked_device, first_line
+
+DEVICES = ("cpu",)
 
 
-def open_model(path: Path, threads: int) -> Model:
+def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model into onnxruntime.
 
     Raises:
         ModelError: where it is not there or not a model.
     """
+    asked_device(device, DEVICES, "onnxruntime")
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
