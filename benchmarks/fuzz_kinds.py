@@ -128,7 +128,38 @@ KEYS = (
 )
 
 
+@cache
+def _settings() -> tuple[tuple[str, str], ...]:
+    """Keys that there are, each with a value that it may have: its default."""
+    from segc.spec.dataset import Dataset
+    from segc.spec.hyperparameters import Hyperparameters
+
+    described = (("hyperparameters", Hyperparameters), ("dataset", Dataset))
+    return (
+        *(
+            (f"{part}.{name}", json.dumps(field.get_default(call_default_factory=True), default=str))
+            for part, model in described
+            for name, field in model.model_fields.items()
+            if not field.is_required()
+        ),
+        ("architecture.scale", "n"),
+        ("targets.0.opset", "17"),
+        ("targets.0", "{format: openvino, half: true}"),
+        ("targets.2.half", "false"),
+        ("dataset.names.1", "box"),
+        ("name", "other"),
+    )
+
+
 def _override(numbers: random.Random, _: Path) -> str:
+    if numbers.random() < 0.6:
+        path, value = numbers.choice(_settings())
+        kind = numbers.randrange(4)
+        if kind == 0:
+            value = numbers.choice((changed_text(numbers, value), numbers.choice(WORDS)))
+        elif kind == 1:
+            value = numbers.choice(("0", "1", "7", "0.5", "true", "[480, 640]", "~", value))
+        return f"{path}={value}"
     depth = numbers.choice((1, 2, 2, 3, 3, 4, 40, 400))
     path = ".".join(numbers.choice((*KEYS, numbers.choice(WORDS))) for _ in range(depth))
     value = changed_text(numbers, numbers.choice(WORDS)) if numbers.random() < 0.7 else SPEC
@@ -498,9 +529,9 @@ def artifact_kinds(artifacts: Path) -> list[Kind]:
             return _metadata(original, numbers, folder)
 
         made += [
-            Kind(f"artifact {name}", 140, make, _open, seconds=60, megabytes=2000, needs=name),
-            Kind(f"metadata {name}", 55, metadata, _open, seconds=60, megabytes=2000, needs=name),
-            Kind(f"script {name}", 47, make, _script, seconds=150, megabytes=2000, needs=name),
+            Kind(f"artifact {name}", 93, make, _open, seconds=60, megabytes=2000, needs=name),
+            Kind(f"metadata {name}", 20, metadata, _open, seconds=60, megabytes=2000, needs=name),
+            Kind(f"script {name}", 31, make, _script, seconds=150, megabytes=2000, needs=name),
         ]
     return made
 

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from io import TextIOWrapper
@@ -12,8 +13,9 @@ from typing import NoReturn
 
 import click
 
+from segc.compute import small_memory
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
-from segc.interrupts import end_cleanly, exit_status
+from segc.interrupts import end_cleanly, exit_status, fork_and_pass_on
 from segc.version import __version__
 
 COMMANDS = {
@@ -81,7 +83,31 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     end_cleanly()
-    sys.exit(run(sys.argv[1:]))
+    allowed = small_memory()
+    sys.exit(run(sys.argv[1:]) if allowed is None else _run_watched(sys.argv[1:], allowed))
+
+
+def _run_watched(arguments: list[str], allowed: int) -> int:
+    """Run one command in a process of its own, so that a library that memory brings down is a diagnostic, too."""
+    # Each thread of it takes tens of megabytes of addresses, and crashes where they are not to be had.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    child = fork_and_pass_on()
+    if child == 0:
+        return run(arguments)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        return code
+    name = signal.Signals(-code).name
+    if name not in _CRASHES:
+        return 128 - code
+    text = f"a library ended with {name}, where {allowed >> 20} MB of memory are allowed"
+    fault = Diagnostic("F008", text, help="give the process more memory (ulimit -v)")
+    click.echo(render_text((fault,), colour=wants_colour(sys.stderr)), err=True, nl=False)
+    return 1
+
+
+_CRASHES = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"}
+"""How libraries end whose authors did not think of allocations that fail."""
 
 
 def run(arguments: list[str]) -> int:

@@ -35,6 +35,19 @@ def prepare_to_compute() -> None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
+_SMALL = 4 << 30
+
+
+def small_memory() -> int | None:
+    """Bytes of addresses that this process may use, as by ``ulimit -v``, where libraries may fail for want of them."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return allowed if 0 <= allowed < _SMALL else None
+
+
 _GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from segc.build import build
 from segc.data.dataset import read_split
 from segc.data.samples import Sample
 from segc.diagnostics import Diagnostic
+from segc.locks import TemporaryFolder
 from segc.spec.load import load_project
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def dry_run(loaded: "LoadedProject", said: Said) -> tuple[Diagnostic, ...]:
     # All labels are read, as a training does.
     splits = {split: read_split(loaded, split) for split in ("train", "val")}
     done(f"data: {len(splits['train'])} images to train on, {len(splits['val'])} to validate on")
-    with TemporaryDirectory(prefix="segc-dry-") as folder:
+    with TemporaryFolder("dry") as folder:
         few = {
             "train": splits["train"][: loaded.project.hyperparameters.batch_size],
             "val": splits["val"][:_VALIDATED],
         }
-        small = _with_few(loaded, Path(folder), few)
-        _train(small, Path(folder), few)
+        small = _with_few(loaded, folder, few)
+        _train(small, folder, few)
         done("train: a step, a validation, a checkpoint and weights")
-        return _emit(small, Path(folder), done)
+        return _emit(small, folder, done)
 
 
 def _with_few(loaded: "LoadedProject", folder: Path, few: dict[str, tuple[Sample, ...]]) -> "LoadedProject":

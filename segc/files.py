@@ -19,6 +19,14 @@ def resource(*parts: str) -> Path:
     return installed if installed.exists() else _PACKAGE.parent.joinpath(*parts)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name; for names that strangers write, of which no file can have some.
+
+    ``Path.is_file`` raises for a name that is too long.
+    """
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def canonical_json(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, two-space indent, a newline at the end."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -52,6 +60,23 @@ def _temporary_name(path: Path) -> Path:
 def _to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what processes that were killed left of files and folders of a name, which they were writing.
+
+    A folder that was taken out of its place, and had none put there yet, goes back. The caller must hold the lock of
+    all that writes there.
+    """
+    for path in folder.glob(f".{name}.*.retired"):
+        original = folder / path.name.removeprefix(".").rsplit(".", 2)[0]
+        if not original.exists():
+            path.replace(original)
+    for path in (*folder.glob(f".{name}.*.retired"), *folder.glob(f".{name}.*.partial")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

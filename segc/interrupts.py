@@ -53,6 +53,20 @@ def reset() -> None:
             signal.signal(number, signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
 
 
+def fork_and_pass_on() -> int:
+    """Fork; from then on signals that ask the parent to end reach the child. Gives 0 in the child, else its number."""
+    numbers = {signal.Signals[name] for name in _ASKING if hasattr(signal, name)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        child = os.fork()
+        if child:
+            _install((*_ENDING, "SIGUSR1"), lambda number, _: os.kill(child, number))
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    return child
+
+
 def _install(names: tuple[str, ...], handler: Callable[[int, FrameType | None], None]) -> Mapping[int, Any]:
     """Handle the signals that this process does not ignore already, as under nohup; gives their handlers until now."""
     if threading.current_thread() is not threading.main_thread():

@@ -1,9 +1,11 @@
 """Locks between processes, held by an open file: the system takes them away from a process that died."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -106,3 +108,54 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+_PREFIX = "segc-"
+_IN_USE = ".segc-in-use"
+
+
+class TemporaryFolder:
+    """A folder for files on the way, removed at the end; a context manager that gives its path.
+
+    Its process holds a lock in it. So what a process left that was killed is known, and removed before the next one is
+    made.
+
+    Args:
+        what: begins its name.
+
+    Attributes:
+        path: of the folder.
+
+    Raises:
+        OSError: where it cannot be made.
+    """
+
+    def __init__(self, what: str) -> None:
+        _remove_left(Path(tempfile.gettempdir()))
+        lock = None
+        while lock is None:  # it is not ours where somebody took it for one that was left
+            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{what}-"))
+            lock = try_lock(self.path / _IN_USE)
+        self._lock = lock
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove temporary folders whose process is gone: those with a lock that nobody holds."""
+    for mark in folder.glob(f"{_PREFIX}*/{_IN_USE}"):
+        with suppress(OSError):  # another user's, or another process removes it, too
+            if mark.parent.is_symlink() or (hasattr(os, "getuid") and mark.stat().st_uid != os.getuid()):
+                continue
+            if (lock := try_lock(mark)) is not None:
+                shutil.rmtree(mark.parent, ignore_errors=True)
+                lock.release()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, project_argument, set_option, warn
+from segc.commands.common import build_dir_option, build_folder, project_argument, say, set_option, warn
 
 
 @click.command()
@@ -29,5 +29,5 @@ def command(project: Path, overrides: tuple[str, ...], build_dir: Path | None) -
         warn(found)
     click.echo(compiled.files["summary.txt"])
     if facts := start_facts(loaded, folder):
-        click.echo(told(facts))
-    click.echo(f"written to {folder}: {', '.join(compiled.files)}")
+        say(told(facts))
+    say(f"written to {folder}: {', '.join(compiled.files)}")

@@ -106,22 +106,32 @@ def told_weights(loaded: "LoadedProject", build_dir: Path, weights: str | None, 
     from segc.weights.starting import weights_file
 
     chosen = choose_weights(loaded, build_dir, None if weights is None else weights_file(weights), run)
-    click.echo(f"weights: {chosen.path} ({chosen.why})", err=True)
+    say(f"weights: {chosen.path} ({chosen.why})", err=True)
     return chosen.path
 
 
-def console() -> "Console":
-    """A console on standard error, for progress and reports; results go to standard output."""
+def console(*, stderr: bool = True, width: int | None = None) -> "Console":
+    """A console, which takes texts as they are: brackets in them are no markup.
+
+    Args:
+        stderr: on standard error, for progress and reports; results go to standard output.
+        width: columns where nobody looks at a terminal.
+    """
     from rich.console import Console
 
-    return Console(stderr=True)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - called where the error is handled; rich would end the process here
+
+    watched = (sys.stderr if stderr else sys.stdout).isatty()
+    return Plain(stderr=stderr, width=None if watched else width, markup=False, emoji=False, highlight=False)
 
 
-def say(line: str) -> None:
-    """One line on standard output, as `printable` gives it: it may hold names of files, classes and tensors."""
+def say(line: str, *, err: bool = False) -> None:
+    """One line on standard output, or error, as `printable` gives it: it may hold names of files and of tensors."""
     from segc.inference.text import printable
 
-    click.echo(printable(line))
+    click.echo(printable(line), err=err)
 
 
 def warn(diagnostics: "Sequence[Diagnostic]") -> None:

@@ -12,6 +12,7 @@ from segc.commands.common import (
     build_folder,
     image_bar,
     project_argument,
+    say,
     set_option,
     warn,
 )
@@ -88,10 +89,11 @@ def convert_command(
     with image_bar("converting") as progress:
         done = convert(loaded, splits, target, output, pictures="link" if link else "copy", progress=progress)
     warn(tuple(Findings(done.unread)))
-    click.echo(_conversion_text(done, output))
+    for line in _conversion_lines(done, output):
+        say(line)
 
 
-def _conversion_text(done: "Conversion", output: Path) -> str:
+def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
     from segc.data.convert import REPORT
 
     counts = done.counts
@@ -110,13 +112,13 @@ def _conversion_text(done: "Conversion", output: Path) -> str:
             lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / REPORT}")
     if done.renamed:
         lines.append(f"  {len(done.renamed)} images have other names now, see {output / REPORT}")
-    lines.append("in project.yaml:\ndataset:")
+    lines += ["in project.yaml:", "dataset:"]
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}
     lines += [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
     if "val" not in done.dataset and "data" not in done.dataset:
         lines.append("there is one split; `segc data split` divides it into train and val")
-    return "\n".join(lines)
+    return lines
 
 
 def _origin(origin: int | str) -> str:
@@ -198,7 +200,7 @@ def _show_check(done: "Survey") -> None:
     if found:
         click.echo(render_text(found, colour=wants_colour(sys.stdout)))
     for split, contents in done.contents.items():
-        click.echo(f"{split}: {_contents(contents)}")
+        say(f"{split}: {_contents(contents)}")
     for what, counts in (("faults", done.faults.counts), ("remarks", done.remarks.counts)):
         text = ", ".join(f"{count} x {code} {CODES[code]}" for code, count in sorted(counts.items()))
         click.echo(f"{what}: {text or 'none'}")
@@ -237,7 +239,7 @@ def stats_command(
         click.echo(json.dumps(done.to_json()["splits"], indent=2))
         return
     for split, contents in done.contents.items():
-        click.echo(f"{split}: {_contents(contents)}")
+        say(f"{split}: {_contents(contents)}")
         click.echo(f"  {_distribution(contents)}")
     click.echo(_class_table(done))
     if done.faults:
@@ -303,7 +305,7 @@ def preview_command(
     done = chosen.survey(draw.visit)
     shown = draw.drawn(done)
     _write_page(output, f"{chosen.heading}: preview", done, chosen=shown, findings=False)
-    click.echo(f"{output}: {len(shown)} images of {sum(one.images for one in done.contents.values())}")
+    say(f"{output}: {len(shown)} images of {sum(one.images for one in done.contents.values())}")
 
 
 @command.command("split")
@@ -358,7 +360,7 @@ def split_command(
     for key, value in done.section.items():
         # A project knows two splits; the third one is for `segc val --set dataset.val=…` in the end.
         lead = "# " if key == "test" else ""
-        click.echo(f"  {lead}{key}: {json.dumps(value, ensure_ascii=False)}")
+        say(f"  {lead}{key}: {json.dumps(value, ensure_ascii=False)}")
 
 
 def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]") -> str:
@@ -438,10 +440,14 @@ def audit_command(
         from segc.reports.audit import audit_page
 
         write_atomic(report, audit_page(f"{loaded.project.name}: audit", done))
-    click.echo(json.dumps(done.to_json(), indent=2) if output == "json" else _audit_text(done))
+    if output == "json":
+        click.echo(json.dumps(done.to_json(), indent=2))
+        return
+    for line in _audit_lines(done):
+        say(line)
 
 
-def _audit_text(done: "Audit") -> str:
+def _audit_lines(done: "Audit") -> list[str]:
     kinds = {"missing": "objects without a label", "class": "other classes", "outline": "other outlines"}
     counts = ", ".join(f"{done.counts[kind]} {text}" for kind, text in kinds.items())
     lines = [f"{done.circumstances}: {done.objects} labels on {done.images} images; {counts}"]
@@ -451,7 +457,7 @@ def _audit_text(done: "Audit") -> str:
         said = "no label" if one.label is None else f"labelled {values['class']}"
         seen = f"the network sees {values['found']} {one.score:.2f} at {values['box']}, IoU {one.iou:.2f}"
         lines.append(f"  {one.weight:.2f} {one.kind:7} {one.sample.image}{named}: {said}; {seen}")
-    return "\n".join(lines)
+    return lines
 
 
 _MOST_SUSPICIONS = 20

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
+
+from segc.commands.common import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,22 +42,23 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _print(machine: str, checkups: Sequence[Checkup]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    screen = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    screen.print(machine, markup=False)
+    screen = console(stderr=False, width=160)
+    screen.print(machine)
     table = Table("target", "emit", "run", "packages", box=None, pad_edge=False)
     for c in checkups:
         packages = ", ".join(f"{name} {version or 'missing'}" for name, version in c.versions.items())
-        table.add_row(c.target, _word(c.emit), _word(c.run), packages)
+        table.add_row(c.target, Text(*_word(c.emit)), Text(*_word(c.run)), packages)
     screen.print(table)
     for c in checkups:
         for text in (*dict.fromkeys((*c.emit.problems, *c.run.problems)), *c.remarks):
-            screen.print(f"{c.target}: {text}", markup=False)
+            screen.print(f"{c.target}: {text}")
         if c.install:
-            screen.print(f"{c.target}: get it with: {c.install}", markup=False, soft_wrap=True)
+            screen.print(f"{c.target}: get it with: {c.install}", soft_wrap=True)
 
 
-def _word(ability: Ability) -> str:
-    return "[green]yes[/]" if ability.possible else "[red]no[/]"
+def _word(ability: Ability) -> tuple[str, str]:
+    """A word, and its colour."""
+    return ("yes", "green") if ability.possible else ("no", "red")

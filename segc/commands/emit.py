@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,30 +175,31 @@ def _megabytes(emission: Emission) -> str:
 
 
 def _report(emissions: Sequence[Emission]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from segc.inference.text import printable
 
     table = Table("target", "artifact", "MB", "seconds", "against PyTorch", "status", box=None, pad_edge=False)
     for emission in emissions:
         table.add_row(
-            emission.name,
-            "" if emission.folder is None else _shown(emission.folder / emission.model),
+            printable(emission.name),
+            "" if emission.folder is None else printable(_shown(emission.folder / emission.model)),
             _megabytes(emission),
             f"{emission.seconds:.1f}",
             emission.summary,
             emission.status,
         )
     # Where nobody looks at a terminal, paths are better whole than wrapped.
-    screen = Console(width=None if sys.stdout.isatty() else 200)
+    screen = console(stderr=False, width=200)
     screen.print(table)
     for descent in dict.fromkeys(emission.descent for emission in emissions if emission.descent):
-        screen.print(descent, markup=False, highlight=False)
+        screen.print(printable(descent))
     for emission in emissions:
         if emission.status == "failed" and emission.figures:
             screen.print(f"\n{emission.name}, measured beside the trained network in PyTorch:")
             screen.print(_class_table(emission))
         for note in emission.notes:
-            screen.print(f"{emission.name}: {note}", markup=False, highlight=False)
+            screen.print(printable(f"{emission.name}: {note}"))
 
 
 def _class_table(emission: Emission) -> Table:

@@ -1,5 +1,6 @@
 """``segc runs``: the trainings of a project."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segc.commands.common import build_dir_option, project_option
+from segc.commands.common import build_dir_option, project_option, say
 
 if TYPE_CHECKING:
     from segc.reports.runs import RunView
@@ -50,7 +51,7 @@ def list_command(build_dir: Path, page: Path | None, *, as_json: bool) -> None:
     views = view_runs(build_dir)
     _show(views, table(views), build_dir, page, as_json=as_json)
     if not views and not as_json:
-        click.echo(f"no runs in {build_dir}; segc train makes one", err=True)
+        say(f"no runs in {build_dir}; segc train makes one", err=True)
 
 
 @command.command("compare")
@@ -109,7 +110,7 @@ def use_command(name: str | None, build_dir: Path, *, last: bool) -> None:
         raise click.UsageError("give the name of a run, or --last")
     use_run(build_dir, name)
     choice = chosen_run(build_dir)
-    click.echo(f"val, emit and predict use run {choice.name}, {choice.why}" if choice else "there is no run yet")
+    say(f"val, emit and predict use run {choice.name}, {choice.why}" if choice else "there is no run yet")
 
 
 @command.command("rm")
@@ -122,7 +123,7 @@ def rm_command(names: tuple[str, ...], build_dir: Path) -> None:
     for name in names:
         run_folder(build_dir, name)  # nothing is removed where one is not there
     for name in dict.fromkeys(names):
-        click.echo(f"removed {name}: {remove_run(build_dir, name) / 2**20:.1f} MiB")
+        say(f"removed {name}: {remove_run(build_dir, name) / 2**20:.1f} MiB")
 
 
 @command.command("prune")
@@ -138,7 +139,7 @@ def prune_command(keep: int, build_dir: Path, *, yes: bool) -> None:
     doomed = [one for one in views[keep:] if not one.used and one.state != "running"]
     for one in doomed:
         freed = f": {remove_run(build_dir, one.name) / 2**20:.1f} MiB" if yes else ""
-        click.echo(f"{'removed' if yes else 'would remove'} {one.name} (mask mAP50-95 {one.score('mask_map')}){freed}")
+        say(f"{'removed' if yes else 'would remove'} {one.name} (mask mAP50-95 {one.score('mask_map')}){freed}")
     if not doomed:
         click.echo("nothing to remove")
     elif not yes:
@@ -148,7 +149,7 @@ def prune_command(keep: int, build_dir: Path, *, yes: bool) -> None:
 def _show(
     views: "Sequence[RunView]", rows: Sequence[Sequence[str]], build_dir: Path, page: Path | None, *, as_json: bool
 ) -> None:
-    from segc.files import canonical_json, write_atomic
+    from segc.files import write_atomic
 
     if page is not None:
         from segc.reports.runs import runs_page
@@ -156,8 +157,8 @@ def _show(
         project = next((one.record.project for one in views if one.record), build_dir.parent.name)
         write_atomic(page, runs_page(project, views))
     if as_json:
-        click.echo(canonical_json([one.to_json() for one in views]), nl=False)
+        click.echo(json.dumps([one.to_json() for one in views], sort_keys=True, indent=2))
     elif views:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

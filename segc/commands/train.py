@@ -76,8 +76,8 @@ def command(
         return
     if resume and (unreported := without_report(folder, name)):
         # It was killed between its last epoch and its report.
-        click.echo(f"run {unreported.name} is complete but for its report", err=True)
-        click.echo(f"report: {_report(loaded, unreported)}")
+        say(f"run {unreported.name} is complete but for its report", err=True)
+        say(f"report: {_report(loaded, unreported)}")
         return
     screen = console()
     if launched_world().leads:
@@ -127,7 +127,7 @@ def _try_out(loaded: "LoadedProject") -> None:
     from segc.dry_run import dry_run
 
     warn(loaded.warnings)
-    if problems := dry_run(loaded, click.echo):
+    if problems := dry_run(loaded, say):
         raise SegcError(problems)
     click.echo("all that is to come works here, with seeded weights; nothing was kept")
 
@@ -170,7 +170,7 @@ def _show_interrupted(loaded: "LoadedProject", build_dir: Path, run: Path, why: 
     from segc.reports.run import is_quick, report_run
     from segc.runs import resume_command
 
-    click.echo(f"interrupted ({why}): all that was done is kept in {run}", err=True)
-    click.echo(f"go on with: {resume_command(loaded.path, build_dir, run.name)}", err=True)
+    say(f"interrupted ({why}): all that was done is kept in {run}", err=True)
+    say(f"go on with: {resume_command(loaded.path, build_dir, run.name)}", err=True)
     with suppress(SegcError, OSError):  # of what is kept nothing is missing without a page
-        click.echo(f"report: {report_run(loaded, run, measure=is_quick(run))}", err=True)
+        say(f"report: {report_run(loaded, run, measure=is_quick(run))}", err=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from segc.commands.common import build_dir_option, build_folder, project_argument, set_option, warn
+from segc.commands.common import build_dir_option, build_folder, project_argument, say, set_option, warn
 from segc.compute import prepare_to_compute
 
 
@@ -33,15 +33,13 @@ def command(
     loaded = load_project(project, overrides)
     warn(loaded.warnings)
     folder = build_folder(loaded, build_dir)
-    best = tune(
-        loaded, folder, trials=trials, study=study, storage=storage, said=lambda text: click.echo(text, err=True)
-    )
+    best = tune(loaded, folder, trials=trials, study=study, storage=storage, said=lambda text: say(text, err=True))
     if best is None:
         click.echo("no trial was completed")
         return
-    click.echo(f"best: run {best.run}, mean of box and mask mAP50-95 {best.value:.4f}")
+    say(f"best: run {best.run}, mean of box and mask mAP50-95 {best.value:.4f}")
     for change in best.changes:
-        click.echo(f"  {change}")
+        say(f"  {change}")
     words = [word for text in best.overrides for word in ("--set", text)]
-    click.echo(f"train it again: segc train {shlex.join(words)}")
-    click.echo(f"use its weights: segc runs use {best.run}")
+    say(f"train it again: segc train {shlex.join(words)}")
+    say(f"use its weights: segc runs use {best.run}")

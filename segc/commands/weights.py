@@ -1,13 +1,12 @@
 """``segc weights``: published weights and the cache, import and export, what a file holds and descends from."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from segc.commands.common import WeightsFile, build_dir_option, build_folder, set_option
+from segc.commands.common import WeightsFile, build_dir_option, build_folder, console, say, set_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +34,6 @@ def command() -> None:
 @_json_option
 def list_command(*, as_json: bool) -> None:
     """List published weights by name, and what else is in the cache."""
-    from rich.console import Console
     from rich.table import Table
 
     from segc.architectures.published import BY_ADDRESS, PUBLISHED
@@ -57,11 +55,11 @@ def list_command(*, as_json: bool) -> None:
             *(row.name, row.family, row.scale, f"{size / 1e6:.1f}" if size else "-", row.licence),
             *(f"{row.box_ap:.1f}", f"{row.mask_ap:.1f}", "yes" if origin else "no"),
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console(stderr=False, width=200).print(table)
     for figures in sorted({f"AP on {row.data} at {row.side} px, by {row.source}" for row, _ in rows}):
         click.echo(figures)
     for other_origin in others:
-        click.echo(f"cached: {_printable(other_origin.address)}, {other_origin.size / 1e6:.1f} MB")
+        say(f"cached: {other_origin.address}, {other_origin.size / 1e6:.1f} MB")
 
 
 def _row_json(row: "Published") -> dict[str, Any]:
@@ -122,7 +120,7 @@ def fetch_command(
         _print_json([{"file": str(file), "sha256": o.sha256 if o else None} for file, o in origins])
         return
     for file, _ in origins:
-        click.echo(f"{file}")
+        say(f"{file}")
 
 
 def _reference(text: str) -> "WeightsReference":
@@ -158,7 +156,7 @@ def verify_command(context: click.Context, names: tuple[str, ...], *, as_json: b
         _print_json(found)
     else:
         for one in found:
-            click.echo(_printable(f"{one['state']}: {one['address']}"))
+            say(f"{one['state']}: {one['address']}")
         if not found:
             click.echo("the cache holds no weights")
     if any(one["state"] != "sound" for one in found):
@@ -198,7 +196,7 @@ def prune_command(names: tuple[str, ...], *, everything: bool, as_json: bool) ->
         _print_json(found)
         return
     for one in found:
-        click.echo(_printable(f"{one['state']}: {one['file']}"))
+        say(f"{one['state']}: {one['file']}")
     click.echo(f"{sum(one['freed'] for one in found) / 1e6:.1f} MB freed")
 
 
@@ -242,7 +240,7 @@ def import_command(file: Path, output: Path | None, project: Path | None, *, ver
         _print_json(imported.to_json())
         return
     for line in _account(imported, verbose=verbose):
-        click.echo(line)
+        say(line)
 
 
 def _account(imported: "Imported", *, verbose: bool) -> list[str]:
@@ -314,7 +312,7 @@ def export_command(
         source = weights_file(weights)
     exported = export_weights(source, output, layout=layout, half=half)
     for line in exported.lines():
-        click.echo(_printable(line))
+        say(line)
 
 
 # -- what is in a file, and where it comes from
@@ -348,13 +346,13 @@ def show_command(file: str, *, as_json: bool) -> None:
         return
     if row:
         for key, value in _row_json(row).items():
-            click.echo(f"{key}: {'not published' if value is None else value}")
-        click.echo(f"file: {path}" if tensors else "not in the cache")
+            say(f"{key}: {'not published' if value is None else value}")
+        say(f"file: {path}" if tensors else "not in the cache")
     width = max((len(tensor.name) for tensor in tensors), default=0)
     for tensor in tensors:
-        click.echo(_printable(f"{tensor.name:<{width}}  {tensor.dtype:<4}  {list(tensor.shape)}"))
+        say(f"{tensor.name:<{width}}  {tensor.dtype:<4}  {list(tensor.shape)}")
     for key, text in sorted(metadata.items()):
-        click.echo(_printable(f"{key}: {text}"))
+        say(f"{key}: {text}")
     if tensors or not row:
         click.echo(f"{len(tensors)} tensors, {total:,} numbers")
 
@@ -389,7 +387,7 @@ def licence_command(file: str, *, as_json: bool) -> None:
         _print_json({"file": file, "lineage": to_json(found), "licences": licences(found)})
         return
     for line in _chain(found):
-        click.echo(_printable(line))
+        say(line)
     click.echo(f"licences: {', '.join(licences(found)) or 'none is inherited'}")
 
 
@@ -432,9 +430,4 @@ def _chain(lineage: "Lineage") -> list[str]:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _printable(text: str) -> str:
-    """One line that cannot move the terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    click.echo(json.dumps(value, indent=2))

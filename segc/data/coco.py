@@ -19,6 +19,7 @@ from segc.data.contours import mask_of, outlines, run_lengths
 from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
 from segc.data.samples import LabelFaultsError, Sample, left_out
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail
+from segc.files import is_file
 from segc.spec.paths import missing_path_help
 
 MOST_BYTES = 2**31
@@ -285,7 +286,7 @@ def _path(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
         raise _Fault("D003", f"{_shown(name)} is no file name inside the folder of the images", at="/file_name")
     for start in range(len(relative.parts)):
         rest = PurePosixPath(*relative.parts[start:])
-        path = next((folder / rest for folder in folders if (folder / rest).is_file()), None)
+        path = next((folder / rest for folder in folders if is_file(folder / rest)), None)
         if path is not None:
             return path, f"{_shown(name)} is read as {_shown(str(rest))}, which is there" if start else None
     where = ", ".join(str(folder) for folder in folders)

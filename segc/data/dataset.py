@@ -15,6 +15,7 @@ from segc.data.samples import (
     read_samples,
 )
 from segc.diagnostics import MOST_EXAMPLES, Diagnostic, Findings, SegcError, fail
+from segc.files import is_file
 from segc.inference.kinds import IMAGE_SUFFIXES
 from segc.spec.paths import missing_path_help
 
@@ -287,7 +288,7 @@ def _listed(entry: Path, root: Path) -> list[Path]:
         if not line.strip():
             continue
         candidates = (entry.parent / line.strip(), root / line.strip())
-        image = next((path for path in candidates if path.is_file()), None)
+        image = next((path for path in candidates if is_file(path)), None)
         if image is None:
             found.add(Diagnostic("D007", f"no such image: `{line.strip()}`", file=entry, line=number))
         else:

@@ -9,12 +9,10 @@ which nothing opens, and the last good one stays where it is. An artifact that i
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import Diagnostic, SegcError, fail
@@ -22,13 +20,15 @@ from segc.emission.order import Emission, Job, Order
 from segc.emission.publish import weights_digest
 from segc.emission.reference import TORCH, References, hire_reference
 from segc.emission.worker import Limits, WorkerPool
-from segc.locks import exclusive
+from segc.files import sweep
+from segc.locks import TemporaryFolder, exclusive
 from segc.targets.contract import CALIBRATED, check_packages
 from segc.targets.description import DESCRIPTION
 from segc.targets.registry import artifact_name, find_target, refusals, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from segc.spec.load import LoadedProject
     from segc.targets.contract import Target, TargetOptions
@@ -126,7 +126,8 @@ def emit_project(
             spare = hire_reference(pool)  # The slowest import starts before anything is read.
         job = _prepare(loaded, build_dir, weights, untrained=untrained)
         stack.enter_context(exclusive(build_dir / ".emit.lock", f"an emission into {artifacts}"))
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segc-emit-")))
+        work = stack.enter_context(TemporaryFolder("emit"))
+        sweep(artifacts)
         references = References(pool, work / "references", loaded, job.weights, job.images, spare)
         if job.warnings:
             warn(job.warnings)

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.locks import TemporaryFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +38,8 @@ _PATH_ENTRY = Path(__file__).resolve().parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2"}
 """What keeps TensorFlow and Paddle from talking while they are imported."""
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
+"""What names the folder for temporary files."""
 _GLANCE = 0.2
 """Seconds from one look at a worker's memory to the next."""
 
@@ -62,10 +64,11 @@ class Worker:
         log: Path | None = None,
     ) -> None:
         self.title, self._kept = title, log
-        self._folder = tempfile.TemporaryDirectory(prefix="segc-worker-")
-        self.folder = Path(self._folder.name)
+        self._folder = TemporaryFolder("worker")
+        self.folder = self._folder.path
         self._log = self.folder / "log.txt"
-        environment = {**_QUIET, **os.environ}
+        # What it and its libraries leave in a temporary folder goes with its own.
+        environment = {**_QUIET, **os.environ, **dict.fromkeys(_TEMPORARY, str(self.folder))}
         if threads:
             environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
         # Threads that wait by spinning would take the processors from the workers beside them.
@@ -152,7 +155,7 @@ class Worker:
         self.stop()
         with suppress(BrokenPipeError):
             self._input.close()
-        self._folder.cleanup()
+        self._folder.remove()
 
     @property
     def _response(self) -> Path:

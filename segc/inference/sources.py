@@ -162,11 +162,12 @@ def _expand(item: str) -> Iterator[Source]:
         raise SourceError("an empty name is no image")
     elif item == "-":
         yield Source(item, kind="stdin")
-    elif path.is_dir():
+    # os.path answers for names that no file can have, too, where pathlib raises.
+    elif os.path.isdir(item):  # noqa: PTH112
         yield from _files(path.iterdir(), f"{item}: no images or videos in this folder ({', '.join(IMAGE_SUFFIXES)})")
-    elif path.suffix.lower() == ".txt" and path.is_file():
+    elif path.suffix.lower() == ".txt" and os.path.isfile(item):  # noqa: PTH113
         yield from _listed(path, item)
-    elif path.exists():
+    elif os.path.exists(item):  # noqa: PTH110
         yield _file_source(path)
     elif glob.has_magic(item):
         # `glob` knows `**` and absolute patterns, which Path.glob does not take.

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, get_args
 
 from segc.diagnostics import Diagnostic, fail
+from segc.locks import TemporaryFolder
 
 if TYPE_CHECKING:
     from segc.graph.ir import Graph
@@ -95,8 +95,7 @@ def _in_onnxruntime(loaded: "LoadedProject", graph: "Graph", trained: "Weights",
     options = OnnxOptions(format="onnx", dynamic=True)
     check_packages(TARGET, TARGET.requirements(options))
     metadata = replace(model_metadata(loaded.project), **TARGET.settings(options))
-    with TemporaryDirectory(prefix="segc-") as name:
-        folder = Path(name)
+    with TemporaryFolder("session") as folder:
         request = EmitRequest(graph, trained.tensors, options, metadata, loaded.project.name, folder)
         return open_target(TARGET, folder / TARGET.make(request).model, device=device)
 

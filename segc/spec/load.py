@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
+from segc.files import is_file
 from segc.schema import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.hyperparameters import idle_keys
@@ -65,7 +66,7 @@ class LoadedProject:
         if start is None or start.path is None:
             return None
         path = _absolute(read_path(self.root, start.path).path)
-        return path if start.address is None or path.is_file() else None
+        return path if start.address is None or is_file(path) else None
 
     @property
     def build_dir(self) -> Path:

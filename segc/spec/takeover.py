@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.files import is_file
 from segc.spec.categories import CategoriesError, first_image, read_categories
 from segc.spec.dataset import DataFile
 from segc.spec.hyperparameters import Augment, Hyperparameters
@@ -175,7 +176,7 @@ def _take_model(value: Any, origin: Origin, _: Path) -> str:
 def _take_data(value: Any, origin: Origin, source: Path) -> str:
     text = expand(str(value))
     folders = (Path.cwd(), source.parent, *list(source.parents)[1:4])
-    file = next((folder / text for folder in folders if (folder / text).is_file()), None)
+    file = next((folder / text for folder in folders if is_file(folder / text)), None)
     if file is None:
         return f"`{value}` is not there: write the dataset's section by hand, or use --from with the data file"
     taken = _from_data_file(file, {})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from segc.architectures.published import BY_ADDRESS, PUBLISHED, Published
+from segc.files import is_file
 
 HUB = "https://huggingface.co"
 """Where ``hf://`` addresses lead."""
@@ -58,7 +59,7 @@ class WeightsReference:
         if self.path is None:
             return None
         path = root / os.path.expanduser(self.path)  # noqa: PTH111 - Path.expanduser raises for users that are not there
-        return path if self.address is None or path.is_file() else None
+        return path if self.address is None or is_file(path) else None
 
     @property
     def file_name(self) -> str:

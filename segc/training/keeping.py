@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segc import files
 from segc.files import atomic_directory, canonical_json, digest, write_atomic
 from segc.locks import Lock
 from segc.runs import (
@@ -198,18 +199,10 @@ def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left of a run: files and folders it was writing. The run's lock must be held."""
-    left = [
-        *folder.parent.glob(f".{folder.name}.*.partial"),
-        *folder.parent.glob(f".{folder.name}.*.retired"),
-        *folder.parent.glob(f".{folder.name}.removed"),
-        *folder.glob(".*.partial"),
-        *folder.glob(f"{WEIGHTS}/.*.partial"),
-    ]
-    for path in left:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    files.sweep(folder.parent, folder.name)
+    files.sweep(folder)
+    files.sweep(folder / WEIGHTS)
+    shutil.rmtree(folder.with_name(f".{folder.name}.removed"), ignore_errors=True)
 
 
 _OLD = 600.0

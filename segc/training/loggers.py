@@ -187,34 +187,41 @@ class Recorded(Report):
             except Exception as error:  # noqa: BLE001 - a service may fail in any way, the training goes on
                 self._loggers.remove(logger)
                 text = str(error).strip().partition("\n")[0][:200]
-                self._shown.say(f"{logger.name} is left out from here on: {text or type(error).__name__}")
+                self.say(f"{logger.name} is left out from here on: {text or type(error).__name__}")
+
+    def _show(self, what: str, *arguments: Any) -> None:
+        """Show it, as long as there is somebody to look: a closed pipe or a full disk below a log ends no training."""
+        try:
+            getattr(self._shown, what)(*arguments)
+        except OSError:
+            self._shown = Report()
 
     def begin(self, run: Run) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.begin(run)
+        self._show("begin", run)
         self._tell("begin", run)
 
     def say(self, text: str) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.say(text)
+        self._show("say", text)
 
     def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.steps(epoch, epochs, total, done)
+        self._show("steps", epoch, epochs, total, done)
         self._tell("steps", epoch, epochs, total, done)
 
     def step(self, values: Mapping[str, float]) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.step(values)
+        self._show("step", values)
         self._tell("step", values)
 
     def validated(self, done: int, total: int) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.validated(done, total)
+        self._show("validated", done, total)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """See :class:`segc.training.report.Report`."""
-        self._shown.epoch(row)
+        self._show("epoch", row)
         self._tell("epoch", row)
         if self._watched is not None:
             self._watched.epoch(row)
@@ -222,7 +229,7 @@ class Recorded(Report):
     def close(self) -> None:
         """See :class:`segc.training.report.Report`."""
         self._tell("close")
-        self._shown.close()
+        self._show("close")
 
 
 @contextmanager

@@ -358,7 +358,7 @@ class Training:
             self._count_time()
             with suppress(SegcError, OSError):  # a full disk has been told already, and the last checkpoint is there
                 self._keeper.save(self._checkpoint())
-                self._save_weights("last")
+                self._save_weights("last", self.progress.epoch)
         self._keeper.end(how, self.progress)
 
     def _circumstances(self) -> str:
@@ -379,8 +379,7 @@ class Training:
         last = over or number == self.plan.epochs
         metrics = self._validate() if last or number % self.hyper.val_interval == 0 else None
         self._count_time()
-        done, self.progress.at = self.progress.at, Epoch()
-        self.progress.epoch = number
+        done = self.progress.at
         row = {
             "epoch": number,
             "seconds": round(self.progress.seconds, 3),
@@ -392,22 +391,26 @@ class Training:
             "unreadable": done.unreadable,
             "memory_gib": round(peak_memory(self.device) / 2**30, 3),
         }
+        best, ties = self.progress.best, self.progress.ties
         if self._keeper is not None:
             self._keeper.add_row(row)
-            self.report.epoch(row)
-            best, self.progress.ties = best_epochs(self._keeper.rows)
-            if best is self._keeper.rows[-1]:
-                self.progress.best = row
-                self._save_weights("best")
+            top, ties = best_epochs(self._keeper.rows)
+            if top is self._keeper.rows[-1]:
+                self._save_weights("best", number)
+                best = row
             self._keeper.keep_epoch(to_numpy(self.engine.average.network), number, self.hyper)
-        self.progress.best, self.progress.ties = self.world.from_leader((self.progress.best, self.progress.ties))
+        # Only now that its files are there is the epoch done: where one cannot be written, it is done again.
+        self.progress.epoch, self.progress.at = number, Epoch()
+        self.progress.best, self.progress.ties = self.world.from_leader((best, ties))
+        if self._keeper is not None:
+            self.report.epoch(row)
         self.progress.stopped = over or (not last and self._got_no_better(metrics))
         if self.hyper.time and number == 1:
             self._fit_to_time()
         if self._keeper is not None:
             # The checkpoint comes after the weights: killed in between, the epoch is done again and gives the same.
             if self._is_complete() or self._keeper.is_due():
-                self._save_weights("last")
+                self._save_weights("last", number)
             self._keeper.save(self._checkpoint())
 
     def _fit_to_time(self) -> None:
@@ -534,9 +537,9 @@ class Training:
         if self.world.size == 1:  # several go on, for they wait for each other
             self._stop.check()
 
-    def _save_weights(self, which: str) -> None:
+    def _save_weights(self, which: str, epoch: int) -> None:
         if self._keeper is not None:
-            self._keeper.save_weights(which, to_numpy(self.engine.average.network), self.progress.epoch)
+            self._keeper.save_weights(which, to_numpy(self.engine.average.network), epoch)
 
     def _checkpoint(self) -> Checkpoint:
         self.progress.updates = self.engine.average.updates

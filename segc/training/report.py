@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from segc.inference.text import printable
 from segc.network.device import peak_memory
 from segc.runs import flat
 from segc.spec.project import Project, resolved
@@ -80,7 +81,8 @@ class PlainReport(Report):
 
     def say(self, text: str) -> None:
         """See :class:`Report`."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        shown = "\n".join(map(printable, text.split("\n")))
+        self._console.print(shown, highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """See :class:`Report`."""

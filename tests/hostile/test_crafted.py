@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,8 @@ import pytest
 
 from segc.cli import run
 from segc.diagnostics import SegcError
-from segc.files import atomic_directory, atomic_path, canonical_json, digest, write_atomic
+from segc.files import atomic_directory, atomic_path, canonical_json, digest, sweep, write_atomic
+from segc.locks import TemporaryFolder
 from segc.spec.load import MOST_FAULTS, check_text
 from segc.weights.store import load_weights
 
@@ -128,6 +130,43 @@ def test_names_of_files_and_classes_begin_no_line_of_their_own(
     assert "\nerror: all is lost" not in told
 
 
+def test_a_name_that_no_file_can_have_is_one_that_is_not_there(tmp_path: Path) -> None:
+    from segc.data.dataset import read_split
+    from segc.spec.load import load_project
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images.txt").write_text("a" * 5000)
+    coco = {
+        "images": [{"id": 1, "file_name": "a" * 5000, "width": 8, "height": 8}],
+        "annotations": [],
+        "categories": [],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    project = tmp_path / "project.yaml"
+    for dataset in (
+        "train: images, val: images, names: [thing], format: coco, annotations: {train: coco.json, val: coco.json}",
+        "train: images.txt, val: images.txt, names: [thing]",
+    ):
+        project.write_text(PROJECT.replace("train: images, val: images, names: [thing]", dataset))
+        with pytest.raises(SegcError) as caught:
+            read_split(load_project(project), "train")
+        assert [one.code for one in caught.value.diagnostics] == ["D007"]
+
+
+def test_brackets_and_control_characters_in_names_of_artifacts_are_shown_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segc.commands.emit import _report
+    from segc.emission.order import Emission
+
+    _report([Emission("[/red]", "onnx", "verified", folder=tmp_path / "\x1b[31m", model="[/m]", notes=("a\nb",))])
+    said = capsys.readouterr().out
+    assert "[/red]" in said
+    assert "[/m]" in said
+    assert "\x1b" not in said
+    assert "a\\nb" in said
+
+
 # The machine
 
 
@@ -142,6 +181,57 @@ def test_a_library_that_the_memory_has_no_room_for_is_one_line(tmp_path: Path) -
     first, second = done.stderr.splitlines()
     assert first.startswith("error[F007]: the package cv2 cannot be loaded: ")
     assert "more memory" in second
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+@pytest.mark.parametrize(
+    ("ends", "status", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 1, "error[F008]: a library ended with SIGSEGV, where 1024 MB"),
+        ("os.kill(os.getppid(), signal.SIGTERM) or signal.pause()", 143, "interrupted\n"),
+        ("7", 7, ""),
+    ],
+)
+def test_where_addresses_are_few_a_crash_of_a_library_is_told_and_all_else_as_ever(
+    ends: str, status: int, said: str, tmp_path: Path
+) -> None:
+    code = (
+        "import os, resource, signal, sys, time\nfrom segc import cli\n"
+        f"cli.root.main = lambda *_, **__: {ends}\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(said)
+    assert done.returncode == status
+
+
+def test_what_a_killed_process_left_in_the_temporary_folder_goes_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "import os, sys; from segc.locks import TemporaryFolder as F; print(F('test').path); os._exit(9)"
+    made = [sys.executable, "-c", code]
+    left = subprocess.run(
+        made, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert list(tmp_path.iterdir()) == [Path(left.stdout.strip())]
+    (tmp_path / "segc-mine").mkdir()
+    with TemporaryFolder("one") as one, TemporaryFolder("two") as two:
+        assert {path.name for path in tmp_path.iterdir()} == {"segc-mine", one.name, two.name}
+    assert [path.name for path in tmp_path.iterdir()] == ["segc-mine"]
+
+
+def test_a_sweep_puts_back_what_was_taken_out_of_its_place_and_removes_the_rest(tmp_path: Path) -> None:
+    for name in (".a.xyz.retired", ".b.xyz.retired", ".b.xyz.partial", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    (tmp_path / ".c.txt.xyz.partial").touch()
+    sweep(tmp_path)
+    assert {path.name: (path / "of").read_text() for path in tmp_path.iterdir()} == {
+        "a": ".a.xyz.retired",
+        "b": "b",
+        "c": "c",
+    }
 
 
 def test_a_full_disk_is_named_by_what_was_being_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Signals end a training after the step at hand; nothing is lost, and the line that goes on is told."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -14,6 +15,8 @@ from segc.interrupts import Interrupted
 from segc.locks import is_locked, try_lock
 from segc.runs import lock_file, read_record
 from segc.training.checkpoint import load_checkpoint
+from segc.training.keeping import Keeper
+from segc.training.loggers import Recorded
 from segc.training.loop import train
 from segc.training.report import PlainReport, Report
 
@@ -44,6 +47,13 @@ class Hears(Report):
 
     def say(self, text):
         self.said.append(text)
+
+
+class Speechless(Hears):
+    """A display whose reader goes away in the first epoch."""
+
+    def epoch(self, row):  # noqa: ARG002
+        raise BrokenPipeError
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -157,3 +167,29 @@ def test_where_nothing_is_labelled_that_is_told_and_no_figure_is_made_up(compile
     assert outcome.row["epoch"] == 2
     assert (outcome.row["box_map"], outcome.ties) == ("-", (1,))
     assert "nan" not in (outcome.folder / "results.csv").read_text()
+
+
+def test_an_epoch_whose_weights_cannot_be_written_is_done_again(compiled, monkeypatch):
+    whole = train(*compiled("whole-disk", **SETTINGS)).folder
+    loaded, build = compiled("full-disk", **SETTINGS)
+    save = Keeper.save_weights
+
+    def full(keeper, which, tensors, epoch):
+        if which == "best" and epoch == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(keeper, which, tensors, epoch)
+
+    monkeypatch.setattr(Keeper, "save_weights", full)
+    with pytest.raises(OSError, match="No space"):
+        train(loaded, build)
+    monkeypatch.setattr(Keeper, "save_weights", save)
+    folder = train(loaded, build, resume=True).folder
+    for which in ("best", "last"):
+        first, second = (path / "weights" / f"{which}.safetensors" for path in (whole, folder))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_training_goes_on_where_nobody_reads_what_it_says(compiled):
+    watched = Hears()
+    outcome = train(*compiled("unread", **SETTINGS), report=Recorded(Speechless(), [], watched))
+    assert outcome.row["epoch"] == 2

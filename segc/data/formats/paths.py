@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from segc.data.formats.common import Fault, shown
+from segc.files import is_file
 
 
 def inside(name: str, folders: Sequence[Path]) -> Path:
@@ -16,7 +17,7 @@ def inside(name: str, folders: Sequence[Path]) -> Path:
     leaves = relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts or "\0" in name
     if leaves or not relative.parts:
         raise Fault("D003", f"{shown(name)} is no file name inside the folder of the images")
-    path = next((folder / relative for folder in folders if (folder / relative).is_file()), None)
+    path = next((folder / relative for folder in folders if is_file(folder / relative)), None)
     if path is None:
         where = ", ".join(str(folder) for folder in folders)
         raise Fault("D007", f"there is no image {shown(name)} in {where}")

@@ -17,6 +17,7 @@ from segc.data.formats.masks import index_masks
 from segc.data.formats.png import read_png_file, voc_palette
 from segc.data.formats.xml import Element, elements
 from segc.diagnostics import SegcError
+from segc.files import is_file
 
 IMAGES, OBJECTS, CLASSES, RECORDS, LISTS = (
     "JPEGImages",
@@ -184,4 +185,4 @@ def find_image(root: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
     if not stem or stem != Path(stem).name or "\0" in stem:
         raise Fault("D003", f"{shown(stem)} is no name of an image")
     folder = root / IMAGES
-    return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
+    return next((path for suffix in suffixes if is_file(path := folder / f"{stem}{suffix}")), None)
