@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_schemas_and_templates_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "segc/_resources/schemas/project.schema.json" in names
-    assert "segc/_resources/templates/predict/base.py.j2" in names
+    assert "segc/_resources/templates/predict/predict.py.j2" in names
     assert "segc/_resources/templates/report/report.html.j2" in names
     assert "segc/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "examples/", "segc/_resources/tests"))]
@@ -53,7 +53,7 @@ def test_the_wheel_works_with_the_core_dependencies_only(wheel: Path, tmp_path: 
         command = [python, "-m", "segc", *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
 
-    template = "from segc.files import resource; assert resource('templates', 'predict', 'base.py.j2').is_file()"
+    template = "from segc.files import resource; assert resource('templates', 'predict', 'predict.py.j2').is_file()"
     subprocess.run([python, "-c", template], check=True, cwd=tmp_path)
     assert segc("validate").returncode == 0
     assert segc("build").returncode == 0

@@ -228,7 +228,7 @@ class Order:
         notes = [*made.lowered.notes, *made.notes]
         if not made.ran.shipped and self.target.script is not None:
             notes.append(f"{made.ran.runtime}: {STAND_IN_NOTE}")
-        description = {
+        description: dict[str, Any] = {
             **inputs.to_json(),
             "photographs": inputs.digests(made.photographs),
             "key": key,
@@ -241,6 +241,7 @@ class Order:
             **({"beside": {name: _parity_entry(one) for name, one in made.beside.items()}} if made.beside else {}),
             **({"accuracy": made.accuracy} if made.accuracy else {}),
         }
+        self._write_readme(description)
         folder = publish(self.place, self.files, description)
         problems = self._problems(made, folder) if status == "failed" else ()
         emission = self._emission(status, folder, Description.model_validate(description))
@@ -282,6 +283,20 @@ class Order:
             accuracy, said = self._accuracy(pool, references, trained, lowered.model)
             notes += said
         return Attempt(lowered, reference.photographs, ran, beside, accuracy, notes)
+
+    def _write_readme(self, description: dict[str, Any]) -> None:
+        """The page that says how to use the model, from all that is known of it; it is one of the files itself."""
+        from segc.emission.readme import README, render_readme
+        from segc.graph.serial import read_graph
+
+        graph, job = read_graph(self.graph), self.job
+        text = render_readme(self.target, self.options, self.metadata, graph, self._filters(), job.lineage, description)
+        (self.files / README).write_text(text, encoding="utf-8")
+        description["files"] = file_entries(self.files)
+
+    def _filters(self) -> Filters:
+        """What counts as a detection: the project's thresholds, or those of a model that suppresses by itself."""
+        return choose_filters(self.metadata, {}, self.job.filters)
 
     def _status(self, made: Attempt) -> Status:
         """What is to be said of the artifact, from what ran."""
@@ -441,8 +456,7 @@ class Order:
         from segc.emission.verify import script_faults
 
         records = json.loads((predictions / "predictions.json").read_bytes())
-        filters = choose_filters(self.metadata, {}, self.job.filters)
-        return script_faults(records, reference.photographs, load_arrays(outputs), self.metadata, filters)
+        return script_faults(records, reference.photographs, load_arrays(outputs), self.metadata, self._filters())
 
     def _accuracy(
         self, pool: WorkerPool, references: References, trained: Answer, model: str

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parents[1]
 _EVERY = (
     "segc.emission.script",
+    "segc.emission.readme",
     "segc.emission.verify",
     "segc.emission.accuracy",
     "segc.emission.child",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -58,7 +59,7 @@ def render_files(
     Returns:
         Texts by file name; the same for the same arguments.
     """
-    packages = [*PACKAGES, *map(str, target.needed if target.script_needed is None else target.script_needed)]
+    packages = script_packages(target)
     values = {
         "target": target,
         "modules": [*target.carried, target.runtime],
@@ -67,11 +68,21 @@ def render_files(
         "defaults": defaults,
         "python": PYTHON,
         "packages": packages,
-        "install": f"pip install {' '.join(package.partition('>')[0] for package in packages)}",
+        "install": install_line(target),
         "constants": constants(),
         **target.values(options),
     }
     return {name: render(template, values) for template, name in target.templates}
+
+
+def script_packages(target: Target) -> list[str]:
+    """What a predict script in Python needs, with the lowest versions."""
+    return [*PACKAGES, *map(str, target.needed if target.script_needed is None else target.script_needed)]
+
+
+def install_line(target: Target) -> str:
+    """The command that brings it."""
+    return f"pip install {' '.join(package.partition('>')[0] for package in script_packages(target))}"
 
 
 def constants() -> dict[str, Any]:
@@ -102,7 +113,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["c_string"] = c_string
+    environment.filters |= {"c_string": c_string, "md": markdown}
     return environment.get_template(template).render({**values, "carried": carried, "only": only})
 
 
@@ -151,6 +162,17 @@ def c_string(text: str) -> str:
     plain = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\?')
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
+
+def markdown(text: object) -> str:
+    """A text of strangers in Markdown: itself, whatever stands in it.
+
+    What begins markup, links, HTML or a table's cell is escaped, and what is no character to be seen is replaced.
+    """
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in str(text))
+    return _PUNCTUATION.sub(r"\\\1", shown)
+
+
+_PUNCTUATION = re.compile(r"([\\`*_\[\](){}<>|~&!$@:#]|(?<=www)\.)", re.IGNORECASE)
 
 _PARSING = Lock()
 """CPython keeps how deep its parser is in one place: trees that threads make at once end in a SystemError (3.11)."""

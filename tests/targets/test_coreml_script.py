@@ -1,4 +1,4 @@
-"""What stands beside a Core ML model: the predict script, run against a stand-in for Core ML, and the README."""
+"""What stands beside a Core ML model: the predict script, run against a stand-in for Core ML, and the page about apps."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: 
     assert done.stderr == "coremltools is missing: pip install numpy opencv-python-headless coremltools pillow\n"
 
 
-def test_the_readme_says_what_goes_in_and_what_comes_out(standalone: OnMacOs) -> None:
-    text = (standalone.folder / "README.md").read_text()
+def test_the_page_about_apps_says_what_goes_in_and_what_comes_out(standalone: OnMacOs) -> None:
+    text = (standalone.folder / "SWIFT.md").read_text()
     metadata = standalone.opened.metadata
     suppresses = metadata.layout == "detections"
     outputs = {name for name in ("boxes", "scores", "classes", "coefficients", "prototypes") if f"| `{name}` |" in text}

@@ -84,10 +84,17 @@ def _settings(options: CoremlOptions) -> dict[str, Any]:
 
 
 def _values(options: CoremlOptions) -> dict[str, Any]:
-    """For the README: the first version of iOS, and the name of the input."""
+    """For what stands beside it: the first version of iOS, and what goes in."""
     from segc.targets.coreml.lowering import INPUT
 
-    return {"system": oldest_system(options), "input": INPUT}
+    reads = {
+        "name": INPUT,
+        "type": "image",
+        "shape": "H x W",
+        "range": "RGB, 8 bits",
+        "last_step": "Nothing more: the program takes the image, and divides by 255 itself.",
+    }
+    return {"system": oldest_system(options), "reads": reads}
 
 
 def _stand_in(_path: Path) -> str | None:
@@ -108,7 +115,7 @@ TARGET = Target(
         Requirement("pillow", "PIL", "10.0", preload=None if APPLE else ""),
     ),
     requirements=lambda _options: (Requirement("coremltools", "coremltools", "9.0", preload=TOOLS),),
-    templates=(("predict.py.j2", "predict.py"), ("coreml.md.j2", "README.md")),
+    templates=(("predict.py.j2", "predict.py"), ("coreml.md.j2", "SWIFT.md")),
     values=_values,
     stand_in=_stand_in,
     passes=_passes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segc.targets.contract import Requirement
 
@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from segc.graph.passes import Pass
 
 RUNTIME = Requirement("ai-edge-litert", "ai_edge_litert", "2.0")
+
+
+INTEGERS: dict[str, Any] = {
+    "reads": {"type": "int8", "range": "-128..127", "last_step": "Subtract 128 from every byte."},
+    "writes": "int8",
+}
+"""What is said of full-integer models beside them."""
 
 
 def float_passes() -> tuple[Pass, ...]:

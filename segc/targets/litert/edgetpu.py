@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segc.diagnostics import fail
 from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
-from segc.targets.litert import RUNTIME, integer_passes
+from segc.targets.litert import INTEGERS, RUNTIME, integer_passes
 from segc.targets.tensorflow import REQUIREMENT
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ TARGET = Target(
     stand_in=_stand_in,
     passes=lambda _options, _metadata: integer_passes(),
     settings=_settings,
+    values=lambda _options: INTEGERS,
     remarks=_remarks,
     tools=_tools,
 )

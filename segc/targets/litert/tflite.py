@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from segc.targets.contract import EmitRequest, Emitted, Refusal, Target, TargetOptions
-from segc.targets.litert import RUNTIME, float_passes, integer_passes
+from segc.targets.litert import INTEGERS, RUNTIME, float_passes, integer_passes
 from segc.targets.tensorflow import REQUIREMENT
 
 if TYPE_CHECKING:
@@ -71,4 +71,5 @@ TARGET = Target(
     refusals=_refusals,
     passes=_passes,
     settings=_settings,
+    values=lambda options: INTEGERS if options.int8 else {},
 )

@@ -1,0 +1,130 @@
+"""The page beside a model: true of the model, whole, the same every time, and safe whatever classes are called."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from segc.architectures.yolov8_seg import SCALES, build
+from segc.emission.readme import OUTPUTS, render_readme
+from segc.emission.script import markdown
+from segc.inference.filters import Filters
+from segc.inference.metadata import LAYOUTS, Metadata
+from segc.targets.registry import targets
+from segc.weights.lineage import Link
+
+NAMES = ("circle", "square")
+PARITY = {
+    "runtime": "a runtime",
+    "images": 3,
+    "outputs": {"boxes": {"max_abs_error": 0.5, "mean_abs_error": None}},
+    "detections": {"conf": 0.25, "reference": 9, "artifact": 8, "matched": 7},
+}
+LEFT = {"conf": 0.25, "iou": 0.7, "max_det": 50}
+SUPPRESSED = sorted(layout for layout in LAYOUTS if layout not in {"named", "fused"})
+
+
+def page(target: str = "onnx", names: tuple[str, ...] = NAMES, notes: tuple[str, ...] = (), **settings: Any) -> str:
+    entry = targets()[target]
+    options = settings.pop("options", None) or entry.default_options()
+    settings = {**entry.settings(options), **settings}
+    metadata = replace(Metadata(names, (96, 160), segc_version="0"), **settings)
+    description = {
+        "model": f"shapes{entry.suffix}",
+        "status": "verified",
+        "notes": list(notes),
+        "parity": PARITY,
+        "files": {"predict.py": {}, f"shapes{entry.suffix}": {}, "metadata.json": {}},
+    }
+    graph = build(SCALES["n"], len(names), (96, 160))
+    weights = (Link("weights", "start.pt", licence="AGPL-3.0 (https://x.example)"), Link("training", "shapes"))
+    return render_readme(entry, options, metadata, graph, Filters(by_class={names[0]: 0.5}), weights, description)
+
+
+def rows(text: str, title: str) -> list[list[str]]:
+    """The cells of the table whose head begins so, without its head."""
+    table = text.partition(f"| {title} |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("target", targets())
+def test_every_target_has_a_page_without_loose_ends(target: str) -> None:
+    text = page(target)
+    assert text == page(target)
+    assert text.endswith(".\n")
+    for rest in ("{{", "{%", "None", "built-in", "\n\n\n"):
+        assert rest not in text, rest
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+    for said in ("grey 114", "order RGB", "conf of circle", "AGPL-3.0", "1. square", "| boxes | 0.5 px | not finite |"):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_outputs_are_told_as_the_metadata_have_them(layout: str) -> None:
+    text = page(layout=layout, **(LEFT if layout in SUPPRESSED else {}))
+    assert [row[0].strip("`") for row in rows(text, "output")[: len(LAYOUTS[layout])]] == list(LAYOUTS[layout])
+    assert ("Suppress: from the highest score down" in text) == (layout not in SUPPRESSED)
+    assert set(OUTPUTS) >= set(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken", "prototypes"),
+    [
+        ({}, "[1, 3, 96, 160]", "[1, 32, 24, 40]"),
+        ({"batch": 4}, "[4, 3, 96, 160]", "[4, 32, 24, 40]"),
+        ({"channels": "last"}, "[1, 96, 160, 3]", "[1, 24, 40, 32]"),
+        ({"dynamic": True}, "[N, 3, H, W]", "[N, 32, H/4, W/4]"),
+    ],
+)
+def test_shapes_are_those_of_the_file(settings: dict[str, Any], taken: str, prototypes: str) -> None:
+    text = page(**settings)
+    assert rows(text, "input")[0][2] == taken
+    assert rows(text, "output")[3][2] == prototypes
+    anchors = "A" if settings.get("dynamic") else "315"
+    assert rows(text, "output")[1][2] == f"[{taken[1]}, {anchors}, 2]"
+
+
+def test_what_a_client_must_know_of_full_integers_and_images_is_said() -> None:
+    options = targets()["tflite"].options.model_validate({"format": "tflite", "int8": True})
+    text = page("tflite", options=options)
+    assert "Subtract 128 from every byte" in text
+    assert "multiply x by W, y by H" in text
+    assert {row[1] for row in rows(text, "output")[:4]} == {"int8"}
+    assert rows(page("coreml"), "input")[0][:3] == ["`image`", "image", "H x W"]
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a | b",
+    "`rm -rf /`",
+    "[here](https://x.example)",
+    "![](https://x.example/spy.png)",
+    "www.x.example",
+    "# Title",
+    "me@x.example",
+    "back\\slash",
+)
+
+
+def test_names_of_classes_are_text_and_nothing_else() -> None:
+    text = page(names=HOSTILE, notes=HOSTILE)
+    for wrong in ("<script", "](http", "https://", "www.x", "me@x"):
+        assert wrong not in re.sub(r"\\([^\w\s])", "\x00", text), wrong
+    listed = text.partition("## Classes\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(listed) == len(HOSTILE)
+    # A reader of Markdown takes the escapes off again.
+    assert [re.sub(r"\\([^\w\s])", r"\1", line.partition(". ")[2]) for line in listed] == list(HOSTILE)
+
+
+def test_what_cannot_be_seen_is_replaced() -> None:
+    assert markdown("a\nb\x1b[1m\u202e") == "a\ufffdb\ufffd\\[1m\ufffd"
+
+
+def test_of_very_many_classes_some_are_listed_and_the_rest_is_named() -> None:
+    text = page(names=tuple(f"class {number}" for number in range(1000)))
+    assert "199. class 199\n" in text
+    assert "200. class 200" not in text
+    assert "The other 800 stand in `artifact.json`" in text
