@@ -93,7 +93,7 @@ def render_readme(
             "anchors": shapes.anchors,
             "cells": shapes.cells,
             "outputs": OUTPUTS[metadata.layout](shapes),
-            "steps": _steps(metadata),
+            "steps": _steps(metadata, defaults),
             "most_names": MOST_NAMES,
             "description": description,
             "found": description["parity"]["detections"],
@@ -184,38 +184,34 @@ def _detections(s: _Shapes) -> list[dict[str, Any]]:
 OUTPUTS = {"named": _named, "fused": _fused, "detections": _detections}
 """By layout: the outputs, in the order of the file."""
 
-_CANDIDATES = (
-    "Of every anchor take the class with the highest score, and keep the anchor where that score is above conf.",
-    (
-        "Suppress: from the highest score down, drop every anchor whose box overlaps that of a kept one of its class by "
-        "more than iou (intersection over union); stop at max_det."
-    ),
-)
 
-_SPLIT = (
-    (
-        "Take `output0` apart, down its rows: x1 = centre x - width / 2, y1 = centre y - height / 2, "
-        "x2 = centre x + width / 2, y2 = centre y + height / 2; then the scores; then the coefficients."
-    ),
-)
-
-_FIRST: Mapping[str, tuple[str, ...]] = {
-    "named": _CANDIDATES,
-    "fused": (*_SPLIT, *_CANDIDATES),
-    "detections": ("The model has suppressed overlapping boxes already: take the rows with a score above 0.",),
-}
-
-
-def _steps(metadata: Metadata) -> list[str]:
+def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
     """From the outputs to boxes and masks on the photograph."""
     cell = "prototypes[y, x, k]" if metadata.channels == "last" else "prototypes[k, y, x]"
+    rival = "a kept one" if defaults.agnostic else "a kept one of its class"
+    candidates = [
+        "Of every anchor take the class with the highest score, and keep the anchor where that score is above conf.",
+        (
+            f"Suppress: from the highest score down, drop every anchor whose box overlaps that of {rival} by more than "
+            "iou (intersection over union); stop at max_det."
+        ),
+    ]
+    apart = (
+        "Take `output0` apart, down its rows: x1 = centre x - width / 2, y1 = centre y - height / 2, "
+        "x2 = centre x + width / 2, y2 = centre y + height / 2; then the scores; then the coefficients."
+    )
+    done = "The model has suppressed overlapping boxes already: take the rows with a score above 0."
+    first = {"named": candidates, "fused": [apart, *candidates], "detections": [done]}
+    mask = (
+        f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}, on the grid of the prototypes; sigmoid(m) is the "
+        "probability that a place belongs to the object. The centre of the photograph's pixel (px, py) lies at the "
+        "cell x = ((px + 1/2) · w' / w + left) / 4 - 1/2, y = ((py + 1/2) · h' / h + top) / 4 - 1/2: interpolate m "
+        "there, bilinearly, edges repeated. The pixel belongs to the object where m > 0, x1 <= px < x2 and y1 <= py < y2."
+    )
     return [
-        *_FIRST[metadata.layout],
+        *first[metadata.layout],
         "Box on the photograph: x = (x - left) · w / w', y = (y - top) · h / h', cut off at 0, w and h.",
-        f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}; sigmoid(m) is the probability that the pixel belongs to "
-        + "the object. Interpolate m bilinearly to H x W (centres of cells at halves, edges repeated); a pixel belongs "
-        + "where m > 0, and x1 <= x < x2 and y1 <= y < y2 of the box on the frame.",
-        "Mask on the photograph: cut off the padding, scale bilinearly to h x w, and take what is above one half.",
+        mask,
     ]
 
 

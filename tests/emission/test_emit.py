@@ -60,7 +60,7 @@ def test_a_good_emission_is_verified_and_says_so(emitted: Emission, shapes: Path
     assert emitted.folder is not None
     description = described(emitted.folder)
     assert description["status"] == "verified"
-    assert sorted(contents(emitted.folder)) == ["artifact.json", "photos.onnx", "predict.py"]
+    assert sorted(contents(emitted.folder)) == ["README.md", "artifact.json", "photos.onnx", "predict.py"]
     for name, entry in description["files"].items():
         assert digest_file(emitted.folder / name) == entry["digest"]
         assert (emitted.folder / name).stat().st_size == entry["bytes"]
@@ -95,6 +95,21 @@ def test_the_lowering_takes_a_fraction_of_a_second(emitted: Emission) -> None:
 def test_an_artifact_is_what_its_session_says(emitted: Emission) -> None:
     assert emitted.folder is not None
     assert open_artifact(emitted.folder, 1).metadata.to_json() == described(emitted.folder)["metadata"]
+
+
+def test_the_page_beside_the_model_names_its_inputs_and_outputs_as_the_file_does(emitted: Emission) -> None:
+    import onnxruntime
+
+    assert emitted.folder is not None
+    session = onnxruntime.InferenceSession(emitted.folder / emitted.model, providers=["CPUExecutionProvider"])
+    text = (emitted.folder / "README.md").read_text(encoding="utf-8")
+    assert {entry.type for entry in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}
+    for entry in (*session.get_inputs(), *session.get_outputs()):
+        assert f"| `{entry.name}` | float32 | {entry.shape} |" in text
+    parity = described(emitted.folder)["parity"]
+    assert f"| boxes | {parity['outputs']['boxes']['max_abs_error']} px |" in text
+    assert "| conf | 0.3 |" in text
+    assert "weights descend from shapes.safetensors" in text
 
 
 def test_no_time_and_no_path_of_the_machine_gets_into_the_artifact(emitted: Emission, shapes: Path) -> None:

@@ -6,12 +6,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segc.architectures.yolov8_seg import SCALES, build
 from segc.emission.readme import OUTPUTS, render_readme
 from segc.emission.script import markdown
 from segc.inference.filters import Filters
+from segc.inference.letterbox import letterbox_geometry
+from segc.inference.masks import image_masks
 from segc.inference.metadata import LAYOUTS, Metadata
 from segc.targets.registry import targets
 from segc.weights.lineage import Link
@@ -128,3 +131,34 @@ def test_of_very_many_classes_some_are_listed_and_the_rest_is_named() -> None:
     assert "199. class 199\n" in text
     assert "200. class 200" not in text
     assert "The other 800 stand in `artifact.json`" in text
+
+
+def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() -> None:
+    """A client by somebody who has read the page, and nothing else."""
+    random = np.random.default_rng(3)
+    h, w, (height, width) = 70, 123, (96, 160)
+    s = min(height / h, width / w)
+    h_, w_ = round(h * s), round(w * s)
+    left, top = round((width - w_) / 2 - 0.1), round((height - h_) / 2 - 0.1)
+    geometry = letterbox_geometry((h, w), (height, width))
+    assert (geometry.resized, geometry.left, geometry.top) == ((h_, w_), left, top)
+    coefficients = random.standard_normal((1, 32)).astype(np.float32)
+    prototypes = random.standard_normal((32, height // 4, width // 4)).astype(np.float32)
+    frame = np.array([[20.3, 14.8, 141.2, 80.6]], np.float32)
+    x1, y1, x2, y2 = (
+        float(np.clip((value - start) * side / new, 0, side))
+        for value, start, side, new in zip(frame[0], (left, top) * 2, (w, h) * 2, (w_, h_) * 2, strict=True)
+    )
+    m = np.tensordot(coefficients[0], prototypes, 1)
+    found = np.zeros((h, w), bool)
+    for py in range(h):
+        for px in range(w):
+            x = np.clip(((px + 1 / 2) * w_ / w + left) / 4 - 1 / 2, 0, width // 4 - 1)
+            y = np.clip(((py + 1 / 2) * h_ / h + top) / 4 - 1 / 2, 0, height // 4 - 1)
+            (x0, y0), (fx, fy) = (int(x), int(y)), (x % 1, y % 1)
+            xn, yn = min(x0 + 1, width // 4 - 1), min(y0 + 1, height // 4 - 1)
+            upper, lower = (m[row, x0] * (1 - fx) + m[row, xn] * fx for row in (y0, yn))
+            found[py, px] = upper * (1 - fy) + lower * fy > 0 and x1 <= px < x2 and y1 <= py < y2
+    (mask,) = image_masks(coefficients, prototypes, frame, geometry, retina=True)
+    assert found.sum() > 1000
+    assert (mask.full(h, w) == found).mean() > 0.9999

@@ -1,4 +1,4 @@
-"""What stands beside a Core ML model: the predict script, run against a stand-in for Core ML, and the page about apps."""
+"""What stands beside a Core ML model: the predict script, run against a stand-in for Core ML, and a page about apps."""
 
 from __future__ import annotations
 
