@@ -206,7 +206,8 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}, on the grid of the prototypes; sigmoid(m) is the "
         "probability that a place belongs to the object. The centre of the photograph's pixel (px, py) lies at the "
         "cell x = ((px + 1/2) · w' / w + left) / 4 - 1/2, y = ((py + 1/2) · h' / h + top) / 4 - 1/2: interpolate m "
-        "there, bilinearly, edges repeated. The pixel belongs to the object where m > 0, x1 <= px < x2 and y1 <= py < y2."
+        "there, bilinearly, edges repeated. The pixel belongs to the object where m > 0, x1 <= px < x2 and "
+        "y1 <= py < y2."
     )
     return [
         *first[metadata.layout],

@@ -34,7 +34,8 @@ and compared with PyTorch by `tests/conformance/test_operators.py`; generated fr
 TARGETS_HEAD = """\
 # Targets
 
-What `segc emit --target NAME` writes, beside `README.md` and `artifact.json`, and what each entry of `targets:` in a `project.yaml` can say. Generated from the
+What `segc emit --target NAME` writes, beside `README.md` and `artifact.json`, and what each entry of `targets:` in a
+`project.yaml` can say. Generated from the
 options' models by `python tests/conformance/pages.py`; `segc doctor` tells what of it this machine can do.
 """
 
