@@ -290,7 +290,16 @@ class Order:
         from segc.graph.serial import read_graph
 
         graph, job = read_graph(self.graph), self.job
-        text = render_readme(self.target, self.options, self.metadata, graph, self._filters(), job.lineage, description)
+        text = render_readme(
+            self.target,
+            self.options,
+            self.metadata,
+            graph,
+            self._filters(),
+            job.lineage,
+            lineage.line(job.lineage),
+            description,
+        )
         (self.files / README).write_text(text, encoding="utf-8")
         description["files"] = file_entries(self.files)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from segc.emission import accuracy
 from segc.emission.script import install_line, render
-from segc.weights import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,6 +53,7 @@ def render_readme(
     graph: Graph,
     defaults: Filters,
     weights: Lineage,
+    descent: str,
     description: Mapping[str, Any],
 ) -> str:
     """The text of ``README.md``.
@@ -64,7 +64,8 @@ def render_readme(
         metadata: the model's.
         graph: the network at the artifact's size, before its passes.
         defaults: thresholds of the project; the model's own where it suppresses by itself.
-        weights: what the weights descend from.
+        weights: what the weights descend from,
+        descent: in a line.
         description: what ``artifact.json`` will say; ``files`` may lack the README.
 
     Returns:
@@ -101,7 +102,7 @@ def render_readme(
             "accuracy": found,
             "figure": accuracy.figure,
             "rows": list(accuracy.rows(found, metadata.names)) if found else [],
-            "descent": lineage.line(weights),
+            "descent": descent,
             "links": [link for link in weights if link.kind == "weights"],
             "files": _files(description),
         },

@@ -17,7 +17,7 @@ from segc.inference.letterbox import letterbox_geometry
 from segc.inference.masks import image_masks
 from segc.inference.metadata import LAYOUTS, Metadata
 from segc.targets.registry import targets
-from segc.weights.lineage import Link
+from segc.weights.lineage import Link, line
 
 NAMES = ("circle", "square")
 PARITY = {
@@ -44,7 +44,9 @@ def page(target: str = "onnx", names: tuple[str, ...] = NAMES, notes: tuple[str,
     }
     graph = build(SCALES["n"], len(names), (96, 160))
     weights = (Link("weights", "start.pt", licence="AGPL-3.0 (https://x.example)"), Link("training", "shapes"))
-    return render_readme(entry, options, metadata, graph, Filters(by_class={names[0]: 0.5}), weights, description)
+    return render_readme(
+        entry, options, metadata, graph, Filters(by_class={names[0]: 0.5}), weights, line(weights), description
+    )
 
 
 def rows(text: str, title: str) -> list[list[str]]:
