@@ -145,6 +145,7 @@ CODES: dict[str, str] = {
     "I003": "output would replace a source",
     "I004": "picture cannot be written",
     "I005": "model has left out what is asked for",
+    "I006": "frames of files are not dropped",
     # F is for files and the machine
     "F001": "file or folder not found",
     "F002": "file cannot be read",

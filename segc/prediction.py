@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from segc.diagnostics import SegcError, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from segc.inference.filters import Filters
-    from segc.inference.jobs import Files
+    from segc.inference.frames import Reading
+    from segc.inference.jobs import Plan
     from segc.inference.results import Prediction
     from segc.inference.sources import ImageError, Source
     from segc.sessions import Session
@@ -75,12 +78,13 @@ def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[
     Raises:
         SegcError: I002 where it cannot be read, T006 where the model cannot be run.
     """
-    from segc.inference.jobs import predict_source
     from segc.inference.metadata import ModelError
+    from segc.inference.predict import predict_filtered
     from segc.inference.sources import ImageError
 
     try:
-        return predict_source(source, session.run, session.metadata, filters)
+        image = source.read()
+        return image, predict_filtered(image, session.run, session.metadata, filters, source.name)
     except ImageError as error:
         raise image_problem(error) from None
     except ModelError as error:
@@ -96,8 +100,8 @@ def image_problem(error: "ImageError") -> SegcError:
     return fail("I002", str(error))
 
 
-def plan(sources: "Sequence[Source]", folder: Path, *, overlay: bool, label: bool) -> "list[Files]":
-    """Where each source's files go, no two the same and none in place of a source or of its dataset label.
+def plan(sources: "Sequence[Source]", folder: Path, kinds: "Iterable[str]") -> "Plan":
+    """What is written of sources, no two files the same and none in place of a source or of its dataset label.
 
     Raises:
         SegcError: I003 where the output folder would have them replaced.
@@ -108,6 +112,21 @@ def plan(sources: "Sequence[Source]", folder: Path, *, overlay: bool, label: boo
 
     images = [source.path.absolute() for source in sources if source.path is not None]
     try:
-        return plan_files(sources, folder, overlay=overlay, label=label, kept=map(label_path, images))
+        return plan_files(sources, folder, kinds, kept=map(label_path, images))
     except SourceError as error:
         raise fail("I003", str(error), file=folder) from None
+
+
+def reading(sources: "Sequence[Source]", every: str | None, stride: int) -> "Reading":
+    """How frames are taken.
+
+    Raises:
+        SegcError: I006 where frames of files would have to be dropped.
+    """
+    from segc.inference.frames import reading_of
+    from segc.inference.sources import SourceError
+
+    try:
+        return reading_of(sources, every, stride)
+    except SourceError as error:
+        raise fail("I006", str(error), help="--stride N takes each N-th frame") from None

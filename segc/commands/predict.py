@@ -1,4 +1,4 @@
-"""``segc predict``: segment images, folders, patterns and web addresses."""
+"""``segc predict``: segment images, videos, cameras and streams."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from segc.inference.filters import Filters
-    from segc.inference.jobs import Files
+    from segc.inference.frames import Reading
+    from segc.inference.jobs import Plan
     from segc.inference.sources import Source
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
@@ -60,9 +61,27 @@ if TYPE_CHECKING:
     help="Masks interpolated at the photograph's resolution, the default, or scaled from the network's frame.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: build/predictions.")
-@click.option("--save-json", is_flag=True, help="Write everything found to predictions.json in the output folder.")
-@click.option("--save-txt", is_flag=True, help="Write YOLO label files to labels/ in the output folder.")
-@click.option("--no-overlay", is_flag=True, help="Write no pictures.")
+@click.option(
+    "--save",
+    multiple=True,
+    metavar="KINDS",
+    help="Write these as well, with commas between: json, jsonl, coco, csv, txt, crops, masks, index.",
+)
+@click.option("--save-json", is_flag=True, help="The same as --save json.")
+@click.option("--save-txt", is_flag=True, help="The same as --save txt.")
+@click.option("--no-overlay", is_flag=True, help="Write no pictures and videos.")
+@click.option(
+    "--every",
+    type=click.Choice(["frame", "latest"]),
+    help="Of cameras and streams: every frame, or the latest one, the default, and drop what there is no time for.",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    default=1,
+    help="Of videos, cameras and streams only each N-th frame.",
+    metavar="N",
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -81,27 +100,33 @@ def command(
     agnostic: bool | None,
     retina: bool | None,
     output: Path | None,
+    save: tuple[str, ...],
     save_json: bool,
     save_txt: bool,
     no_overlay: bool,
+    every: str | None,
+    stride: int,
 ) -> int:
-    """Segment images: files, folders, patterns ("photos/**/*.jpg") and http(s) addresses.
+    """Segment images and videos: files, folders, patterns ("photos/**/*.jpg"), .txt lists, http(s) and rtsp(s)
+    addresses, the number of a camera, - for an image on standard input.
 
-    Of a folder its images are taken, not those in folders below. Runs the trained weights in PyTorch, or an emitted
-    artifact in its own runtime (--artifact, which needs no project). An image that cannot be read is reported and
-    the rest goes on; the exit status is then 1.
-    """
+    Of a folder its images and videos are taken, not those in folders below. Runs the trained weights in PyTorch, or an
+    emitted artifact in its own runtime (--artifact, which needs no project). What cannot be read is reported and
+    the rest goes on; the exit status is then 1. Ctrl-C ends it with what was predicted until then written.
+    """  # noqa: D205 - the first sentence is long
     if artifact is not None and (weights is not None or run is not None):
         given = "--run" if weights is None else "--weights"
         raise click.UsageError(f"{given} and --artifact exclude each other", context)
     from segc.inference.text import printable
-    from segc.prediction import filters_of, find, plan
+    from segc.prediction import filters_of, find, plan, reading
 
+    kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
     sources = find(items)
+    taken = reading(sources, every, stride)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
     folder = _base(loaded, build_dir) / "predictions" if output is None else output
-    files = plan(sources, folder, overlay=not no_overlay, label=save_txt)
+    files = plan(sources, folder, kinds - ({"overlay"} if no_overlay else set()))
     file = None
     if artifact is None and loaded is not None:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
@@ -110,7 +135,16 @@ def command(
     asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, filtered, loaded)
-    return _run(session, sources, files, filters, folder / "predictions.json" if save_json else None)
+    return _run(session, sources, files, filters, taken)
+
+
+def _kinds(save: tuple[str, ...], context: click.Context) -> set[str]:
+    from segc.inference.writers import SAVED
+
+    kinds = {kind for part in save for word in part.split(",") if (kind := word.strip())}
+    if unknown := sorted(kinds - SAVED.keys()):
+        raise click.UsageError(f"--save: there is no {unknown[0]}; there are {', '.join(SAVED)}", context)
+    return kinds
 
 
 def _load(project: Path, overrides: tuple[str, ...]) -> "LoadedProject":
@@ -146,12 +180,11 @@ def _open(
 def _run(
     session: "Session",
     sources: "Sequence[Source]",
-    files: "Sequence[Files]",
+    files: "Plan",
     filters: "Filters",
-    json_path: Path | None,
+    reading: "Reading",
 ) -> int:
     """Predict every source, a line each on standard output; the exit status."""
-    from segc.files import write_atomic
     from segc.inference.jobs import predict_sources
     from segc.inference.metadata import ModelError
     from segc.prediction import image_problem
@@ -164,10 +197,9 @@ def _run(
             session.metadata,
             filters,
             runtime=session.runtime,
-            write=write_atomic,
             told=click.echo,
             failed=lambda error: click.echo(render_text(image_problem(error).diagnostics), err=True, nl=False),
-            json_path=json_path,
+            reading=reading,
         )
     except ModelError as error:
         raise fail("T006", str(error), help="emit it again, or copy it again") from None

@@ -26,6 +26,8 @@ SCRIPT_MODULES = (
     "pipeline",
     "frames",
     "output",
+    "writers",
+    "recording",
     "jobs",
     "command",
 )

@@ -6,20 +6,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segc.inference.filters import FilterError, Filters, choose_filters
-from segc.inference.jobs import plan_files, predict_sources, write_whole
+from segc.inference.frames import reading_of
+from segc.inference.jobs import plan_files, predict_sources
 from segc.inference.metadata import ModelError
 from segc.inference.model import Model
 from segc.inference.sources import SourceError, find_sources
 from segc.inference.text import printable
+from segc.inference.writers import SAVED
+
+SOURCES_HELP = (
+    "images, videos, folders, quoted patterns, .txt lists, http(s) and rtsp(s) addresses, camera numbers, "
+    "or - for an image on standard input"
+)
 
 
 def read_arguments(
     arguments: Sequence[str] | None, model: Path, defaults: Filters, devices: Sequence[str]
 ) -> argparse.Namespace:
     """The command line; wrong usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(description=f"Segment images with {model.name}.")
+    parser = argparse.ArgumentParser(description=f"Segment images and videos with {model.name}.")
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="image files, folders, quoted patterns or http(s) addresses")
+    add("sources", nargs="+", metavar="SOURCE", help=SOURCES_HELP)
     add(
         "-o",
         "--output",
@@ -38,13 +45,35 @@ def read_arguments(
         action=argparse.BooleanOptionalAction,
         help="masks interpolated at the photograph's resolution (the default), or scaled from the network's frame",
     )
-    add("--save-txt", action="store_true", help="write YOLO label files to labels/ in the output folder")
-    add("--no-overlay", action="store_true", help="write no pictures")
+    add(
+        "--save",
+        type=kinds,
+        action="extend",
+        default=[],
+        metavar="KINDS",
+        help=f"write these as well, with commas between: {', '.join(SAVED)}",
+    )
+    add("--save-txt", action="append_const", dest="save", const="txt", help="the same as --save txt")
+    add("--no-overlay", action="store_true", help="write no pictures and videos")
+    add(
+        "--every",
+        choices=("frame", "latest"),
+        help="of cameras and streams: every frame, or the latest, dropping what there is no time for (the default)",
+    )
+    add("--stride", type=count, default=1, metavar="N", help="of videos, cameras and streams only each N-th frame")
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
     where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
     add("--device", "--provider", dest="device", metavar="NAME", help=where)
     add("--threads", type=count, metavar="N", help="threads of the runtime; it chooses if not given")
     return parser.parse_args(arguments)
+
+
+def kinds(text: str) -> list[str]:
+    """Kinds of what can be written, with commas between."""
+    found = words(text)
+    if unknown := [word for word in found if word not in SAVED]:
+        raise argparse.ArgumentTypeError(f"there is no {unknown[0]}; there are {', '.join(SAVED)}")
+    return found
 
 
 def share(text: str) -> float:
@@ -92,7 +121,9 @@ def run_command(
     options = read_arguments(arguments, model, defaults, devices)
     try:
         sources = find_sources(options.sources)
-        plan = plan_files(sources, options.output, overlay=not options.no_overlay, label=options.save_txt)
+        saved = {"json", "overlay", *options.save} - ({"overlay"} if options.no_overlay else set())
+        plan = plan_files(sources, options.output, saved)
+        reading = reading_of(sources, options.every, options.stride)
         opened = open_model(options.model, options.threads or 0, options.device)
         print(f"runs in {printable(opened.runtime)}", file=sys.stderr)
         filters = choose_filters(opened.metadata, vars(options), defaults)
@@ -103,10 +134,9 @@ def run_command(
             opened.metadata,
             filters,
             runtime=opened.runtime,
-            write=write_whole,
             told=print,
             failed=lambda error: print(printable(error), file=sys.stderr),
-            json_path=options.output / "predictions.json",
+            reading=reading,
         )
     except (ModelError, FilterError) as error:
         print(printable(f"{options.model}: {error}"), file=sys.stderr)

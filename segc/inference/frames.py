@@ -1,5 +1,6 @@
 """Frames of photographs, videos, cameras and streams, in order; what happened to those that are missing is counted."""
 
+import os
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from segc.inference.sources import (
     SOCKET_SECONDS,
     ImageError,
     Source,
+    SourceError,
     StreamFoundError,
     WebExchange,
     begins_as_video,
@@ -150,6 +152,23 @@ class Reading:
     newest: bool = True
     stride: int = 1
     workers: int = 1
+
+
+def reading_of(sources: Sequence[Source], every: str | None, stride: int) -> Reading:
+    """How frames are taken, from what is asked for.
+
+    Args:
+        sources: what is going to be read.
+        every: ``frame``, ``latest``, or None where nothing is said.
+        stride: every such-and-such frame.
+
+    Raises:
+        SourceError: where frames of files would have to be dropped.
+    """
+    if every == "latest" and not any(source.kind in ("camera", "stream", "web") for source in sources):
+        raise SourceError("the latest frame is asked for, but none of these is live: a stride leaves frames out")
+    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+    return Reading(newest=every != "frame", stride=stride, workers=workers)
 
 
 def read_frames(

@@ -33,13 +33,14 @@ def output_stems(sources: Sequence[Source]) -> list[str]:
 
 def first_in_place_of(outputs: Iterable[Path], originals: Iterable[Path]) -> Path | None:
     """The first of ``outputs`` that exists and is one of ``originals``, by whatever link or spelling."""
-    existing = [(path, identity) for path in outputs if (identity := _file_identity(path)) is not None]
+    existing = [(path, identity) for path in outputs if (identity := file_identity(path)) is not None]
     # Only where something would be replaced is there anything to compare.
-    kept = {_file_identity(path) for path in originals} if existing else set()
+    kept = {file_identity(path) for path in originals} if existing else set()
     return next((path for path, identity in existing if identity in kept), None)
 
 
-def _file_identity(path: Path) -> tuple[int, int] | None:
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """What a file is known by, whatever its name; None where there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -52,8 +53,8 @@ def overlay_suffix(source: Source) -> str:
     return ".png" if source.suffix == ".png" else ".jpg"
 
 
-def encode_picture(picture: npt.NDArray[np.uint8], suffix: str) -> bytes:
-    """Bytes of a picture [h, w, 3] BGR as ``.png`` or ``.jpg``.
+def encode_picture(picture: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], suffix: str) -> bytes:
+    """Bytes of a picture, [h, w, 3] BGR or [h, w] grey, as ``.png`` (of 8 or 16 bits) or ``.jpg``.
 
     Raises:
         ValueError: where the format cannot hold it (JPEG: sides above 65535).

@@ -65,10 +65,10 @@ def predict_image(
         agnostic: boxes of different classes suppress each other, too.
         path: the name that the prediction carries.
     """
-    frame, geometry = letterbox(image, metadata.imgsz)
+    tensor, geometry = network_input(image, metadata.imgsz)
     # A model of a fixed larger batch gets the frame that often; its first answer counts.
     batch = 1 if metadata.dynamic else metadata.batch
-    outputs = run(to_input([frame[:, :, ::-1]] * batch))
+    outputs = run(tensor if batch == 1 else tensor.repeat(batch, axis=0))
     return image_prediction(
         {name: value[0] for name, value in outputs.items()},
         geometry,
@@ -82,6 +82,35 @@ def predict_image(
         agnostic=agnostic,
         path=path,
     )
+
+
+def network_input(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], Letterbox]:
+    """A photograph [h, w, 3] BGR as the network takes it, [1, 3, H, W] RGB in 0..1, and where it lies in the frame."""
+    frame, geometry = letterbox(image, size)
+    return to_input(frame[:, :, ::-1]), geometry
+
+
+def filtered_prediction(
+    outputs: Mapping[str, npt.NDArray[np.float32]],
+    geometry: Letterbox,
+    names: tuple[str, ...],
+    filters: Filters,
+    path: str = "",
+) -> Prediction:
+    """What counts as a detection of one image's network outputs; see `image_prediction`."""
+    prediction = image_prediction(
+        outputs,
+        geometry,
+        names,
+        conf=filters.conf,
+        iou=filters.iou,
+        max_det=filters.max_det,
+        retina=filters.retina,
+        only=filters.classes,
+        agnostic=filters.agnostic,
+        path=path,
+    )
+    return above(prediction, filters.by_class)
 
 
 def image_prediction(

@@ -143,16 +143,10 @@ def label_text(prediction: Prediction) -> str:
     return "".join(f"{row}\n" for row in prediction.label_rows())
 
 
-def json_record(prediction: Prediction, runtime: str) -> str:
-    """One prediction as JSON text, a line a detection, and what ran the model; everywhere the same for the same."""
-    record = {**prediction.to_json(), "runtime": runtime}
-    found: Sequence[Any] = record.pop("detections")
-    head = json.dumps(record, ensure_ascii=False, allow_nan=False)[:-1]
+def json_record(record: dict[str, Any]) -> str:
+    """What ``Prediction.to_json`` gives, and more, as JSON text, a line a detection; the same everywhere."""
+    found: Sequence[Any] = record["detections"]
+    rest = {key: value for key, value in record.items() if key != "detections"}
+    head = json.dumps(rest, ensure_ascii=False, allow_nan=False)[:-1]
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in found)
     return f'{head}, "detections": [\n  {rows}\n]}}' if rows else f'{head}, "detections": []}}'
-
-
-def json_text(records: Iterable[str]) -> str:
-    """A JSON file from the texts of its records: a list with one object an image, in the order given."""
-    body = ",\n".join(records)
-    return f"[\n{body}\n]\n" if body else "[]\n"

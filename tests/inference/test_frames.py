@@ -1,6 +1,3 @@
-import contextlib
-import http.server
-import threading
 import time
 
 import cv2
@@ -11,6 +8,7 @@ from segc.inference import frames as frames_module
 from segc.inference.frames import Ended, Frame, Multipart, Reading, Unread, read_frames
 from segc.inference.pipeline import Line
 from segc.inference.sources import ImageError, SourceError, find_sources
+from tests.inference.streams import serving
 from tests.inference.videos import pictures, turn, vary_rate, write_video
 
 
@@ -183,53 +181,12 @@ def test_a_list_that_names_nothing_is_refused_with_its_line(tmp_path, text, says
 # Streams
 
 
-class Stream(http.server.BaseHTTPRequestHandler):
-    """Pictures one after another; the path says what goes wrong."""
-
-    requests = 0
-
-    def do_GET(self):
-        type(self).requests += 1
-        if self.path == "/gone" and self.requests > 2:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=--next")
-        self.end_headers()
-        # The first request is the one that finds out that this is no image.
-        breaks = self.path == "/gone" or (self.path == "/lost" and self.requests < 3)
-        for index, image in enumerate(pictures(4 if breaks else 8)):
-            data = cv2.imencode(".png", image)[1].tobytes()
-            if self.path == "/broken" and index in (2, 5):
-                data = data[:50]
-            length = b"" if self.path == "/short" else b"Content-Length: %d\r\n" % len(data)
-            self.wfile.write(b"----next\r\nContent-Type: image/png\r\n%s\r\n%s\r\n" % (length, data))
-            if self.path == "/slow":
-                time.sleep(0.02)
-        if not breaks:
-            self.wfile.write(b"----next--\r\n")
-
-    def log_message(self, *_):
-        pass
-
-    def handle(self):
-        with contextlib.suppress(ConnectionError):
-            super().handle()
-
-
 @pytest.fixture
 def camera(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(Stream, "requests", 0)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stream)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as address:
+        yield address
 
 
 @pytest.mark.parametrize("path", ["/live", "/short"])

@@ -1,0 +1,248 @@
+"""What predictions are written as: files for each picture, and tables with something of every picture."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segc.inference.draw import draw_prediction
+from segc.inference.frames import Frame
+from segc.inference.masks import Mask
+from segc.inference.output import encode_picture, overlay_suffix
+from segc.inference.results import Prediction, json_record, label_text
+from segc.inference.sources import file_stem
+
+PictureFiles = list[tuple[PurePosixPath, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A frame with what was found on it, as writers want it.
+
+    Attributes:
+        frame: the frame.
+        prediction: what was found.
+        stem: name of the source, as no other source of the run has it.
+        runtime: what ran the model.
+    """
+
+    frame: Frame
+    prediction: Prediction
+    stem: str
+    runtime: str = ""
+
+    @property
+    def place(self) -> str:
+        """Path without a suffix for what is written of this frame: that of a video has the frame's number in it."""
+        return self.stem if self.frame.seconds is None else f"{self.stem}/{self.frame.index:06d}"
+
+    def objects(self) -> list[tuple[int, str, Mask]]:
+        """Number (from 1, in the order of the records), class name and mask of each detection."""
+        found = self.prediction
+        names = [found.names[int(class_id)] for class_id in found.classes]
+        return list(zip(range(1, len(found) + 1), names, found.masks, strict=True))
+
+
+def overlay_file(shown: Shown) -> PictureFiles:
+    """The photograph with its detections drawn on it. A video gets one annotated video instead."""
+    if shown.frame.seconds is not None:
+        return []
+    suffix = overlay_suffix(shown.frame.source)
+    picture = draw_prediction(shown.frame.image, shown.prediction)
+    return [(PurePosixPath(shown.place + suffix), encode_picture(picture, suffix))]
+
+
+def label_file(shown: Shown) -> PictureFiles:
+    """A YOLO label file."""
+    return [(PurePosixPath("labels", f"{shown.place}.txt"), label_text(shown.prediction).encode())]
+
+
+def crop_files(shown: Shown) -> PictureFiles:
+    """What each box holds of the picture, in a folder a class."""
+    image, suffix = shown.frame.image, overlay_suffix(shown.frame.source)
+    height, width = image.shape[:2]
+    files = []
+    for (number, name, _), box in zip(shown.objects(), shown.prediction.boxes, strict=True):
+        x1, y1 = min(int(box[0]), width - 1), min(int(box[1]), height - 1)
+        x2, y2 = max(int(np.ceil(box[2])), x1 + 1), max(int(np.ceil(box[3])), y1 + 1)
+        content = encode_picture(np.ascontiguousarray(image[y1:y2, x1:x2]), suffix)
+        files.append((PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content))
+    return files
+
+
+def mask_pictures(shown: Shown) -> PictureFiles:
+    """A PNG an object, white where it is, in a folder a picture: what ``format: masks`` of a dataset reads."""
+    height, width = shown.prediction.height, shown.prediction.width
+    return [
+        (
+            PurePosixPath("masks", shown.place, f"{file_stem(name)}_{number}.png"),
+            encode_picture(mask.full(height, width).view(np.uint8) * np.uint8(255), ".png"),
+        )
+        for number, name, mask in shown.objects()
+    ]
+
+
+def index_picture(shown: Shown) -> PictureFiles:
+    """One PNG of 16 bits with the numbers of the objects, 0 elsewhere; where two overlap, the better one's."""
+    found = shown.prediction
+    canvas = np.zeros((found.height, found.width), np.uint16)
+    for number, _, mask in reversed(shown.objects()):
+        rows, columns = mask.bitmap.shape
+        canvas[mask.y : mask.y + rows, mask.x : mask.x + columns][mask.bitmap] = number
+    return [(PurePosixPath("index", f"{shown.place}.png"), encode_picture(canvas, ".png"))]
+
+
+def frame_fields(frame: Frame) -> dict[str, Any]:
+    """Where a record's frame stands in its video; nothing for a photograph."""
+    return {} if frame.seconds is None else {"frame": frame.index, "seconds": frame.seconds}
+
+
+def record_text(shown: Shown) -> list[str]:
+    """The frame's record, on several lines."""
+    return [json_record(_record(shown))]
+
+
+def record_line(shown: Shown) -> list[str]:
+    """The frame's record on one line."""
+    return [json.dumps(_record(shown), ensure_ascii=False, separators=(",", ":"), allow_nan=False)]
+
+
+def _record(shown: Shown) -> dict[str, Any]:
+    record = shown.prediction.to_json()
+    found = record.pop("detections")
+    return {**record, **frame_fields(shown.frame), "runtime": shown.runtime, "detections": found}
+
+
+def coco_results(shown: Shown) -> list[str]:
+    """COCO's results, one object a line. ``image_id`` is the file's number where its name is one, else its name.
+
+    Categories are counted from 1 in the order of the classes, as ``segc data convert --to coco`` counts them.
+    """
+    found = shown.prediction
+    image_id = int(shown.place) if shown.place.isascii() and shown.place.isdigit() else shown.place
+    rows = []
+    for (_, _, mask), class_id, score, box in zip(
+        shown.objects(), found.classes, found.scores, found.boxes, strict=True
+    ):
+        x1, y1, x2, y2 = (float(side) for side in box)
+        counts = compressed_counts(mask.run_lengths(found.height, found.width))
+        row = {
+            "image_id": image_id,
+            "category_id": int(class_id) + 1,
+            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(float(score), 5),
+            "segmentation": {"size": [found.height, found.width], "counts": counts},
+        }
+        rows.append(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    return rows
+
+
+def compressed_counts(runs: list[int]) -> str:
+    """COCO's compressed form of run lengths.
+
+    Each is written, from the fourth on as the difference to the one before the last, in digits of five bits and one
+    that says whether more follow, least first, as characters from ``0`` on.
+    """
+    text = []
+    for place, run in enumerate(runs):
+        value = run - runs[place - 2] if place > 2 else run
+        while True:
+            digit, value = value & 31, value >> 5
+            is_last = value == (-1 if digit & 16 else 0)
+            text.append(chr(48 + (digit if is_last else digit | 32)))
+            if is_last:
+                break
+    return "".join(text)
+
+
+CSV_HEAD = "image,frame,seconds,object,track,class_id,class,score,x1,y1,x2,y2,area\n"
+"""The table's columns; ``object`` counts from 1 in the order of the records."""
+
+
+def csv_rows(shown: Shown) -> list[str]:
+    """A row an object; a picture without any has none."""
+    found, fields = shown.prediction, frame_fields(shown.frame)
+    rows = []
+    for (number, name, mask), class_id, score, box in zip(
+        shown.objects(), found.classes, found.scores, found.boxes, strict=True
+    ):
+        identity = 0 if found.identities is None else int(found.identities[number - 1])
+        place = [found.path, fields.get("frame", ""), fields.get("seconds", ""), number, identity or ""]
+        sides = [f"{side:.2f}" for side in box]
+        rows.append(csv_row([*place, int(class_id), name, f"{score:.5f}", *sides, mask.area]))
+    return rows
+
+
+def csv_row(values: "list[Any] | tuple[Any, ...]") -> str:
+    """One row, quoted where it must be, without its end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file with something of every picture.
+
+    Attributes:
+        name: of the file.
+        rows: its texts for a picture.
+        head: what it begins with.
+        between: what parts one text from the next.
+        foot: what it ends with.
+        empty: what it is where there are no texts.
+        grows: it is written line by line, and whole lines are all that is in it at any time; else it is there whole
+            once everything is predicted, or not at all.
+    """
+
+    name: str
+    rows: Callable[[Shown], list[str]]
+    head: str = ""
+    between: str = "\n"
+    foot: str = "\n"
+    empty: str = ""
+    grows: bool = True
+
+
+JSON_LIST: Mapping[str, Any] = {"head": "[\n", "between": ",\n", "foot": "\n]\n", "empty": "[]\n", "grows": False}
+"""How a list of JSON is put together."""
+
+PICTURES: Mapping[str, Callable[[Shown], PictureFiles]] = {
+    "overlay": overlay_file,
+    "txt": label_file,
+    "crops": crop_files,
+    "masks": mask_pictures,
+    "index": index_picture,
+}
+"""What is written for every picture, by what ``--save`` calls it."""
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """What is written for all pictures together, by what ``--save`` calls it."""
+    return {
+        "json": Table("predictions.json", record_text, **JSON_LIST),
+        "jsonl": Table("predictions.jsonl", record_line),
+        "coco": Table("coco_results.json", coco_results, **JSON_LIST),
+        "csv": Table("predictions.csv", csv_rows, head=CSV_HEAD),
+    }
+
+
+SAVED = {
+    "overlay": "pictures and videos with what was found drawn on them",
+    "json": "predictions.json, everything found",
+    "jsonl": "predictions.jsonl, a line a frame, valid at any time",
+    "coco": "coco_results.json, as COCO's tools read results",
+    "csv": "predictions.csv, a row an object",
+    "txt": "labels/, YOLO label files",
+    "crops": "crops/, what each box holds",
+    "masks": "masks/, a PNG an object",
+    "index": "index/, a PNG with the objects' numbers",
+}
+"""What can be written, for whoever is asked."""
