@@ -139,6 +139,8 @@ CODES: dict[str, str] = {
     "T008": "operator that a target does not have",
     "T009": "worker process took too much memory",
     "T010": "artifact loses more accuracy than is accepted",
+    "T014": "no part of the network to keep in float",
+    "T015": "images that int8 cannot be calibrated on",
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",

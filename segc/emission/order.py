@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.emission import accuracy
+from segc.emission.calibration import CalibrationImages, calibration_images
 from segc.emission.publish import UP_TO_DATE, Inputs, file_entries, intact, publish
 from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask
 from segc.files import digest_file
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from segc.targets.contract import TargetOptions
     from segc.targets.description import Status
     from segc.weights.lineage import Lineage
-
-CALIBRATION_IMAGES = 32
-"""Training photographs that an int8 artifact is calibrated on."""
 
 KEPT = "the artifact is kept there for inspection only; an earlier good one stays as it was"
 
@@ -118,6 +117,15 @@ class Job:
             self._graphs[size, batch] = write_graph(graph)
         return self._graphs[size, batch]
 
+    @cached_property
+    def calibration(self) -> CalibrationImages:
+        """What int8 artifacts are calibrated on.
+
+        Raises:
+            SegcError: T015 where there are too few images, or none shows an object.
+        """
+        return calibration_images(self.loaded)
+
     @property
     def filters(self) -> Filters:
         """What predict scripts, and graphs that suppress by themselves, take: the project's own."""
@@ -173,7 +181,6 @@ class Order:
 
     def __init__(self, job: Job, options: TargetOptions, work: Path) -> None:
         from segc.build import model_metadata
-        from segc.data.dataset import list_images
         from segc.emission.verify import choose
 
         project = job.loaded.project
@@ -191,10 +198,10 @@ class Order:
         self.metadata: Metadata = metadata
         self.graph = job.graph(self.size, metadata.batch)
         calibrated = metadata.precision in CALIBRATED
-        self.calibration = choose(list_images(job.loaded, "train"), CALIBRATION_IMAGES) if calibrated else []
+        self.calibration = job.calibration if calibrated else CalibrationImages()
         self.photographs = choose(job.images)
         self.split: Validation | None = None
-        self.remarks: list[str] = []
+        self.remarks: list[str] = list(self.calibration.notes)
         if self.accept is not None or metadata.precision in QUANTISED:
             self._choose_images((self.accept or Accept()).images)
         self.place = job.build_dir / "artifacts" / self.name
@@ -260,7 +267,10 @@ class Order:
             pool.worker(f"the {self.name} emitter", modules(self.target.requirements(self.options))) as emitter,
             pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner,
         ):
-            pool.start(emitter, "emit", self._emit_task(references.weights()))
+            if self.calibration.images:
+                watch(self.name, "calibrating")
+            pool.start(emitter, "emit", self._emit_task(references))
+            watch(self.name, "emitting")
             reference = references.of(self.size, self.photographs, dynamic=self.metadata.dynamic)
             if self.split is not None:
                 # On its way while the model is emitted.
@@ -360,11 +370,14 @@ class Order:
             filters=job.filters,
             root=job.loaded.dataset_root,
             images=self.photographs,
-            calibration=self.calibration,
+            calibration=self.calibration.images,
+            calibrated=job.loaded.project.calibration.model_dump(mode="json", exclude={"number"}),
             validation=None if self.split is None else self.split.digest(),
         )
 
-    def _emit_task(self, weights: Path) -> EmitTask:
+    def _emit_task(self, references: References) -> EmitTask:
+        images, weights = self.calibration.images, references.weights()
+        observations = references.observations(self.size, images) if images and not self.target.sees_images else None
         (self.work / "graph.json").write_text(self.graph, encoding="utf-8")
         return EmitTask(
             target=self.target.name,
@@ -374,15 +387,17 @@ class Order:
             metadata=self.metadata.to_json(),
             stem=self.job.loaded.project.name,
             folder=str(self.files),
-            calibration=self._write_calibration(),
+            calibration=self._write_calibration() if self.target.sees_images else None,
+            observations=str(observations) if observations else None,
+            method=self.job.loaded.project.calibration.method,
         )
 
     def _write_calibration(self) -> str | None:
         from segc.emission.verify import cases
 
-        if not self.calibration:
+        if not self.calibration.images:
             return None
-        (case,) = cases(self.calibration, self.size, dynamic=False)
+        (case,) = cases(self.calibration.images, self.size, dynamic=False)
         path = self.work / "calibration.safetensors"
         save_arrays(path, {"images": case.images})
         return str(path)

@@ -50,7 +50,8 @@ class Inputs:
         filters: defaults of the predict scripts.
         root: the dataset's folder.
         images: photographs that it is verified on.
-        calibration: photographs that it is calibrated on.
+        calibration: photographs that it is calibrated on, if at all.
+        calibrated: how they were drawn, and what follows from them.
         validation: a digest of what its mAP is measured on; None where it is not measured.
     """
 
@@ -66,6 +67,7 @@ class Inputs:
     root: Path
     images: Sequence[Path]
     calibration: Sequence[Path]
+    calibrated: Mapping[str, Any]
     validation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +90,9 @@ class Inputs:
             },
             "versions": {"segc": __version__, **{r.package: r.version() for r in needed}, **self.target.tools()},
             "photographs": self.digests(self.images),
-            "calibration": self.digests(self.calibration),
+            "calibration": (
+                {**self.calibrated, "photographs": self.digests(self.calibration)} if self.calibration else {}
+            ),
             **({"validation": self.validation} if self.validation else {}),
         }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import SegcError
-from segc.emission.requests import MeasureTask, ReferenceTask
+from segc.emission.requests import MeasureTask, ObserveTask, ReferenceTask
 from segc.emission.worker import THREADS
 from segc.targets.contract import Requirement
 
@@ -155,6 +155,8 @@ class References:
         self._made: dict[tuple[tuple[int, int], bool, tuple[Path, ...]], Reference] = {}
         self._told: dict[tuple[int, int], Reference | None] = {}
         self._measured: dict[tuple[tuple[int, int], int], Answer] = {}
+        self._observed: dict[tuple[int, int], Path] = {}
+        self._observing = threading.Lock()
         self._file: Path | None = None
         self._spare = spare
         self._number = 0
@@ -168,6 +170,32 @@ class References:
                 save_arrays(path, self._weights)
                 self._file = path
             return self._file
+
+    def observations(self, size: tuple[int, int], photographs: Sequence[Path]) -> Path:
+        """The file with what the network's feature maps hold on photographs to calibrate on, at an input size.
+
+        Raises:
+            SegcError: T004, T005, T009 where the worker came to no answer.
+        """
+        from segc.architectures import build_graph
+        from segc.graph.serial import write_graph
+
+        weights = self.weights()
+        with self._observing:
+            if size not in self._observed:
+                height, width = size
+                place, project = self._folder / f"observed-{height}x{width}", self._loaded.project
+                place.mkdir(parents=True)
+                graph, made = place / "graph.json", place / "observations.safetensors"
+                graph.write_text(
+                    write_graph(build_graph(project.architecture, project.dataset.nc, size)), encoding="utf-8"
+                )
+                worker = self._pool.hire("the calibration", ["segc.network.observing"], REFERENCE_THREADS)
+                task = ObserveTask(str(graph), str(weights), [str(path) for path in photographs], str(made))
+                self._pool.start(worker, "observe", task)
+                worker.result()
+                self._observed[size] = made
+            return self._observed[size]
 
     def of(self, size: tuple[int, int], photographs: Sequence[Path], *, dynamic: bool = False) -> Reference:
         """The reference for an input size on some photographs, at work or done."""

@@ -29,6 +29,8 @@ class EmitTask(Request):
         stem: file name of the model without suffix.
         folder: to write into.
         calibration: file with images to calibrate on; None where they are not needed.
+        observations: file with what the feature maps hold on such images; None likewise.
+        method: how the range of a map follows from that.
     """
 
     target: str
@@ -39,6 +41,8 @@ class EmitTask(Request):
     stem: str
     folder: str
     calibration: str | None = None
+    observations: str | None = None
+    method: str = "mse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,23 @@ class ReferenceTask(Cases):
 
     graph: str = ""
     weights: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveTask(Request):
+    """Look at what the feature maps of a network hold on photographs.
+
+    Attributes:
+        graph: file with the graph, batch norms unfolded.
+        weights: file with its values.
+        photographs: files.
+        observations: file to write.
+    """
+
+    graph: str
+    weights: str
+    photographs: Sequence[str]
+    observations: str
 
 
 @dataclass(frozen=True, slots=True)

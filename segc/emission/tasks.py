@@ -6,22 +6,24 @@ import time
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from segc.arrays import load_arrays
+from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import SegcError, fail
 from segc.emission.child import run_cases
-from segc.emission.requests import EmitReply, EmitTask, MeasureTask, ReferenceTask, RunReply, RunTask
+from segc.emission.requests import EmitReply, EmitTask, MeasureTask, ObserveTask, ReferenceTask, RunReply, RunTask
 from segc.inference.metadata import ModelError, parse_metadata
 
 if TYPE_CHECKING:
     from segc.diagnostics import Diagnostic
+    from segc.graph.passes.ranges import Method
     from segc.inference.model import Model
     from segc.network.session import TorchSession
 
 
 def _emit(request: dict[str, Any]) -> dict[str, Any]:
     """Emit a target into a folder."""
+    from segc.graph.passes.ranges import read_observations
     from segc.graph.serial import read_graph
     from segc.targets.contract import EmitRequest
     from segc.targets.registry import targets
@@ -36,6 +38,8 @@ def _emit(request: dict[str, Any]) -> dict[str, Any]:
         stem=task.stem,
         folder=Path(task.folder),
         calibration=load_arrays(Path(task.calibration))["images"] if task.calibration else None,
+        observations=read_observations(load_arrays(Path(task.observations))) if task.observations else None,
+        method=cast("Method", task.method),
     )
     started = time.perf_counter()
     emitted = target.make(order)
@@ -53,6 +57,22 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 def _reference(request: dict[str, Any]) -> dict[str, Any]:
     """Run the network in PyTorch as it was trained; gives the seconds of all runs."""
     return {"seconds": run_cases(_network(ReferenceTask(**request)).run, request)}
+
+
+def _observe(request: dict[str, Any]) -> dict[str, Any]:
+    """Look at what the feature maps of a network hold on photographs."""
+    from segc.emission.verify import cases
+    from segc.graph.serial import read_graph
+    from segc.network.observing import observe
+
+    task = ObserveTask(**request)
+    graph = read_graph(Path(task.graph).read_text(encoding="utf-8"))
+    size = graph.metadata["size"]
+    # One by one: hundreds of large frames would not fit into memory.
+    images = (cases([Path(path)], size, dynamic=False)[0].images[0] for path in task.photographs)
+    seen = observe(graph, load_arrays(Path(task.weights)), images)
+    save_arrays(Path(task.observations), {name: one.to_array() for name, one in seen.items()})
+    return {}
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +120,7 @@ def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
     return TorchSession(graph, load_arrays(Path(task.weights)), Metadata(names, (height, width), dynamic=True))
 
 
-TASKS = {"emit": _emit, "run": _run, "reference": _reference, "measure": _measure}
+TASKS = {"emit": _emit, "run": _run, "reference": _reference, "observe": _observe, "measure": _measure}
 
 
 def answer(task: str, request: dict[str, Any]) -> dict[str, Any]:

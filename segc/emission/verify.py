@@ -106,11 +106,11 @@ class Case:
         return height, width
 
 
-def choose(items: Sequence[Item], count: int = IMAGES) -> list[Item]:
-    """So many of the items, photographs for one: the same ones for the same list, in its order."""
+def choose(items: Sequence[Item], count: int = IMAGES, seed: int = 0) -> list[Item]:
+    """So many of the items, photographs for one: the same ones for the same list and seed, in its order."""
     if len(items) <= count:
         return list(items)
-    return [items[index] for index in sorted(random.Random(0).sample(range(len(items)), count))]  # noqa: S311
+    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), count))]  # noqa: S311
 
 
 def telling(outputs: Outputs, count: int = IMAGES) -> list[int]:

@@ -260,20 +260,21 @@ def _per_input(flops: int) -> CostRule:
 
 OPERATORS: dict[str, Operator] = {
     "conv2d": Operator(
-        "Cross-correlation with weight [O, I / groups, kh, kw], zero padding on both sides, plus bias [O].",
+        "Cross-correlation with weight [O, I / groups, kh, kw], zero padding on both sides, plus bias [O]. With a "
+        "scale [O] the weights are int8 and stand for their product with it.",
         inputs=1,
         attributes=("stride", "padding", "dilation", "groups"),
         parameters=("weight",),
-        optional_parameters=("bias",),
+        optional_parameters=("bias", "scale"),
         shape=_conv2d,
         cost=_convolution_cost,
     ),
     "conv_transpose2d": Operator(
-        "The gradient of conv2d as an operator: weight [I, O / groups, kh, kw], plus bias [O].",
+        "The gradient of conv2d as an operator: weight [I, O / groups, kh, kw], plus bias [O]; scale as there.",
         inputs=1,
         attributes=("stride", "padding", "output_padding", "groups"),
         parameters=("weight",),
-        optional_parameters=("bias",),
+        optional_parameters=("bias", "scale"),
         shape=_conv_transpose2d,
         cost=_transposed_cost,
     ),
@@ -338,6 +339,13 @@ OPERATORS: dict[str, Operator] = {
         attributes=("dtype",),
         shape=_same,
         dtype=lambda attributes: str(attributes["dtype"]),
+    ),
+    "fake_quantize": Operator(
+        "The nearest of the numbers (q - zero) * scale with a whole q from low to high, halves to the even q; runtimes "
+        "that compute in eight bits hold q.",
+        inputs=1,
+        attributes=("scale", "zero", "low", "high"),
+        shape=_same,
     ),
     "constant": Operator(
         "A parameter's value, seen in the given shape.",

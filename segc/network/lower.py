@@ -142,5 +142,7 @@ def _graph_module(graph: Graph, owner: SegmentationNetwork, *, training: bool) -
 
 def _is_only_reader(graph: Graph, node: Node) -> bool:
     """Whether a node may overwrite its input: made by a layer with parameters, and read by nobody else."""
-    producer = graph.producer(node.inputs[0])
-    return producer is not None and producer.op in MODULES and len(graph.consumers(node.inputs[0])) == 1
+    name = node.inputs[0]
+    producer = graph.producer(name)
+    alone = len(graph.consumers(name)) == 1 and name not in graph.outputs
+    return producer is not None and producer.op in MODULES and alone

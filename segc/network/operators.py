@@ -125,6 +125,11 @@ FUNCTIONS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Call]] = {
     "reduce_sum": lambda x, a: (torch.sum, (x[0], a["axes"]), {"keepdim": a["keepdims"]}),
     "flatten_spatial": lambda x, _: (flatten_spatial, (x[0],), {}),
     "anchor_points": lambda x, a: (anchor_points, (list(x), a["strides"]), {}),
+    "fake_quantize": lambda x, a: (
+        torch.fake_quantize_per_tensor_affine,
+        (x[0], a["scale"], a["zero"], a["low"], a["high"]),
+        {},
+    ),
     "cast": lambda x, a: (torch.Tensor.to, (x[0], getattr(torch, a["dtype"])), {}),
 }
 """Operators without parameters: the function to call, its arguments and keywords."""

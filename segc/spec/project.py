@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from segc.files import canonical_json, digest
 from segc.schema import Problem, SpecModel, refuse
 from segc.spec.architecture import Architecture
+from segc.spec.calibration import Calibration
 from segc.spec.dataset import Dataset
 from segc.spec.freeze import freeze_problems
 from segc.spec.hyperparameters import Hyperparameters
@@ -56,6 +57,9 @@ class Project(SpecModel):
         default={},
         description="What `segc tune` searches: hyperparameters with [low, high], [low, high, log] or choices.",
         examples=[{"lr0": [1e-4, 1e-2, "log"], "augment.mosaic": [0.0, 1.0]}],
+    )
+    calibration: Calibration = Field(
+        default=Calibration(), description="What int8 artifacts are calibrated on.", examples=[{"number": 128}]
     )
     targets: tuple[AnyTarget, ...] = Field(
         (), strict=False, description="What to emit, one entry an artifact.", examples=[[{"format": "onnx"}]]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from segc.graph.ir import Graph
     from segc.graph.passes import Pass
+    from segc.graph.passes.ranges import Method, Observation
     from segc.inference.metadata import Metadata
     from segc.inference.model import Model
 
@@ -161,6 +162,8 @@ class EmitRequest:
         stem: file name of the model without suffix.
         folder: existing folder to write into.
         calibration: images [n, 3, H, W] in 0..1 as the network sees them, where the precision is in ``CALIBRATED``.
+        observations: likewise, what the network's feature maps hold on them, by tensor.
+        method: how a map's 256 steps follow from that.
     """
 
     graph: Graph
@@ -170,6 +173,8 @@ class EmitRequest:
     stem: str
     folder: Path
     calibration: NDArray[np.float32] | None = None
+    observations: Mapping[str, Observation] | None = None
+    method: Method = "mse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +239,7 @@ class Target:
         passes: over the graph before it is emitted, given the options and, for suppression in the graph, the metadata.
         environment: a reason why this machine cannot emit with these options, or None.
         run_environment: a reason why this machine cannot run the artifact, or None.
+        sees_images: whether what is calibrated looks at the images by itself, not at observations of feature maps.
         remarks: what emitting or running comes to less than on another machine, a sentence each.
         settings: the fields of the metadata that the options decide.
         tools: versions of what it uses beside Python packages, None for what is not there.
@@ -260,6 +266,7 @@ class Target:
     passes: Callable[[Any, Metadata], tuple[Pass, ...]] = field(default=lambda _options, _metadata: ())
     environment: Callable[[Any], str | None] = field(default=lambda _options: None)
     run_environment: Callable[[], str | None] = field(default=lambda: None)
+    sees_images: bool = False
     remarks: Callable[[], tuple[str, ...]] = field(default=lambda: ())
     settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
     tools: Callable[[], Mapping[str, str | None]] = field(default=dict)

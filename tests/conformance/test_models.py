@@ -22,7 +22,18 @@ Settings = dict[str, Any]
 
 REFUSED: dict[str, list[tuple[Settings, str]]] = {
     "torchscript": [({"half": True, "optimize": True}, "leave one of the two out")],
-    "onnx": [({"dynamic": True, "batch": 3}, "a dynamic model takes every batch size")],
+    "onnx": [
+        ({"dynamic": True, "batch": 3}, "a dynamic model takes every batch size"),
+        ({"half": True, "int8": True}, "half and int8 exclude each other"),
+        ({"int8": True, "opset": 12}, "opset 13 is the first"),
+        ({"deployment": "tensorrt", "int8": False}, "only int8 models differ by where they run"),
+    ],
+    "openvino": [
+        ({"half": True, "int8": True}, "half and int8 exclude each other"),
+        ({"int8_weights": True, "int8": True}, "int8 says how weights are stored"),
+        ({"int8_weights": True, "half": True}, "half says how weights are stored"),
+    ],
+    "tensorrt": [({"half": True, "int8": True}, "half and int8 exclude each other")],
     "tflite": [({"half": True, "int8": True}, "half and int8 exclude each other")],
 }
 """By target: settings that cannot go together, and a part of what is said of them."""

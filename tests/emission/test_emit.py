@@ -175,7 +175,7 @@ def test_untrained_weights_are_emitted_only_when_asked_for(project: Path, capsys
     ("arguments", "status", "text"),
     [
         (["--target", "onyx"], 1, "T001]: no such target: onyx"),
-        (["--set", "targets.0.int8=true"], 1, "S102"),
+        (["--set", "targets.0.keras=true"], 1, "S102"),
         (["--set", "targets.0.opset=9"], 1, "S104"),
         (["--set", "targets.0.imgsz=100"], 1, "X201"),
         (["--set", "targets.0={format: onnx, dynamic: true, batch: 2}"], 1, "X210"),

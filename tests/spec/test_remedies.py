@@ -24,7 +24,7 @@ dataset: {train: images/train, val: images/val, names: [a]}
 @pytest.mark.parametrize(
     ("more", "help_"),
     [
-        ("targets:\n  - format: onnx\n    int8: true\n", "onnx has no `int8`; coreml and tflite have it"),
+        ("targets:\n  - format: onnx\n    keras: true\n", "onnx has no `keras`; saved_model has it"),
         ("targets: [onnx]\n", "write `- format: onnx`"),
         ("targets: onnx\n", "write `targets: [{format: onnx}]`"),
         ("targets: {onnx: {half: true}}\n", "targets are a list, an item each: `- format: onnx`"),
@@ -60,7 +60,7 @@ def test_every_key_at_the_top_is_told_where_it_stands(tmp_path: Path, key: str) 
         (["train", "--epochs", "3"], "--set hyperparameters.epochs=VALUE"),
         (["train", "--batch-size", "3"], "--set hyperparameters.batch=VALUE"),
         (["train", "--mosaic", "0"], "--set hyperparameters.augment.mosaic=VALUE"),
-        (["validate", "--int8"], "an option of the targets coreml and tflite"),
+        (["validate", "--keras"], "an option of the target saved_model"),
     ],
 )
 def test_a_key_taken_for_an_option_is_told_how_it_is_set(

@@ -223,6 +223,7 @@ TARGET = Target(
     passes=lambda _options, _metadata: integer_passes(),
     settings=_settings,
     values=lambda _options: INTEGERS,
+    sees_images=True,
     remarks=_remarks,
     tools=_tools,
 )

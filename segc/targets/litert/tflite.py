@@ -72,4 +72,5 @@ TARGET = Target(
     passes=_passes,
     settings=_settings,
     values=lambda options: INTEGERS if options.int8 else {},
+    sees_images=True,
 )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from segc.inference.metadata import MOST_IMAGES
-from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
+from segc.targets.int8 import Int8Options, int8_refusals, quantised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +20,11 @@ OLDEST_OPSET, NEWEST_OPSET = 11, 22
 """11 is the first whose Resize and Range say what is needed here; 22 the last that IR version 10 may carry."""
 
 
-class OnnxOptions(TargetOptions):
+QUANTISING_OPSET = 13
+"""The first in which weights have a scale a channel."""
+
+
+class OnnxOptions(Int8Options):
     """Options of the ONNX target."""
 
     format: Literal["onnx"]
@@ -29,6 +34,12 @@ class OnnxOptions(TargetOptions):
     half: bool = Field(
         default=False,
         description="Weights and activations in fp16; inputs, outputs, pixels and probabilities stay in fp32.",
+    )
+    deployment: Literal["cpu", "tensorrt"] = Field(
+        "cpu",
+        description="Where an int8 model is to run. cpu: unsigned values, all operators that onnxruntime has on "
+        "integers, and weights of 7 bits, which no processor can make overflow. tensorrt: what convolutions read, "
+        "signed and even to both sides of nought, as TensorRT wants it; onnxruntime runs it, but slowly.",
     )
     simplify: bool = Field(
         default=False,
@@ -46,29 +57,38 @@ class OnnxOptions(TargetOptions):
 def _refusals(options: OnnxOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
     if options.dynamic and options.batch != 1:
         yield ("batch",), "a dynamic model takes every batch size: leave batch out, or set dynamic to false"
+    yield from int8_refusals(options)
+    if options.int8 and options.opset < QUANTISING_OPSET:
+        yield ("opset",), f"int8 needs a scale a channel, which opset {QUANTISING_OPSET} is the first to have"
+    if options.deployment == "tensorrt" and not options.int8:
+        yield ("deployment",), "only int8 models differ by where they run: set int8 to true, or leave it out"
 
 
 def _passes(options: OnnxOptions, _metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
+    from segc.graph.passes.integers import silu_apart
 
     found: list[Pass] = [fold_batch_norm]
     if not options.dynamic:
         found.append(fixed_anchors)
     if options.half:
         found.append(half_precision)
+    if options.int8 and options.deployment == "cpu":
+        found.append(silu_apart)
     return tuple(found)
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.onnx.lowering import lower
+    from segc.targets.onnx.lowering import SCHEMES, lower
 
-    name = f"{request.stem}{TARGET.suffix}"
-    (request.folder / name).write_bytes(lower(request.graph, request.weights, request.options, request.metadata))
+    name, options = f"{request.stem}{TARGET.suffix}", request.options
+    graph, weights = quantised(request, SCHEMES[options.deployment])
+    (request.folder / name).write_bytes(lower(graph, weights, options, request.metadata))
     return Emitted(name)
 
 
 def _settings(options: OnnxOptions) -> dict[str, Any]:
-    precision = "fp16" if options.half else "fp32"
+    precision = "int8" if options.int8 else "fp16" if options.half else "fp32"
     return {"layout": options.layout, "batch": options.batch, "dynamic": options.dynamic, "precision": precision}
 
 

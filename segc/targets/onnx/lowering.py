@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from segc.graph.passes.integers import Scheme, channel_axis
 from segc.inference.metadata import METADATA_KEY, metadata_text
 from segc.targets.lowering import Writer
 
@@ -41,7 +42,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
 
     from segc.version import __version__
 
-    writer = _Writer(graph, weights, options.opset, dynamic=options.dynamic)
+    writer = _Writer(graph, weights, options.opset, dynamic=options.dynamic, whole_bias=options.deployment == "cpu")
     writer.write(LOWERINGS)
     writer.type = writer.np.float32  # of what follows
     outputs = [writer.values[name] for name in graph.outputs]
@@ -59,7 +60,8 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
         ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
     )
     if options.simplify:
-        lowered.fold_constants(error_ok=False).cleanup()
+        # Weights in eight bits are to stay what they are.
+        lowered.fold_constants(error_ok=False, should_exclude_node=lambda one: one.op == FROM_WHOLE).cleanup()
         _share_constants(lowered)
     model = gs.export_onnx(lowered)
     properties = {METADATA_KEY: metadata_text(metadata)}
@@ -94,6 +96,21 @@ def deployment_metadata(metadata: Metadata) -> dict[str, str]:
     }
 
 
+SCHEMES = {
+    "cpu": Scheme(
+        signed=False,
+        throughout=True,
+        operators=frozenset({"conv2d", "sigmoid", "mul", "add", "concat", "split", "max_pool2d", "resize_nearest"}),
+        weight_bits=7,
+    ),
+    "tensorrt": Scheme(
+        signed=True, throughout=False, operators=frozenset({"conv2d", "conv_transpose2d"}), weight_bits=8
+    ),
+}
+"""What computes in integers, by where a model is to run: in onnxruntime on CPUs, or in TensorRT."""
+
+TO_WHOLE, FROM_WHOLE = "QuantizeLinear", "DequantizeLinear"
+
 FREE_AXES: dict[str, list[str | None]] = {
     "images": ["batch", None, "height", "width"],
     "boxes": ["batch", "anchors", None],
@@ -107,18 +124,27 @@ FREE_AXES: dict[str, list[str | None]] = {
 class _Writer(Writer):
     """The ONNX nodes of one graph, in the making. A tensor keeps the name it has in the graph.
 
+    Args:
+        graph: what is made.
+        weights: a value for every parameter of the graph.
+        opset: version of the operator set.
+        dynamic: leave sizes free.
+        whole_bias: biases of convolutions on integers are integers, too.
+
     Attributes:
         type: of the node that is being written, as NumPy has it.
     """
 
     target = "onnx"
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Array], opset: int, *, dynamic: bool) -> None:
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, Array], opset: int, *, dynamic: bool, whole_bias: bool
+    ) -> None:
         import numpy as np
         import onnx_graphsurgeon as gs
 
         super().__init__(graph, weights)
-        self.opset, self.dynamic = opset, dynamic
+        self.opset, self.dynamic, self.whole_bias = opset, dynamic, whole_bias
         self.np, self.gs = np, gs
         self.type: Any = np.float32
         self.nodes: list[Any] = []
@@ -150,6 +176,19 @@ class _Writer(Writer):
         if name not in self._parameters:
             value = self.weights[name]
             self._parameters[name] = self.constant(name, value, value.dtype)
+        return self._parameters[name]
+
+    def shape_of(self, name: str) -> Sequence[int]:
+        """The shape of a parameter."""
+        return self.graph.parameters[name].shape
+
+    def dequantised(self, name: str, values: Array, scale: Array, axis: int) -> Any:
+        """An initializer of integers, and the node that makes floats of it with a scale for each place of an axis."""
+        if name not in self._parameters:
+            zeros = self.np.zeros(scale.shape, values.dtype)
+            held = [self.constant(name, values, values.dtype), self.constant(f"{name}.steps", scale, self.np.float32)]
+            held.append(self.constant(f"{name}.zero", zeros, zeros.dtype))
+            self._parameters[name] = self.op(FROM_WHOLE, f"{name}.floats", held, axis=axis)
         return self._parameters[name]
 
     def op(
@@ -212,8 +251,8 @@ class _Writer(Writer):
 
 
 def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
-    attributes, weight = node.attributes, w.parameter(node.parameters["weight"])
-    bias = [w.parameter(node.parameters["bias"])] if "bias" in node.parameters else []
+    attributes, kernel = node.attributes, w.shape_of(node.parameters["weight"])[2:]
+    weight, *bias = _held(w, node)
     transposed = node.op == "conv_transpose2d"
     own = (
         {"output_padding": list(attributes["output_padding"])}
@@ -225,13 +264,41 @@ def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
         node.name,
         [*inputs, weight, *bias],
         outputs=node.outputs,
-        kernel_shape=list(weight.shape[2:]),
+        kernel_shape=list(kernel),
         strides=list(attributes["stride"]),
         pads=[*attributes["padding"], *attributes["padding"]],
         group=int(attributes["groups"]),
         **own,
     )
     return [made]
+
+
+def _held(w: _Writer, node: Node) -> list[Any]:
+    """A convolution's weight and, where it has one, its bias: integers behind what makes floats of them."""
+    name, scale = node.parameters["weight"], node.parameters.get("scale")
+    bias = node.parameters.get("bias")
+    if scale is None:
+        return [w.parameter(name), *([w.parameter(bias)] if bias else [])]
+    steps, axis = w.weights[scale], channel_axis(node)
+    weight = w.dequantised(name, w.weights[name], steps, axis)
+    if not bias:
+        return [weight]
+    source = w.graph.producer(node.inputs[0])
+    if not w.whole_bias or source is None or source.op != "fake_quantize":
+        return [weight, w.parameter(bias)]
+    # What products of a value's and a weight's integers count.
+    products = steps.astype(w.np.float64) * source.attributes["scale"]
+    limits = w.np.iinfo(w.np.int32)
+    whole = w.np.clip(w.np.rint(w.weights[bias] / products), limits.min, limits.max).astype(w.np.int32)
+    return [weight, w.dequantised(f"{node.name}.bias.integers", whole, products, 0)]
+
+
+def _fake_quantize(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    scale = w.constant(f"{node.name}.scale", node.attributes["scale"], w.np.float32)
+    kind = w.np.int8 if node.attributes["low"] < 0 else w.np.uint8
+    zero = w.constant(f"{node.name}.zero", node.attributes["zero"], kind)
+    whole = w.op(TO_WHOLE, f"{node.name}.integers", [*inputs, scale, zero], dtype=kind)
+    return [w.op(FROM_WHOLE, node.name, [whole, scale, zero], outputs=node.outputs)]
 
 
 def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
@@ -385,5 +452,6 @@ LOWERINGS: dict[str, Lowering] = {
     "anchor_points": _anchor_points,
     "constant": _constant,
     "cast": _cast,
+    "fake_quantize": _fake_quantize,
 }
 """Operator of the graph to the function that writes its ONNX nodes."""

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
+from segc.targets.int8 import Int8Options, int8_refusals, quantised
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from segc.graph.passes import Pass
     from segc.inference.metadata import Metadata
 
@@ -16,7 +19,7 @@ DESCRIPTION = "metadata.yaml"
 """What the model is, for people and for deployment code that looks for this file beside the .xml."""
 
 
-class OpenVinoOptions(TargetOptions):
+class OpenVinoOptions(Int8Options):
     """Options of the OpenVINO target."""
 
     format: Literal["openvino"]
@@ -25,23 +28,39 @@ class OpenVinoOptions(TargetOptions):
         description="Store the weights in fp16. In which precision a device then computes is its own setting "
         "(INFERENCE_PRECISION_HINT); the decoding is written in fp32.",
     )
+    int8_weights: bool = Field(
+        default=False, description="Store the weights of convolutions in int8, a quarter of the file; compute in fp32."
+    )
     dynamic: bool = Field(default=False, description="Leave batch, height and width free at run time.")
+
+
+def _refusals(options: OpenVinoOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+    yield from int8_refusals(options)
+    if options.int8_weights and (options.int8 or options.half):
+        other = "int8" if options.int8 else "half"
+        yield ("int8_weights",), f"{other} says how weights are stored, too: choose one"
 
 
 def _passes(options: OpenVinoOptions, _metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm
+    from segc.graph.passes.integers import all_integer_weights
 
-    return (fold_batch_norm,) if options.dynamic else (fold_batch_norm, fixed_anchors)
+    found: list[Pass] = [fold_batch_norm]
+    if not options.dynamic:
+        found.append(fixed_anchors)
+    if options.int8_weights:
+        found.append(all_integer_weights)
+    return tuple(found)
 
 
 def _emit(request: EmitRequest) -> Emitted:
     from segc.inference.metadata import metadata_text
-    from segc.targets.openvino.lowering import lower
+    from segc.targets.openvino.lowering import INTEGERS, lower
     from segc.targets.openvino.runtime import METADATA_PLACE, import_openvino
 
     folder = request.folder / f"{request.stem}{TARGET.suffix}"
     folder.mkdir()
-    model = lower(request.graph, request.weights, dynamic=request.options.dynamic)
+    model = lower(*quantised(request, INTEGERS), dynamic=request.options.dynamic)
     model.set_rt_info(metadata_text(request.metadata), METADATA_PLACE)
     # The compression reaches the constants of the decode region too, of which fp16 has every value: bins, strides, and
     # cell centres up to 1024 cells. The arithmetic there stays in fp32.
@@ -65,7 +84,8 @@ def _description(metadata: Metadata) -> str:
 
 
 def _settings(options: OpenVinoOptions) -> dict[str, Any]:
-    return {"dynamic": options.dynamic, "precision": "fp16" if options.half else "fp32"}
+    asked = {"int8": options.int8, "weight-only-int8": options.int8_weights, "fp16": options.half, "fp32": True}
+    return {"dynamic": options.dynamic, "precision": next(name for name, wanted in asked.items() if wanted)}
 
 
 OPENVINO = Requirement("openvino", "openvino", "2025.0")
@@ -80,6 +100,7 @@ TARGET = Target(
     extra="openvino",
     needed=(OPENVINO,),
     requirements=lambda _options: (OPENVINO,),
+    refusals=_refusals,
     passes=_passes,
     settings=_settings,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from segc.graph.passes.integers import Scheme
 from segc.targets.lowering import Writer
 from segc.targets.openvino.runtime import import_openvino
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence[Any]], Sequence[Any]]
     Call = Callable[["_Writer", Node, Sequence[Any]], Any]
+
+
+INTEGERS = Scheme(signed=False, throughout=False, operators=frozenset({"conv2d", "conv_transpose2d"}), weight_bits=7)
+"""What computes in integers on OpenVINO's CPU plugin, which puts activations and sums into convolutions by itself."""
 
 
 def lower(graph: Graph, weights: Mapping[str, Array], *, dynamic: bool) -> Any:
@@ -99,6 +104,11 @@ def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
     stride, padding = list(attributes["stride"]), list(attributes["padding"])
     # Grouped weights have an axis of groups in front.
     weight = w.parameter(name, None if groups == 1 else (groups, first // groups, second, *kernel))
+    if scale := node.parameters.get("scale"):
+        alone = (1, 1) if groups == 1 else (1, 1, 1)
+        form = (1, -1, *alone) if transposed else (-1, 1, 1, 1) if groups == 1 else (groups, -1, 1, 1, 1)
+        floats = w.ops.convert(weight, "f32", name=f"{name}.floats")
+        weight = w.ops.multiply(floats, w.parameter(scale, form), name=f"{name}.scaled")
     if transposed:
         call = w.ops.convolution_backprop_data if groups == 1 else w.ops.group_convolution_backprop_data
         own = {"dilations": [1, 1], "output_padding": list(attributes["output_padding"])}
@@ -116,6 +126,13 @@ def _batch_norm(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
     roles = ("weight", "bias", "running_mean", "running_var")
     statistics = [w.parameter(node.parameters[role]) for role in roles]
     return w.ops.batch_norm_inference(*inputs, *statistics, node.attributes["epsilon"])
+
+
+def _fake_quantize(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    zero, scale = int(node.attributes["zero"]), float(node.attributes["scale"])
+    low, high = int(node.attributes["low"]), int(node.attributes["high"])
+    ends = [w.numbers(f"{node.name}.{name}", (end - zero) * scale) for name, end in (("low", low), ("high", high))]
+    return w.ops.fake_quantize(*inputs, *ends, *ends, high - low + 1)
 
 
 def _silu(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
@@ -239,6 +256,7 @@ _CALLS: dict[str, Call] = {
     "reduce_sum": _reduce_sum,
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
+    "fake_quantize": _fake_quantize,
 }
 
 LOWERINGS: dict[str, Lowering] = {

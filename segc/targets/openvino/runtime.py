@@ -78,7 +78,10 @@ def open_model(path: Path, threads: int, device: str | None = None) -> Model:
             raise ModelError(f"OpenVINO cannot run it: {last_line(error)}") from None
         return {name: values[name] for name in names}
 
-    return Model(metadata, f"OpenVINO on {', '.join(places)}, in {'fp16' if chosen == 'npu' else 'fp32'}", raw)
+    computed = "fp16" if chosen == "npu" else "fp32"
+    if metadata.precision == "int8":
+        computed = f"int8 and {computed}"
+    return Model(metadata, f"OpenVINO on {', '.join(places)}, in {computed}", raw)
 
 
 def check_plugin(chosen: str, core: Any) -> None:

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from segc.diagnostics import fail
 from segc.targets import onnx
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.int8 import Int8Options, int8_refusals, quantised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ CHECKED_FOR = "SM89"
 """The GPUs that TensorRT-RTX builds for where it is only there as a check."""
 
 
-class TensorRtOptions(TargetOptions):
+class TensorRtOptions(Int8Options):
     """Options of the TensorRT target."""
 
     format: Literal["tensorrt"]
@@ -51,7 +52,13 @@ class TensorRtOptions(TargetOptions):
 
 def _onnx_options(options: TensorRtOptions) -> onnx.OnnxOptions:
     """Those of the model that the engine is built from."""
-    return onnx.OnnxOptions(format="onnx", half=options.half, dynamic=options.dynamic)
+    return onnx.OnnxOptions(
+        format="onnx",
+        half=options.half,
+        dynamic=options.dynamic,
+        int8=options.int8,
+        deployment="tensorrt" if options.int8 else "cpu",
+    )
 
 
 def _passes(options: TensorRtOptions, metadata: Metadata) -> tuple[Pass, ...]:
@@ -59,9 +66,9 @@ def _passes(options: TensorRtOptions, metadata: Metadata) -> tuple[Pass, ...]:
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.onnx.lowering import lower
+    from segc.targets.onnx.lowering import SCHEMES, lower
 
-    model = lower(request.graph, request.weights, _onnx_options(request.options), request.metadata)
+    model = lower(*quantised(request, SCHEMES["tensorrt"]), _onnx_options(request.options), request.metadata)
     name = f"{request.stem}{onnx.TARGET.suffix}"
     (request.folder / name).write_bytes(model)
     if problem := no_engine_here():
@@ -171,7 +178,7 @@ def _engine_of(model: str) -> str:
 
 
 def _settings(options: TensorRtOptions) -> Mapping[str, Any]:
-    return {"dynamic": options.dynamic, "precision": "fp16" if options.half else "fp32"}
+    return {"dynamic": options.dynamic, "precision": "int8" if options.int8 else "fp16" if options.half else "fp32"}
 
 
 TARGET = Target(
@@ -192,6 +199,7 @@ TARGET = Target(
     script_needed=(Requirement("tensorrt", "tensorrt", "10.0"),),
     stand_in=lambda path: "segc.targets.tensorrt.stand_in" if _is_kit(path) else None,
     aliases=("engine",),
+    refusals=lambda options, _size: int8_refusals(options),
     passes=_passes,
     remarks=_remarks,
     settings=_settings,
