@@ -18,6 +18,7 @@ from refusals import REFUSALS  # noqa: E402
 from run import BESIDE  # noqa: E402
 
 from segc.explanations import diagnostics_page  # noqa: E402
+from segc.schema import ImageSize  # noqa: E402
 from segc.targets.contract import Accept  # noqa: E402
 from segc.targets.registry import targets  # noqa: E402
 
@@ -80,7 +81,7 @@ def targets_page() -> str:
         ]
         for option, field in target.options.model_fields.items():
             if option != "format":
-                default = "" if field.default is None else f"`{str(field.default).lower()}`"
+                default = "" if field.default in (None, ()) else f"`{str(field.default).lower()}`"
                 lines.append(f"| `{option}` | {_values(field.annotation)} | {default} | {field.description} |")
         lines += [
             "",
@@ -92,15 +93,24 @@ def targets_page() -> str:
 
 
 def _values(annotation: object) -> str:
-    if annotation is bool:
-        return "true, false"
+    """What an option takes; KeyError where there are no words for it yet."""
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
     if Accept in get_args(annotation):
         return f"true, false, or {{{', '.join(Accept.model_fields)}}}"
-    words = {int: "whole number", float: "number", str: "text"}
-    return words.get(annotation, "pixels") if isinstance(annotation, type) else "pixels"
+    return WORDS[annotation]
 
+
+WORDS: dict[object, str] = {
+    bool: "true, false",
+    int: "whole number",
+    float: "number",
+    float | None: "number",
+    ImageSize | None: "pixels",
+    str | None: "text",
+    tuple[str, ...]: "list of patterns",
+}
+"""What an option takes, by its type."""
 
 PAGES = {"operators.md": operators_page, "targets.md": targets_page, "diagnostics.md": diagnostics_page}
 
