@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": "segment images, folders, globs and URLs",
     "emit": "write verified artifacts with their predict scripts",
     "data": "convert, check, look at and divide datasets",
+    "bench": "time, memory and accuracy of all artifacts side by side",
     "doctor": "which targets can be emitted and run here, and what is missing",
     "runs": "list, compare, choose and remove trainings",
     "weights": "fetch, import, inspect and export weights; licences",

@@ -15,6 +15,8 @@ from segc.emission.requests import EmitReply, EmitTask, MeasureTask, ObserveTask
 from segc.inference.metadata import ModelError, parse_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from segc.diagnostics import Diagnostic
     from segc.graph.passes.ranges import Method
     from segc.inference.model import Model
@@ -120,13 +122,25 @@ def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
     return TorchSession(graph, load_arrays(Path(task.weights)), Metadata(names, (height, width), dynamic=True))
 
 
-TASKS = {"emit": _emit, "run": _run, "reference": _reference, "observe": _observe, "measure": _measure}
+TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "emit": _emit,
+    "run": _run,
+    "reference": _reference,
+    "observe": _observe,
+    "measure": _measure,
+}
 
 
 def answer(task: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The value that a task gives, or the diagnostics of what is wrong."""
+    """The value that a task gives, or the diagnostics of what is wrong.
+
+    Args:
+        task: a key of ``TASKS``, or ``module:function`` for what rooms above this one ask of workers.
+        request: what the task takes.
+    """
+    module, _, name = task.partition(":")
     try:
-        return {"value": TASKS[task](request)}
+        return {"value": getattr(import_module(module), name)(request) if name else TASKS[task](request)}
     except SegcError as error:
         return {"diagnostics": [_entry(diagnostic) for diagnostic in error.diagnostics]}
     except ModelError as error:

@@ -53,6 +53,7 @@ class Worker:
         threads: threads for numerical libraries; 0 leaves them the choice.
         hidden: modules that cannot be imported in it; where segc is one, it can do nothing but run a predict script.
         log: where what it printed is kept if it fails.
+        beside: others work at the same time.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Worker:
         threads: int = 0,
         hidden: Sequence[str] = (),
         log: Path | None = None,
+        *,
+        beside: bool = True,
     ) -> None:
         self.title, self._kept = title, log
         self._folder = TemporaryFolder("worker")
@@ -71,8 +74,9 @@ class Worker:
         environment = {**_QUIET, **os.environ, **dict.fromkeys(_TEMPORARY, str(self.folder))}
         if threads:
             environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        # Threads that wait by spinning would take the processors from the workers beside them.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if beside:
+            # Threads that wait by spinning would take the processors from the workers beside them.
+            environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         kind = "script" if "segc" in hidden else "segc"
         with self._log.open("wb") as written:
             self.process = subprocess.Popen(
@@ -92,7 +96,7 @@ class Worker:
         """Give the worker its task.
 
         Args:
-            task: a key of ``segc.emission.tasks.TASKS``; of no meaning to a worker that runs a script.
+            task: as ``segc.emission.tasks.answer`` takes it; of no meaning to a worker that runs a script.
             request: what that task takes.
             limit: seconds from now after which :meth:`result` gives up.
             memory: bytes that the worker and all it started may hold; 0 for three quarters of the machine's.
