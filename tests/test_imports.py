@@ -44,7 +44,16 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["emit", "--help"], ["validate"], ["build"], ["schema"], ["doctor"], ["--version"]],
+    [
+        ["--help"],
+        ["emit", "--help"],
+        ["bench", "--help"],
+        ["validate"],
+        ["build"],
+        ["schema"],
+        ["doctor"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_a_light_command_imports_no_framework(arguments: list[str], project: Path) -> None:
