@@ -6,11 +6,20 @@ from segc.version import __version__
 
 if TYPE_CHECKING:
     from segc.api import Project as Project
+    from segc.api import load as load
     from segc.diagnostics import SegcError as SegcError
+    from segc.model import Model as Model
+    from segc.results import Prediction as Prediction
 
-__all__ = ["Project", "SegcError", "__version__"]
+__all__ = ["Model", "Prediction", "Project", "SegcError", "__version__", "load"]
 
-_PLACES = {"Project": "segc.api", "SegcError": "segc.diagnostics"}
+_PLACES = {
+    "Model": "segc.model",
+    "Prediction": "segc.results",
+    "Project": "segc.api",
+    "SegcError": "segc.diagnostics",
+    "load": "segc.api",
+}
 """Where names of the Python API are; they are imported when they are used first."""
 
 

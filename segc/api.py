@@ -1,14 +1,16 @@
 """segc from Python: what the commands do, as methods of one class.
 
-    from segc import Project
+    from segc import Project, load
 
     project = Project.load("project.yaml", "hyperparameters.epochs=30")
     project.train()
     metrics = project.evaluate()
     print(metrics.seg.map, metrics.box.map50, metrics.seg.maps)
     for prediction in project.predict("photos/"):
-        print(prediction.path, prediction.counts())
+        print(prediction.path, prediction.counts(), prediction.areas)
     project.emit("onnx")
+    model = load("build/artifacts/onnx")  # opened once
+    model("photo.jpg").plot()
 
 The methods call the functions that the commands call, and raise ``SegcError`` where those show diagnostics. Training
 and evaluating set, for the whole process, how threads wait and memory is kept: see ``segc.compute``.
@@ -17,11 +19,11 @@ and evaluating set, for the whole process, how threads wait and memory is kept: 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack, cast
 
 from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic
-from segc.sessions.choose import Runtime, artifact_session, weights_session
+from segc.sessions.choose import Runtime, artifact_session, refuse_half, weights_session
 from segc.spec import project as spec
 from segc.spec.load import LoadedProject, load_project
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from segc.emission.order import Emission
     from segc.evaluation.comparison import MaskGrid
     from segc.evaluation.metrics import Metrics
-    from segc.inference.results import Prediction
+    from segc.model import Asked, Model
+    from segc.results import Prediction
     from segc.sessions import Session
     from segc.training.loop import Outcome
 
@@ -132,6 +135,7 @@ class Project:
         self,
         *,
         weights: PathLike | None = None,
+        run: str | None = None,
         artifact: PathLike | None = None,
         split: Literal["train", "val"] = "val",
         batch: int = 1,
@@ -143,6 +147,7 @@ class Project:
 
         Args:
             weights: a file, a published name or an address to use instead of the trained weights.
+            run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
             artifact: an emitted model to run in place of weights.
             split: whose images.
             batch: images a run, where the model leaves it open.
@@ -159,7 +164,7 @@ class Project:
         return evaluate_project(
             self.loaded,
             self.build_dir,
-            weights=_weights(weights),
+            weights=self._chosen(weights, run, artifact),
             artifact=_path(artifact),
             split=split,
             batch=batch,
@@ -169,53 +174,103 @@ class Project:
             warn=_warn,
         ).metrics
 
+    def model(
+        self,
+        *,
+        weights: PathLike | None = None,
+        run: str | None = None,
+        artifact: PathLike | None = None,
+        runtime: Runtime = "torch",
+        device: str | None = None,
+        half: bool = False,
+        imgsz: int | tuple[int, int] | None = None,
+        **asked: "Unpack[Asked]",
+    ) -> "Model":
+        """Open the trained weights, or an artifact: a model to be called with frames.
+
+        Args:
+            weights: a file, a published name or an address to use instead of the trained weights.
+            run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
+            artifact: an emitted model to run in place of weights: its name, or its folder or file.
+            runtime: what runs weights.
+            device: where it runs: ``auto``, or a device of PyTorch's, onnxruntime's or the artifact's runtime; where not
+                given the project's, and for an artifact the one that it was verified on.
+            half: run weights in fp16, in PyTorch on a GPU.
+            imgsz: side, or (height, width), in pixels of the frames that the network sees, where it leaves that open.
+            **asked: what counts as a detection, see ``segc.model.Asked``; where not given, that of a model that
+                suppresses by itself, else the project's.
+
+        Raises:
+            SegcError: I005 where the model has left out already what is asked for; X201 where it cannot have this size;
+                else as ``segc.sessions``.
+        """
+        from segc.model import Model, named
+        from segc.prediction import filters_of
+
+        file = self._chosen(weights, run, artifact)
+        if artifact is not None:
+            refuse_half(half=half)
+            session = artifact_session(self.loaded, self.build_dir, Path(artifact), device)
+        else:
+            session = weights_session(
+                self.loaded, self.build_dir, file, runtime=runtime, device=device, half=half, warn=_warn
+            )
+        return Model(session, filters_of(session, named(asked), self.loaded), imgsz)
+
     def predict(
         self,
-        *sources: PathLike,
+        *sources: PathLike | int,
         weights: PathLike | None = None,
+        run: str | None = None,
         artifact: PathLike | None = None,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_det: int | None = None,
-        retina: bool | None = None,
         runtime: Runtime = "torch",
+        **asked: "Unpack[Asked]",
     ) -> "Iterator[Prediction]":
-        """Segment images: files, folders, patterns and http(s) addresses.
+        """Segment what sources give: ``project.model(…).stream(sources)``.
 
-        The sources are found and the model is opened at once, images are read and predicted one by one as the iterator
+        The sources are found and the model is opened at once, frames are read and predicted one by one as the iterator
         is asked for them.
 
         Args:
-            sources: what to segment; of a folder its images, not those in folders below.
-            weights: a file, a published name or an address to use instead of the trained weights.
-            artifact: an emitted model to run in place of weights.
-            conf: least score; where not given, that of a model that suppresses by itself, else the project's.
-            iou: overlap that makes two boxes one; likewise.
-            max_det: most detections an image; likewise.
-            retina: masks interpolated at the photograph's resolution, the default, or scaled from the frame.
-            runtime: what runs weights.
+            sources: files, folders, patterns, addresses, videos, numbers of cameras; of a folder what lies in it, not
+                in folders below.
+            weights: as for :meth:`model`.
+            run: likewise.
+            artifact: likewise.
+            runtime: likewise.
+            **asked: likewise.
 
         Raises:
-            SegcError: I001 where there are no sources, I002 where an image cannot be read, I005 where the model has
-                left out already what is asked for; else as ``segc.sessions``.
+            SegcError: I001 where there are no sources, I002 where one cannot be read; else as :meth:`model`.
         """
-        from segc.prediction import filters_of, find, predict
+        from segc.prediction import find
 
-        found = find([str(source) for source in sources])
-        session = self._session(_weights(weights), _path(artifact), runtime)
-        given = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina}
-        filters = filters_of(session, given, self.loaded)
-        return (predict(source, session, filters)[1] for source in found)
+        find([str(source) for source in sources])  # before a model is opened for nothing
+        model = self.model(weights=weights, run=run, artifact=artifact, runtime=runtime, **asked)
+        return model.stream(sources)
 
-    def _session(self, weights: Path | None, artifact: Path | None, runtime: Runtime) -> "Session":
-        if artifact is not None:
-            return artifact_session(self.loaded, self.build_dir, artifact)
-        return weights_session(self.loaded, self.build_dir, weights, runtime=runtime, warn=_warn)
+    def _chosen(self, weights: PathLike | None, run: str | None, artifact: PathLike | None) -> Path | None:
+        """The file of the weights that a call names; None where it names none.
+
+        Raises:
+            ValueError: where it names two models.
+        """
+        named = [
+            name for name, value in (("weights", weights), ("run", run), ("artifact", artifact)) if value is not None
+        ]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other")
+        if run is None:
+            return _weights(weights)
+        from segc.weights.resolve import choose_weights
+
+        return choose_weights(self.loaded, self.build_dir, run=run).path
 
     def emit(
         self,
         *targets: str,
         weights: PathLike | None = None,
+        run: str | None = None,
         untrained: bool = False,
         force: bool = False,
         time_limit: float | None = None,
@@ -225,6 +280,7 @@ class Project:
         Args:
             targets: names of targets; all that the project lists where none is given.
             weights: a file, a published name or an address to use instead of the trained weights.
+            run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
             untrained: seeded weights as they are before training, to try a target out.
             force: emit again what is up to date.
             time_limit: seconds that a worker process may take.
@@ -241,12 +297,81 @@ class Project:
             self.loaded,
             self.build_dir,
             targets,
-            weights=_weights(weights),
+            weights=self._chosen(weights, run, None),
             untrained=untrained,
             force=force,
             time_limit=TIME_LIMIT if time_limit is None else time_limit,
             warn=_warn,
         )
+
+
+def load(
+    source: "PathLike | Project",
+    *,
+    run: str | None = None,
+    runtime: Runtime = "auto",
+    device: str | None = None,
+    half: bool = False,
+    threads: int = 0,
+    trusted: bool = False,
+    imgsz: int | tuple[int, int] | None = None,
+    **asked: "Unpack[Asked]",
+) -> "Model":
+    """Open a model once, to be called with frames as often as you like.
+
+    Args:
+        source: an artifact, its folder or its model; a ``project.yaml``, the folder that holds one, or a
+            :class:`Project`; or weights: a file, a published name or an address, whose file says what its classes are.
+        run: of a project, the run whose weights to take.
+        runtime: what runs weights; ``auto``: onnxruntime where there is no GPU and it is installed, else PyTorch.
+        device: where it runs: ``auto``, or a device of PyTorch's, onnxruntime's or the artifact's runtime; where not given
+            the project's, and for an artifact the one that it was verified on.
+        half: run weights in fp16, in PyTorch on a GPU.
+        threads: of an artifact's runtime; 0 leaves it the choice.
+        trusted: run an artifact in this process wherever it lies. Else one that does not lie whole in ``build/`` of the
+            working directory is a stranger's, and runs in a process of its own: some milliseconds a frame more.
+        imgsz: side, or (height, width), in pixels of the frames that the network sees, where it leaves that open.
+        **asked: what counts as a detection, see ``segc.model.Asked``; where not given, that of a model that suppresses
+            by itself, else the project's, else ``conf`` 0.25, ``iou`` 0.7, ``max_det`` 300.
+
+    Raises:
+        SegcError: F001 where there is no such file, and what else there is to say about the model.
+    """
+    from segc.model import Model, named
+    from segc.prediction import filters_of
+
+    project = source if isinstance(source, Project) else _project_at(source)
+    if project is not None:
+        return project.model(run=run, runtime=runtime, device=device, half=half, imgsz=imgsz, **asked)
+    if run is not None:
+        raise ValueError("a run is one of a project: load a project.yaml")
+    prepare_to_compute()
+    session = _session(cast("PathLike", source), runtime, device, threads, half=half, trusted=trusted)
+    return Model(session, filters_of(session, named(asked), None), imgsz)
+
+
+def _project_at(source: PathLike) -> Project | None:
+    """The project that a file or a folder is; None where it is none."""
+    path = Path(source)
+    file = path / "project.yaml" if path.is_dir() else path
+    return Project.load(file) if file.suffix in (".yaml", ".yml") and file.is_file() else None
+
+
+def _session(
+    source: PathLike, runtime: Runtime, device: str | None, threads: int, *, half: bool, trusted: bool
+) -> "Session":
+    from segc.sessions.artifact import find_artifact, locate, open_artifact, open_target
+    from segc.sessions.choose import file_session
+    from segc.weights.reading import is_weights
+
+    path = find_artifact(Path(source), Path("build"))
+    if not path.is_dir() and (is_weights(path) or not path.exists()):
+        file = _weights(os.fspath(source)) or path
+        return file_session(file, runtime=runtime, device=device, half=half, warn=_warn)
+    refuse_half(half=half)
+    if trusted:
+        return open_target(*locate(path), threads, device)
+    return open_artifact(path, threads, Path("build"), device)
 
 
 def _path(value: PathLike | None) -> Path | None:

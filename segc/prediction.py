@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segc.inference.filters import Filters
     from segc.inference.frames import Reading
     from segc.inference.jobs import Plan
+    from segc.inference.metadata import Metadata
     from segc.inference.results import Prediction
     from segc.inference.sources import ImageError, Source
     from segc.sessions import Session
@@ -41,17 +42,45 @@ def find(items: Sequence[str]) -> "list[Source]":
         ) from None
 
 
+def image_of(name: str) -> "tuple[str, NDArray[np.uint8]]":
+    """The one image of a file or an address: its name, and [h, w, 3] in BGR order.
+
+    Raises:
+        SegcError: I001 where this names nothing or more than one image, I002 where it cannot be read.
+    """
+    from segc.inference.sources import ImageError
+
+    found = find([name])
+    if len(found) != 1 or not found[0].is_still:
+        what = f"{len(found)} images" if len(found) != 1 else "a video or a stream"
+        raise fail("I001", f"{name} is {what}, not one image", help="the model's stream() gives one after another")
+    try:
+        return found[0].name, found[0].read()
+    except ImageError as error:
+        raise image_problem(error) from None
+
+
 def filters_of(session: "Session", given: Mapping[str, Any], loaded: "LoadedProject | None") -> "Filters":
     """What is asked for; where nothing is said, what a model that suppresses by itself has, else the project's.
 
     Raises:
         SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class.
     """
-    from segc.inference.filters import ClassError, FilterError, Filters, choose_filters
+    from segc.inference.filters import Filters
 
-    defaults = Filters() if loaded is None else project_filters(loaded.project)
+    return chosen_filters(session.metadata, given, Filters() if loaded is None else project_filters(loaded.project))
+
+
+def chosen_filters(metadata: "Metadata", given: Mapping[str, Any], defaults: "Filters") -> "Filters":
+    """What is asked for, see ``segc.inference.filters.choose_filters``.
+
+    Raises:
+        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class.
+    """
+    from segc.inference.filters import ClassError, FilterError, choose_filters
+
     try:
-        return choose_filters(session.metadata, given, defaults)
+        return choose_filters(metadata, given, defaults)
     except ClassError as error:
         raise fail("X215", str(error)) from None
     except FilterError as error:

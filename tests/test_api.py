@@ -101,8 +101,45 @@ def test_metrics_have_their_names(project: Project, runtime: segc.api.Runtime) -
 def test_predictions_come_one_by_one(project: Project) -> None:
     found = project.predict(project.loaded.dataset_root / "images" / "val", max_det=3)
     first = next(found)
+    assert isinstance(first, segc.Prediction)
     assert (Path(first.path).name, first.height, first.width, len(first)) == ("0.png", 40, 50, 3)
     assert len(list(found)) == 1
+
+
+def test_a_run_is_named_in_place_of_the_one_that_is_chosen(project: Project) -> None:
+    images = project.loaded.dataset_root / "images" / "val"
+    for call in (project.evaluate, project.model, lambda run: project.predict(images, run=run)):
+        with pytest.raises(SegcError, match=r"R001"):
+            call(run="none")
+    assert project.emit("onnx", run=None, untrained=True)[0].status == "verified"
+    with pytest.raises(ValueError, match="weights and run exclude each other"):
+        project.predict(images, weights="x.safetensors", run="train")
+    with pytest.raises(ValueError, match="run and artifact exclude each other"):
+        project.evaluate(artifact="onnx", run="train")
+
+
+def test_an_artifact_is_opened_once_and_in_this_process_where_it_is_trusted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (emission,) = project.emit("onnx")
+    assert emission.folder is not None
+    image = project.loaded.dataset_root / "images/val/1.png"
+    by_project = project.model(artifact="onnx")(image).to_json()
+    strange, trusted = segc.load(emission.folder), segc.load(emission.folder, trusted=True)
+    monkeypatch.chdir(project.loaded.path.parent)
+    own = segc.load("onnx", conf=0.0)
+    kinds = [type(model.session).__name__ for model in (strange, trusted, own)]
+    assert kinds == ["IsolatedModel", "Model", "Model"]
+    assert own(image).to_json() == trusted(image, conf=0.0).to_json() == by_project
+    assert strange(image, conf=0.0).to_json() == by_project
+
+
+def test_a_project_is_opened_by_its_file_or_its_folder(project: Project) -> None:
+    image = project.loaded.dataset_root / "images/val/1.png"
+    expected = project.model(runtime="onnx", max_det=2)(image).to_json()
+    assert len(expected["detections"]) == 2
+    for source in (project, project.loaded.path, str(project.loaded.path.parent)):
+        assert segc.load(source, runtime="onnx", max_det=2)(image).to_json() == expected
 
 
 def test_sources_that_are_not_there_are_an_error_at_once(project: Project) -> None:

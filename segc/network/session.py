@@ -1,13 +1,14 @@
 """Running trained weights in PyTorch, in the way that artifacts are run in their own runtimes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segc.graph.ir import Graph
-from segc.graph.passes import fold_batch_norm
+from segc.graph.passes import fold_batch_norm, half_precision
 from segc.inference.metadata import Metadata
 from segc.network.lower import load_weights, lower
 
@@ -21,6 +22,7 @@ class TorchSession:
         metadata: what an artifact of this model would say of itself.
         device: a torch device.
         fused: fold batch norms first: faster, and up to 1e-3 pixels away from the network as it was trained.
+        half: compute in fp16, all but the decode region.
     """
 
     def __init__(
@@ -31,10 +33,13 @@ class TorchSession:
         device: str = "cpu",
         *,
         fused: bool = False,
+        half: bool = False,
     ) -> None:
         if fused:
             graph, weights = fold_batch_norm(graph, weights)
-        self.metadata = metadata
+        if half:
+            graph, weights = half_precision(graph, weights)
+        self.metadata = replace(metadata, precision="fp16" if half else metadata.precision)
         self.runtime = f"PyTorch on {device}"
         self.device = torch.device(device)
         self.network = lower(graph)

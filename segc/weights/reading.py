@@ -44,6 +44,11 @@ def is_checkpoint(path: Path) -> bool:
     return not is_safetensors(head) and path.suffix.lower() in CHECKPOINT_SUFFIXES
 
 
+def is_weights(path: Path) -> bool:
+    """Whether a file is weights, of either kind, by its first bytes and its name."""
+    return path.suffix.lower() == ".safetensors" or (is_checkpoint(path) and path.suffix.lower() in CHECKPOINT_SUFFIXES)
+
+
 def read_source(path: Path) -> ReadWeights:
     """Read own weights or another project's checkpoint.
 

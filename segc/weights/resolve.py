@@ -84,9 +84,7 @@ def trained_weights(
     result = transfer(graph.parameters, source.tensors, origin=path.name)
     if not result.complete:
         refuse_other_scale(source.tensors, graph, path)
-        raise fail(
-            "W007", f"the weights do not fit the network: {_first_misfits(result)}", file=path, help=_MISFIT_HELP
-        )
+    refuse_misfits(result, path)
     return Weights(
         result.tensors, source.metadata, _warnings(path, source.names, loaded.project.dataset.class_names, result)
     )
@@ -141,6 +139,17 @@ def _first_misfits(result: Transfer) -> str:
     )
 
 
+def refuse_misfits(result: Transfer, path: Path) -> None:
+    """Refuse weights that are not all of a network.
+
+    Raises:
+        SegcError: W007, with the first that do not fit.
+    """
+    if not result.complete:
+        text = f"the weights do not fit the network: {_first_misfits(result)}"
+        raise fail("W007", text, file=path, help=_MISFIT_HELP)
+
+
 def _warnings(path: Path, there: Sequence[str] | None, here: Sequence[str], result: Transfer) -> tuple[Diagnostic, ...]:
     found = []
     if there is not None and tuple(there) != tuple(here):
@@ -153,17 +162,23 @@ def _warnings(path: Path, there: Sequence[str] | None, here: Sequence[str], resu
                 help="the project's names are used, by index",
             )
         )
-    if broken := not_finite(result.tensors):
-        found.append(
-            Diagnostic(
-                "W010",
-                f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}",
-                severity="warning",
-                file=path,
-                help="the training that made them has diverged; train again with a lower lr0",
-            )
-        )
-    return tuple(found)
+    return (*found, *usable_warnings(path, result))
+
+
+def usable_warnings(path: Path, result: Transfer) -> tuple[Diagnostic, ...]:
+    """What the user should hear of weights that fit: W010, where they hold values that are not numbers."""
+    broken = not_finite(result.tensors)
+    if not broken:
+        return ()
+    return (
+        Diagnostic(
+            "W010",
+            f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}",
+            severity="warning",
+            file=path,
+            help="the training that made them has diverged; train again with a lower lr0",
+        ),
+    )
 
 
 def name_differences(there: Sequence[str], here: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The generated pages of ``docs/``: the targets with their options, which of them has which operator, and all codes.
+"""The generated pages of ``docs/``: targets with their options, which of them has which operator, all codes, the API.
 
     python tests/conformance/pages.py
 
@@ -13,6 +13,7 @@ from typing import Literal, get_args, get_origin
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from api_page import api_page  # noqa: E402
 from operators import RECIPES  # noqa: E402
 from refusals import REFUSALS  # noqa: E402
 from run import BESIDE  # noqa: E402
@@ -112,7 +113,12 @@ WORDS: dict[object, str] = {
 }
 """What an option takes, by its type."""
 
-PAGES = {"operators.md": operators_page, "targets.md": targets_page, "diagnostics.md": diagnostics_page}
+PAGES = {
+    "operators.md": operators_page,
+    "targets.md": targets_page,
+    "diagnostics.md": diagnostics_page,
+    "api.md": api_page,
+}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

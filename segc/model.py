@@ -1,0 +1,291 @@
+"""A model that is opened once and then called with frames.
+
+import segc
+
+model = segc.load("build/artifacts/onnx")  # or a project.yaml, or weights
+prediction = model("photo.jpg")  # a file, an address, [H, W, 3] uint8 in BGR order, a PIL image; lists of these
+print(prediction.labels, prediction.boxes, prediction.masks.shape)
+for prediction in model.stream("clip.mp4"):  # folders, patterns, videos, cameras, streams
+    ...
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
+
+from segc.diagnostics import fail
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+    from segc.inference.filters import Filters
+    from segc.inference.frames import Frame as ReadFrame
+    from segc.inference.metadata import Metadata
+    from segc.results import Prediction
+    from segc.sessions import Session
+
+    Frame = str | os.PathLike[str] | NDArray[np.uint8] | PIL.Image.Image
+    """One frame: a file or an address, [H, W, 3] uint8, or a PIL image."""
+
+
+class Asked(TypedDict, total=False):
+    """What counts as a detection, and how finely its mask is drawn, as a call may ask for it.
+
+    Attributes:
+        conf: in 0..1; scores at or below it are left out.
+        iou: in 0..1; boxes of one class that overlap a better one more than this are left out.
+        max_det: at most so many detections a frame.
+        classes: names or numbers of the only classes that count.
+        agnostic: boxes of different classes suppress each other, too.
+        retina: masks interpolated at the frame's own resolution, the default, or scaled from the network's.
+    """
+
+    conf: float
+    iou: float
+    max_det: int
+    classes: str | int | Sequence[str | int]
+    agnostic: bool
+    retina: bool
+
+
+class Model:
+    """A model that is open; calling it predicts. Made by :func:`segc.load`, and by ``Project.model``.
+
+    Threads may share it: they take turns with the network, and prepare frames and masks at the same time.
+
+    Args:
+        session: what runs it.
+        filters: what counts as a detection where a call does not say.
+        imgsz: side, or (height, width), in pixels of the frames that the network sees, where it leaves that open.
+
+    Attributes:
+        session: what runs it.
+        filters: what counts as a detection where a call does not say.
+    """
+
+    def __init__(self, session: Session, filters: Filters, imgsz: int | tuple[int, int] | None = None) -> None:
+        self.session = session
+        self.filters = filters
+        self._metadata = _resized(session.metadata, imgsz)
+        self._turn = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of their numbers."""
+        return self._metadata.names
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the frames that the network sees; pictures of any size are fitted into it."""
+        return self._metadata.imgsz
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, for people: "onnxruntime on the CPU"."""
+        return self.session.runtime
+
+    @property
+    def metadata(self) -> Metadata:
+        """What it says about itself."""
+        return self._metadata
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"<Model of {len(self.names)} classes, {width}x{height}, {self._metadata.precision}, {self.runtime}>"
+
+    @overload
+    def __call__(self, frame: Frame, *, rgb: bool = False, **asked: Unpack[Asked]) -> Prediction: ...
+    @overload
+    def __call__(
+        self, frame: list[Any] | tuple[Frame, ...], *, rgb: bool = False, **asked: Unpack[Asked]
+    ) -> list[Prediction]: ...
+    def __call__(
+        self, frame: Frame | list[Any] | tuple[Frame, ...], *, rgb: bool = False, **asked: Unpack[Asked]
+    ) -> Prediction | list[Prediction]:
+        """Segment one frame, or each of a list or tuple.
+
+        Args:
+            frame: the name of an image file or an http(s) address; an array [H, W, 3] uint8 in BGR order, as OpenCV
+                has it; a PIL image, turned as its EXIF orientation says; or a list or tuple of these.
+            rgb: arrays are in RGB order.
+            **asked: of :class:`Asked`, for this call; what the model was opened with where not given.
+
+        Returns:
+            What was found; of a list or tuple a list, in its order.
+
+        Raises:
+            SegcError: I001 where a name is that of nothing, or of more than one image, I002 where an image cannot be
+                read, I005 where the model has left out already what is asked for, T006 where it cannot be run,
+                X215 where there is no such class.
+            TypeError: where a frame is something else.
+            ValueError: where an array is of another shape or type.
+        """
+        filters = self._asked(asked)
+        if isinstance(frame, list | tuple):
+            return [self._one(each, rgb, filters) for each in frame]
+        return self._one(cast("Frame", frame), rgb, filters)
+
+    def stream(
+        self,
+        source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str] | int],
+        *,
+        every: Literal["frame", "latest"] = "latest",
+        stride: int = 1,
+        **asked: Unpack[Asked],
+    ) -> Iterator[Prediction]:
+        """Segment what sources give, one by one: memory stays flat, whatever their length.
+
+        Sources are found at once; they are read ahead by a thread of their own while the network runs.
+
+        Args:
+            source: files, folders, patterns, addresses, videos, numbers of cameras: what ``segc predict`` takes, one or
+                a list.
+            every: ``latest`` drops frames of live sources that are older than the newest one, ``frame`` has them wait.
+                Of files nothing is ever dropped.
+            stride: every such-and-such frame of videos and streams is taken.
+            **asked: as for a call.
+
+        Raises:
+            SegcError: I001 where there are no sources; I002 where one cannot be read; else as for a call.
+        """
+        from segc.prediction import find
+
+        several = [source] if isinstance(source, str | int) or hasattr(source, "__fspath__") else source
+        found = find([str(one) for one in cast("Sequence[object]", several)])
+        filters = self._asked(asked)
+        return self._stream(found, filters, newest=every == "latest", stride=stride)
+
+    def _stream(self, found: Sequence[Any], filters: Filters, *, newest: bool, stride: int) -> Iterator[Prediction]:
+        import warnings
+
+        from segc.inference.frames import Ended, Reading, Unread, read_frames
+        from segc.inference.pipeline import Line
+        from segc.prediction import image_problem
+
+        with Line() as line:
+            reading = Reading(newest=newest, stride=stride)
+            for item in line.stage(read_frames(found, line, reading, lambda text: warnings.warn(text, stacklevel=2))):
+                if isinstance(item, Unread):
+                    raise image_problem(item.error)
+                if isinstance(item, Ended):
+                    for remark in item.tally.remarks():
+                        warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
+                    continue
+                yield self._predict(item.image, filters, item)
+
+    def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
+        if isinstance(frame, str) or hasattr(frame, "__fspath__"):
+            from segc.prediction import image_of
+
+            name, image = image_of(str(frame))
+            return self._predict(image, filters, name=name)
+        return self._predict(_pixels(frame, rgb), filters)
+
+    def _predict(
+        self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None, name: str = ""
+    ) -> Prediction:
+        from segc.inference.metadata import ModelError
+        from segc.inference.predict import predict_filtered
+        from segc.results import Prediction
+
+        try:
+            found = predict_filtered(
+                image, self._run, self._metadata, filters, name if frame is None else frame.source.name
+            )
+        except ModelError as error:
+            raise fail("T006", str(error)) from None
+        if frame is None or frame.seconds is None:
+            return Prediction(found, image)
+        return Prediction(found, image, frame=frame.index, seconds=frame.seconds)
+
+    def _run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        with self._turn:
+            return self.session.run(images)
+
+    def _asked(self, asked: Asked) -> Filters:
+        """The model's filters with what a call asks for.
+
+        Raises:
+            SegcError: I005 and X215, as ``segc.prediction.chosen_filters``.
+            TypeError: where there is no such filter.
+        """
+        if not asked:
+            return self.filters
+        from segc.prediction import chosen_filters
+
+        own = {name: getattr(self.filters, name) for name in ("conf", "iou", "max_det")}
+        chosen = chosen_filters(self._metadata, own | named(asked), self.filters)
+        return chosen if "conf" in asked else replace(chosen, by_class=self.filters.by_class)
+
+
+def named(asked: Asked) -> dict[str, Any]:
+    """What is asked for, by name.
+
+    Raises:
+        TypeError: where nothing is called so.
+    """
+    if unknown := asked.keys() - Asked.__annotations__.keys():
+        raise TypeError(f"nothing called {min(unknown)!r} can be asked for, but {', '.join(Asked.__annotations__)}")
+    several = asked.get("classes")
+    # One class is meant as one, not as its letters.
+    return {**asked, "classes": [several]} if isinstance(several, str | int) else {**asked}
+
+
+def _resized(metadata: Metadata, imgsz: int | tuple[int, int] | None) -> Metadata:
+    """A model's metadata with another size.
+
+    Raises:
+        SegcError: X201 where it cannot have that.
+    """
+    if imgsz is None:
+        return metadata
+    from segc.inference.metadata import LARGEST_SIDE
+
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    if (height, width) == metadata.imgsz:
+        return metadata
+    if not metadata.dynamic:
+        own = "{1}x{0}".format(*metadata.imgsz)
+        raise fail(
+            "X201", f"the model is made for {own} and takes nothing else", help="emit it with `dynamic: true`, or again"
+        )
+    step = metadata.strides[-1]
+    if any(side < step or side > LARGEST_SIDE or side % step for side in (height, width)):
+        text = f"the sides of {width}x{height} are not multiples of {step} up to {LARGEST_SIDE}"
+        nearest = [min(max(round(side / step), 1), LARGEST_SIDE // step) * step for side in (width, height)]
+        raise fail("X201", text, help=f"{nearest[0]}x{nearest[1]} is near")
+    return replace(metadata, imgsz=(height, width))
+
+
+def _pixels(frame: Any, rgb: bool) -> NDArray[np.uint8]:
+    """A frame in memory as an image [h, w, 3] BGR.
+
+    Raises:
+        TypeError: where it is neither an array nor a PIL image.
+        ValueError: where an array is of another shape or type.
+    """
+    import numpy as np
+
+    if isinstance(frame, np.ndarray):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+            raise ValueError(
+                f"an array is [H, W, 3] uint8, with BGR or rgb=True; this is {list(frame.shape)} {frame.dtype}"
+            )
+        return frame[:, :, ::-1] if rgb else frame
+    # Without importing PIL: whoever has made one of its images has done so.
+    if hasattr(frame, "convert") and hasattr(frame, "getexif"):
+        from PIL import ImageOps
+
+        turned = ImageOps.exif_transpose(frame).convert("RGB")
+        return np.asarray(turned, np.uint8)[:, :, ::-1]
+    raise TypeError(
+        "a frame is a path, an address, an array [H, W, 3] uint8 or a PIL image, or a list of these; "
+        f"this is of type {type(frame).__name__}"
+    )

@@ -1,0 +1,253 @@
+"""What a model found on one frame, as people work with it: arrays, tables, pictures, other libraries' objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    import supervision
+    from numpy.typing import NDArray
+
+    from segc.inference.results import Prediction as Found
+
+
+class Prediction:
+    """Objects found on one frame, best score first. Never changes: selecting gives another one.
+
+    ``prediction[0]``, ``prediction[2:5]`` and ``prediction[prediction.scores > 0.5]`` are predictions with those
+    objects alone; iterating gives one for each object. In a notebook it shows itself as a picture.
+
+    Args:
+        found: what the model found.
+        image: [h, w, 3] uint8 BGR, the frame; not copied.
+        frame: number of the frame in a video or stream, from 0; None for a photograph.
+        seconds: since the beginning of the video or stream; None for a photograph.
+
+    Attributes:
+        found: everything that was found, as ``segc.inference.results.Prediction``: its ``masks`` are bitmaps of the
+            regions that hold them, which take far less memory than ``masks`` here.
+        image: [h, w, 3] uint8 BGR, the frame.
+        frame: number of the frame in a video or stream, from 0; None for a photograph.
+        seconds: since the beginning of the video or stream; None for a photograph.
+    """
+
+    __slots__ = ("found", "frame", "image", "seconds")
+
+    def __init__(
+        self, found: Found, image: NDArray[np.uint8], *, frame: int | None = None, seconds: float | None = None
+    ) -> None:
+        self.found = found
+        self.image = image
+        self.frame = frame
+        self.seconds = seconds
+
+    @property
+    def path(self) -> str:
+        """The source as it was named; empty for an array or a picture in memory."""
+        return self.found.path
+
+    @property
+    def height(self) -> int:
+        """Of the frame in pixels."""
+        return self.found.height
+
+    @property
+    def width(self) -> int:
+        """Of the frame in pixels."""
+        return self.found.width
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's classes, in the order of their numbers."""
+        return self.found.names
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """[n, 4] float32 (x1, y1, x2, y2) in pixels of the frame, inside it."""
+        return self.found.boxes
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """[n] float32 in 0..1, falling."""
+        return self.found.scores
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """[n] int64, numbers of the classes."""
+        return self.found.classes
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the n objects' classes."""
+        return [self.names[int(number)] for number in self.classes]
+
+    @property
+    def identities(self) -> NDArray[np.int64] | None:
+        """[n] int64 where objects are followed from frame to frame, 0 for one without a number yet; else None."""
+        return self.found.identities
+
+    @property
+    def left_out(self) -> int:
+        """How many more were found that a frame of this size has no room for."""
+        return self.found.left_out
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """[n, h, w] bool, made anew each time: n times as many bytes as the frame has pixels. See :meth:`mask`."""
+        full = np.zeros((len(self), self.height, self.width), np.bool_)
+        for canvas, mask in zip(full, self.found.masks, strict=True):
+            rows, columns = mask.bitmap.shape
+            canvas[mask.y : mask.y + rows, mask.x : mask.x + columns] = mask.bitmap
+        return full
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """[h, w] bool, the mask of one object.
+
+        Raises:
+            IndexError: where there is no such object.
+        """
+        return self.found.masks[index].full(self.height, self.width)
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """[n] int64, pixels of the masks."""
+        return np.array([mask.area for mask in self.found.masks], np.int64)
+
+    @property
+    def polygons(self) -> list[list[NDArray[np.int32]]]:
+        """For each object its outer outlines, largest first: int32 [k, 2] of pixels (x, y); holes are left out."""
+        return [mask.polygons() for mask in self.found.masks]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | NDArray[Any]) -> Prediction:
+        """The objects of these rows: one, a slice, numbers, or [n] bool.
+
+        Raises:
+            IndexError: where there is no such row.
+        """
+        chosen = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, int | slice) else np.asarray(rows)])
+        return Prediction(self.found.select(chosen), self.image, frame=self.frame, seconds=self.seconds)
+
+    def filter(
+        self,
+        classes: str | int | Sequence[str | int] | None = None,
+        *,
+        score: float | None = None,
+        area: tuple[float, float] | float | None = None,
+    ) -> Prediction:
+        """The objects that meet all of these.
+
+        Args:
+            classes: names or numbers of classes, one or several.
+            score: in 0..1; scores at or below it are left out.
+            area: least pixels of a mask, or the least and the most.
+
+        Raises:
+            ValueError: where there is no such class.
+        """
+        kept = np.ones(len(self), np.bool_)
+        if classes is not None:
+            from segc.inference.filters import class_numbers
+
+            several = [classes] if isinstance(classes, str | int) else classes
+            kept &= np.isin(self.classes, class_numbers(several, self.names))
+        if score is not None:
+            kept &= self.scores > score
+        if area is not None:
+            least, most = area if isinstance(area, tuple) else (area, np.inf)
+            kept &= (self.areas >= least) & (self.areas <= most)
+        return self[kept]
+
+    def counts(self) -> dict[str, int]:
+        """Objects by class name, in class order."""
+        return self.found.counts()
+
+    def __repr__(self) -> str:
+        place = f"{self.path!r}, " if self.path else ""
+        moment = "" if self.frame is None else f"frame {self.frame}, "
+        return f"<Prediction {place}{moment}{self.width}x{self.height}: {self.found.summary()}>"
+
+    def plot(self) -> NDArray[np.uint8]:
+        """[h, w, 3] uint8 BGR: the frame with masks, boxes and labels drawn on it; tiny frames are enlarged."""
+        from segc.inference.draw import draw_prediction
+
+        return draw_prediction(self.image, self.found)
+
+    def crop(self, *, background: tuple[int, int, int] | None = None) -> list[NDArray[np.uint8]]:
+        """What each box holds of the frame: n copies [h, w, 3] uint8 BGR of at least one pixel.
+
+        Args:
+            background: colour (blue, green, red) in 0..255 of what does not belong to the object; None leaves it.
+        """
+        crops = []
+        for index, (x1, y1, x2, y2) in enumerate(pixel_boxes(self.boxes, self.height, self.width)):
+            part = self.image[y1:y2, x1:x2].copy()
+            if background is not None:
+                part[~self.mask(index)[y1:y2, x1:x2]] = background
+            crops.append(part)
+        return crops
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: ``image``, ``height``, ``width``, ``frame`` and ``seconds`` of a video, and ``detections``.
+
+        A detection has ``class_id``, ``class``, ``score``, ``box`` [x1, y1, x2, y2], ``area``, ``polygons`` and
+        ``mask``, COCO's uncompressed run lengths.
+        """
+        record = self.found.to_json()
+        found = record.pop("detections")
+        moment = {} if self.frame is None else {"frame": self.frame, "seconds": self.seconds}
+        return {**record, **moment, "detections": found}
+
+    def to_supervision(self) -> supervision.Detections:
+        """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            mask=self.masks,
+            confidence=self.scores.copy(),
+            class_id=self.classes.copy(),
+            tracker_id=None if self.identities is None else self.identities.copy(),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row an object; needs ``pip install 'segc[pandas]'``.
+
+        Columns: ``class_id``, ``class``, ``score``, ``x1``, ``y1``, ``x2``, ``y2`` and ``area`` in pixels; ``identity``
+        where objects are followed, ``frame`` and ``seconds`` of a video.
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {"class_id": self.classes, "class": self.labels, "score": self.scores}
+        columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T, strict=True))
+        columns["area"] = self.areas
+        if self.identities is not None:
+            columns["identity"] = self.identities
+        if self.frame is not None:
+            columns |= {"frame": self.frame, "seconds": self.seconds}
+        return pd.DataFrame(columns)
+
+    def _repr_png_(self) -> bytes:
+        from segc.inference.output import encode_picture
+
+        return encode_picture(self.plot(), ".png")
+
+
+def pixel_boxes(boxes: NDArray[np.float32], height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Boxes [n, 4] as (x1, y1, x2, y2) of the whole pixels that they touch, at least one, inside [height, width]."""
+    found = []
+    for x1, y1, x2, y2 in boxes:
+        left, top = min(int(x1), width - 1), min(int(y1), height - 1)
+        found.append((left, top, max(int(np.ceil(x2)), left + 1), max(int(np.ceil(y2)), top + 1)))
+    return found

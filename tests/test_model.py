@@ -1,0 +1,233 @@
+"""A model that is opened once: what it takes, what it gives, and that it is what the commands find."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import segc
+from segc.inference.filters import Filters
+from segc.inference.metadata import Metadata
+from segc.model import Model
+from segc.prediction import find, predict
+
+
+@pytest.fixture(scope="module")
+def model(shapes_weights: Path) -> Model:
+    return segc.load(shapes_weights, runtime="onnx")
+
+
+@pytest.fixture(scope="module")
+def photos(shapes: Path) -> list[Path]:
+    return sorted((shapes / "images" / "train").iterdir())[:4]
+
+
+@pytest.fixture(scope="module")
+def image(photos: list[Path]) -> np.ndarray:
+    return np.asarray(cv2.imread(str(photos[0])), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def prediction(model: Model, image: np.ndarray) -> segc.Prediction:
+    return model(image, conf=0.1)
+
+
+def same(one: segc.Prediction, other: segc.Prediction) -> bool:
+    return {**one.to_json(), "image": ""} == {**other.to_json(), "image": ""}
+
+
+def test_weights_alone_say_their_classes_and_their_size(model: Model) -> None:
+    assert model.names[:2] == ("circle", "square")
+    assert model.size == (160, 160)
+    assert "onnxruntime" in repr(model)
+
+
+def test_frames_of_every_kind_give_what_the_command_finds(model: Model, photos: list[Path], image: np.ndarray) -> None:
+    from PIL import Image
+
+    (source,) = find([str(photos[0])])
+    expected = segc.Prediction(predict(source, model.session, Filters())[1], image)
+    assert len(expected)
+    kinds = [str(photos[0]), photos[0], image, Image.fromarray(image[:, :, ::-1])]
+    assert all(same(found, expected) for found in model(kinds))
+    assert same(model(np.ascontiguousarray(image[:, :, ::-1]), rgb=True), expected)
+    assert model(photos[0]).path == str(photos[0])
+    assert not model(image).path
+
+
+def test_a_pil_image_is_turned_as_it_says(model: Model, photos: list[Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    turned = Image.open(photos[0]).rotate(90, expand=True)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert same(model(Image.open(tmp_path / "turned.png")), model(photos[0]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "said"),
+    [
+        (np.zeros((4, 5), np.uint8), ValueError, r"\[H, W, 3\] uint8.*\[4, 5\] uint8"),
+        (np.zeros((4, 5, 3), np.float32), ValueError, "float32"),
+        (np.zeros((0, 5, 3), np.uint8), ValueError, r"\[0, 5, 3\]"),
+        (3, TypeError, "of type int"),
+        ("nowhere.jpg", segc.SegcError, "I001.*nowhere.jpg"),
+    ],
+)
+def test_what_is_no_frame_is_told(model: Model, frame: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        model(frame)
+
+
+def test_a_folder_is_no_frame_but_a_source(model: Model, photos: list[Path]) -> None:
+    with pytest.raises(segc.SegcError, match=r"I001.*images, not one image"):
+        model(photos[0].parent)
+    assert [found.path for found in model.stream(photos)] == [str(photo) for photo in photos]
+
+
+def test_a_video_comes_frame_by_frame(model: Model, image: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (image.shape[1], image.shape[0]))
+    for _ in range(5):
+        writer.write(image)
+    writer.release()
+    found = list(model.stream(path, stride=2))
+    assert [one.frame for one in found] == [0, 2, 4]
+    assert found[1].seconds == pytest.approx(0.2, abs=0.11)
+    assert found[0].to_json()["frame"] == 0
+
+
+def test_what_a_stream_cannot_read_is_raised(model: Model, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    found = model.stream([photos[0], tmp_path / "broken.png"])
+    assert next(found).path == str(photos[0])
+    with pytest.raises(segc.SegcError, match="I002"):
+        next(found)
+
+
+def test_threads_share_a_model(model: Model, photos: list[Path]) -> None:
+    expected = [model(photo) for photo in photos]
+    found: dict[int, list[segc.Prediction]] = {}
+    busy, most = 0, 0
+    run = model.session.run
+
+    class Counting:
+        metadata, runtime = model.session.metadata, ""
+
+        def run(self, images: np.ndarray) -> Any:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            try:
+                return run(images)
+            finally:
+                busy -= 1
+
+    shared = Model(Counting(), model.filters)
+    threads = [threading.Thread(target=lambda i=i: found.update({i: shared(photos)})) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert all(same(*pair) for one in found.values() for pair in zip(one, expected, strict=True))
+
+
+def test_what_is_asked_of_a_call_holds_for_it_alone(model: Model, image: np.ndarray) -> None:
+    several = model(image, conf=0.05)
+    assert len(model(image, conf=0.05, max_det=1)) == 1 < len(several)
+    only = several.labels[0]
+    assert set(model(image, conf=0.05, classes=only).labels) == {only}
+    assert model.filters == Filters()
+    with pytest.raises(TypeError, match="'confidence'"):
+        model(image, confidence=0.1)  # type: ignore[call-overload]
+    with pytest.raises(segc.SegcError, match=r"X215.*there is no class 'circl'; did you mean circle"):
+        model(image, classes="circl")
+
+
+def test_least_scores_of_classes_stay_unless_a_score_is_asked_for(model: Model, image: np.ndarray) -> None:
+    name = model(image, conf=0.05).labels[0]
+    strict = Model(model.session, Filters(0.05, by_class={name: 1.0, "default": 0.05}))
+    assert name not in strict(image, iou=0.5).labels
+    assert name in strict(image, conf=0.05).labels
+
+
+def test_a_size_is_asked_for_where_the_model_leaves_it_open(
+    shapes_weights: Path, model: Model, image: np.ndarray
+) -> None:
+    larger = Model(model.session, model.filters, (192, 224))
+    assert larger.size == (192, 224)
+    assert larger(image).boxes.shape[1] == 4
+    with pytest.raises(segc.SegcError, match=r"X201.*100x100 are not multiples of 32"):
+        Model(model.session, model.filters, 100)
+
+    class Fixed:
+        metadata, runtime = Metadata(("a",), (64, 64)), ""
+
+        def run(self, _: np.ndarray) -> Any:
+            raise AssertionError
+
+    assert Model(Fixed(), Filters(), 64).size == (64, 64)
+    with pytest.raises(segc.SegcError, match=r"X201.*made for 64x64"):
+        Model(Fixed(), Filters(), 96)
+    with pytest.raises(ValueError, match="a run is one of a project"):
+        segc.load(shapes_weights, run="train")
+
+
+def test_arrays_have_their_shapes(prediction: segc.Prediction) -> None:
+    n, size = len(prediction), (prediction.height, prediction.width)
+    assert n >= 2
+    assert prediction.masks.shape == (n, *size)
+    assert (prediction.masks.sum(axis=(1, 2)) == prediction.areas).all()
+    assert (prediction.mask(n - 1) == prediction.masks[n - 1]).all()
+    assert prediction.boxes.shape == (n, 4)
+    assert len(prediction.labels) == len(prediction.polygons) == len(prediction.scores) == n
+    drawn = cv2.fillPoly(np.zeros(size, np.uint8), prediction.polygons[0], 1)
+    assert (drawn.astype(bool) >= prediction.mask(0)).all()
+
+
+def test_predictions_are_selected_by_row_class_score_and_area(prediction: segc.Prediction) -> None:
+    n = len(prediction)
+    assert len(prediction[0]) == len(prediction[-1]) == 1
+    assert prediction[1:].scores.tolist() == prediction.scores[1:].tolist()
+    assert len(prediction[prediction.scores > 2]) == 0
+    assert prediction[[n - 1, 0]].labels == [prediction.labels[-1], prediction.labels[0]]
+    assert [one.labels[0] for one in prediction] == prediction.labels
+    assert set(prediction.filter(prediction.labels[0]).labels) == {prediction.labels[0]}
+    assert len(prediction.filter(score=float(prediction.scores[0]))) == 0
+    middle = int(sorted(prediction.areas)[n // 2])
+    assert len(prediction.filter(area=middle)) + len(prediction.filter(area=(0, middle - 1))) == n
+    with pytest.raises(IndexError):
+        prediction[n]
+    with pytest.raises(ValueError, match="no class"):
+        prediction.filter("nothing")
+
+
+def test_pictures_are_drawn_and_cut_out(prediction: segc.Prediction, image: np.ndarray) -> None:
+    assert prediction.plot().shape == image.shape
+    assert (prediction.plot() != image).any()
+    assert (prediction.image == image).all()
+    decoded = cv2.imdecode(np.frombuffer(prediction._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert (decoded == prediction.plot()).all()
+    crops = prediction.crop()
+    x1, y1, x2, y2 = prediction.boxes[0]
+    assert crops[0].shape[:2] == (int(np.ceil(y2)) - int(y1), int(np.ceil(x2)) - int(x1))
+    alone = prediction.crop(background=(0, 0, 255))[0]
+    assert ((alone == (0, 0, 255)).all(axis=2).sum()) >= alone.shape[0] * alone.shape[1] - prediction.areas[0]
+    assert (crops[0] == image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]).all()
+
+
+def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("supervision")
+    table = prediction.to_pandas()
+    assert list(table.columns) == ["class_id", "class", "score", "x1", "y1", "x2", "y2", "area"]
+    assert table["class"].tolist() == prediction.labels
+    found = prediction.to_supervision()
+    assert (found.mask == prediction.masks).all()
+    assert found.data["class_name"].tolist() == prediction.labels
+    assert len(prediction[:0].to_supervision()) == len(prediction[:0].to_pandas()) == 0
