@@ -137,7 +137,7 @@ class Project:
         weights: PathLike | None = None,
         run: str | None = None,
         artifact: PathLike | None = None,
-        split: Literal["train", "val"] = "val",
+        split: Literal["train", "val", "test"] = "val",
         batch: int = 1,
         rect: bool | None = None,
         mask_grid: "MaskGrid" = "photograph",
@@ -193,8 +193,8 @@ class Project:
             run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
             artifact: an emitted model to run in place of weights: its name, or its folder or file.
             runtime: what runs weights.
-            device: where it runs: ``auto``, or a device of PyTorch's, onnxruntime's or the artifact's runtime; where not
-                given the project's, and for an artifact the one that it was verified on.
+            device: where it runs: ``auto``, or a device of whatever runs it; the project's where not given, and for an
+                artifact the one that it was verified on.
             half: run weights in fp16, in PyTorch on a GPU.
             imgsz: side, or (height, width), in pixels of the frames that the network sees, where it leaves that open.
             **asked: what counts as a detection, see ``segc.model.Asked``; where not given, that of a model that
@@ -324,8 +324,8 @@ def load(
             :class:`Project`; or weights: a file, a published name or an address, whose file says what its classes are.
         run: of a project, the run whose weights to take.
         runtime: what runs weights; ``auto``: onnxruntime where there is no GPU and it is installed, else PyTorch.
-        device: where it runs: ``auto``, or a device of PyTorch's, onnxruntime's or the artifact's runtime; where not given
-            the project's, and for an artifact the one that it was verified on.
+        device: where it runs: ``auto``, or a device of whatever runs it; the project's where not given, and for an
+            artifact the one that it was verified on.
         half: run weights in fp16, in PyTorch on a GPU.
         threads: of an artifact's runtime; 0 leaves it the choice.
         trusted: run an artifact in this process wherever it lies. Else one that does not lie whole in ``build/`` of the

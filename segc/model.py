@@ -130,7 +130,7 @@ class Model:
         filters = self._asked(asked)
         if isinstance(frame, list | tuple):
             return [self._one(each, rgb, filters) for each in frame]
-        return self._one(cast("Frame", frame), rgb, filters)
+        return self._one(frame, rgb, filters)
 
     def stream(
         self,

@@ -1,5 +1,6 @@
 """The Python API does what the commands do."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,34 @@ def test_an_artifact_that_suppresses_by_itself_is_asked_only_for_what_it_has(pat
     for asked in ({"conf": 0.1}, {"iou": 0.9}, {"max_det": 400}):
         with pytest.raises(SegcError, match=r"I005.*the model suppresses by itself"):
             project.predict(images, artifact="coreml", **asked)
+
+
+def test_a_test_split_is_measured_where_the_project_names_one(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segc.cli import run
+
+    with pytest.raises(SegcError, match=r"D001.*no images to test on"):
+        project.evaluate(split="test")
+    root = project.loaded.dataset_root
+    for kind in ("images", "labels"):
+        (root / kind / "test").mkdir()
+    cv2.imwrite(str(root / "images" / "test" / "t.png"), np.full((40, 50, 3), 200, np.uint8))
+    (root / "labels" / "test" / "t.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    path = project.loaded.path
+    path.write_text(SPEC.replace("val: images/val", "val: images/val, test: images/test"))
+    metrics = Project.load(path).evaluate(split="test", runtime="onnx")
+    assert (metrics.images, metrics.class_instances) == (1, (1, 0))
+    assert run(["val", str(path), "--split", "test", "--runtime", "onnx"]) == 0
+    assert capsys.readouterr().out.startswith("test, 64x64")
+    path.write_text(SPEC.replace("val: images/val", "val: images/val, test: images/tst"))
+    assert [one.code for one in Project.load(path).loaded.warnings] == ["X212"]
+
+
+def test_the_test_split_of_a_data_file_is_taken(project: Project) -> None:
+    path = project.loaded.path
+    (path.parent / "data.yaml").write_text(
+        "path: data\ntrain: images/train\nval: images/val\ntest: [images/val]\nnames: [dot, bar]\n"
+    )
+    path.write_text(re.sub(r"dataset: .*", "dataset: {data: data.yaml}", SPEC))
+    assert Project.load(path).evaluate(split="test", runtime="onnx").images == 2

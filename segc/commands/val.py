@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     "--artifact", type=click.Path(path_type=Path), metavar="NAME|PATH", help="Run this emitted model instead."
 )
 @device_option
-@click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True, help="Images to use.")
+@click.option(
+    "--split", type=click.Choice(["val", "train", "test"]), default="val", show_default=True, help="Images to use."
+)
 @click.option(
     "--batch",
     type=click.IntRange(1),
@@ -85,7 +87,7 @@ def command(
     run: str | None,
     artifact: Path | None,
     device: str | None,
-    split: Literal["train", "val"],
+    split: Literal["train", "val", "test"],
     batch: int,
     mask_grid: "MaskGrid",
     json_path: Path | None,

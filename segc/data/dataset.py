@@ -41,6 +41,7 @@ def list_images(loaded: "LoadedProject", split: Split, found: Findings | None = 
             is not there; D003 for a malformed annotation file.
         OSError: where a folder cannot be read.
     """
+    _require_split(loaded, split)
     return _LISTINGS[loaded.project.dataset.format](loaded, split, Findings() if found is None else found)
 
 
@@ -63,10 +64,22 @@ def read_split(loaded: "LoadedProject", split: Split, found: Findings | None = N
             not be, and all faults of the labels.
         OSError: where a folder or a label file cannot be read.
     """
+    _require_split(loaded, split)
     dataset = loaded.project.dataset
     noted = Findings() if found is None else found
     samples = tuple(_chosen(sample, dataset) for sample in _READERS[dataset.format](loaded, split, noted))
     return _settle_boxes(samples, dataset, split, noted)
+
+
+def _require_split(loaded: "LoadedProject", split: Split) -> None:
+    """Refuse a split that the project does not have.
+
+    Raises:
+        SegcError: D001.
+    """
+    if getattr(loaded.project.dataset, split) is None:
+        way_out = f"for example `{split}: images/{split}` under `dataset`"
+        raise fail("D001", f"the project names no images to {split} on", file=loaded.path, help=way_out)
 
 
 def require_objects(loaded: "LoadedProject", samples: Sequence[Sample]) -> None:
@@ -201,7 +214,8 @@ def _coco_samples(loaded: "LoadedProject", split: Split, found: Findings) -> tup
 
 def _note_unlisted(loaded: "LoadedProject", split: Split, images: Iterable[Path], found: Findings) -> None:
     """Note images in the folders of a split that its annotation file does not list, unless another split's may."""
-    others = loaded.split_paths("val" if split == "train" else "train")
+    everything: tuple[Split, ...] = ("train", "val", "test")
+    others = [path for other in everything if other != split for path in loaded.split_paths(other)]
     listed = set(images)
     for folder in loaded.split_paths(split):
         if not any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in others):

@@ -33,10 +33,11 @@ class Sample:
     size: tuple[int, int] | None = None
 
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+"""Those that every project has."""
 
 
 def read_samples(

@@ -186,6 +186,12 @@ class Annotations(SpecModel):
         description="Annotations of the validation images, relative to the dataset's `path`.",
         examples=["annotations/instances_val2017.json"],
     )
+    test: str | None = Field(
+        None,
+        min_length=1,
+        description="Annotations of the test images, where there are any.",
+        examples=["annotations/instances_test.json"],
+    )
 
 
 class Dataset(SpecModel):
@@ -214,6 +220,12 @@ class Dataset(SpecModel):
     )
     val: SplitEntries = Field(
         description="Images to validate on: one folder or several, relative to `path`.", examples=["images/val"]
+    )
+    test: SplitEntries | None = Field(
+        None,
+        description="Images to test on: one folder or several, relative to `path`. Only `segc val --split test` reads "
+        "them.",
+        examples=["images/test"],
     )
     names: ClassNames = Field(
         description="Class names in the order of their numbers, or a mapping of number to name. With `format: coco` "
@@ -276,6 +288,12 @@ class Dataset(SpecModel):
         if self.format not in _ANNOTATED and self.annotations is not None:
             text = f"annotation files mean nothing with `format: {self.format}`"
             found.append(Problem("X214", ("annotations",), text, "set `format: coco` or `cvat`", at_key=True))
+        if self.annotations is not None and (self.test is None) != (self.annotations.test is None):
+            where, other = (
+                (("test",), "annotations.test") if self.test is not None else (("annotations", "test"), "test")
+            )
+            text = f"the test images and their annotations go together, and there is no `{other}`"
+            found.append(Problem("X214", where, text, at_key=True))
         for index, one in enumerate(self.classes or ()):
             if one not in self.names and not (isinstance(one, int) and 0 <= one < len(self.names)):
                 found.append(Problem("X215", ("classes", index), f"there is no class `{one}`", "see dataset.names"))
@@ -294,6 +312,7 @@ class DataFile(SpecModel):
     path: str | None = Field(None, min_length=1, examples=["."])
     train: SplitEntries | None = Field(None, examples=["images/train"])
     val: SplitEntries | None = Field(None, examples=["images/val"])
+    test: SplitEntries | None = Field(None, examples=["images/test"])
     names: ClassNames = Field(examples=[["person", "bicycle"]])
     nc: int | None = Field(None, ge=1, examples=[2])
 

@@ -48,11 +48,12 @@ class LoadedProject:
         """The folder of the dataset, absolute."""
         return _absolute(read_path(self.root, self.project.dataset.path).path)
 
-    def split_paths(self, split: Literal["train", "val"]) -> tuple[Path, ...]:
+    def split_paths(self, split: Literal["train", "val", "test"]) -> tuple[Path, ...]:
         """Folders, lists and images of a split, absolute; ``~``, variables and the like are resolved."""
-        return tuple(self._in_dataset(entry) for _, entry in _entries(getattr(self.project.dataset, split)))
+        entries = getattr(self.project.dataset, split)
+        return () if entries is None else tuple(self._in_dataset(entry) for _, entry in _entries(entries))
 
-    def annotations_path(self, split: Literal["train", "val"]) -> Path:
+    def annotations_path(self, split: Literal["train", "val", "test"]) -> Path:
         """The annotation file of a split, absolute; only where the format has such files."""
         return self._in_dataset(getattr(self.project.dataset.annotations, split))
 
@@ -324,7 +325,11 @@ class _Loader:
             self._add(diagnose(error, root, DataFile))
             return None
         self._report_missing_splits(root, dataset)
-        taken = {key: node for key in ("train", "val", "names") if (node := root.child(key)) is not None and node.value}
+        taken = {
+            key: node
+            for key in ("train", "val", "test", "names")
+            if (node := root.child(key)) is not None and node.value
+        }
         folder = root.child("path")
         place = folder.place if folder is not None else data.place
         return {**taken, "path": Node(self._folder(file.parent, described, place), place, data.key)}
@@ -435,7 +440,7 @@ def _path_problems(loaded: LoadedProject) -> Iterator[Problem]:
     yield from _path_problem(loaded.root, ("dataset", "path"), dataset.path, "no folder")
     # os.path answers for impossible names too, where pathlib raises.
     if os.path.isdir(root):  # noqa: PTH112
-        for split in ("train", "val"):
+        for split in ("train", "val", *(("test",) if dataset.test is not None else ())):
             for at, entry in _entries(getattr(dataset, split)):
                 yield from _path_problem(root, ("dataset", split, *at), entry, "no")
             if dataset.annotations is not None:
