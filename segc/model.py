@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from segc.inference.filters import Filters
     from segc.inference.frames import Frame as ReadFrame
+    from segc.inference.frames import Reading
     from segc.inference.metadata import Metadata
+    from segc.inference.sources import Source
     from segc.results import Prediction
     from segc.sessions import Session
 
@@ -136,7 +138,7 @@ class Model:
         self,
         source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str] | int],
         *,
-        every: Literal["frame", "latest"] = "latest",
+        every: Literal["frame", "latest"] | None = None,
         stride: int = 1,
         **asked: Unpack[Asked],
     ) -> Iterator[Prediction]:
@@ -147,30 +149,30 @@ class Model:
         Args:
             source: files, folders, patterns, addresses, videos, numbers of cameras: what ``segc predict`` takes, one or
                 a list.
-            every: ``latest`` drops frames of live sources that are older than the newest one, ``frame`` has them wait.
-                Of files nothing is ever dropped.
+            every: ``latest``, which holds where nothing is said, drops frames of live sources that are older than the
+                newest one, ``frame`` has them wait. Of files nothing is ever dropped.
             stride: every such-and-such frame of videos and streams is taken.
             **asked: as for a call.
 
         Raises:
-            SegcError: I001 where there are no sources; I002 where one cannot be read; else as for a call.
+            SegcError: I001 where there are no sources; I002 where one cannot be read; I006 where the latest frames of
+                files are asked for; else as for a call.
         """
-        from segc.prediction import find
+        from segc.prediction import find, reading
 
         several = [source] if isinstance(source, str | int) or hasattr(source, "__fspath__") else source
         found = find([str(one) for one in cast("Sequence[object]", several)])
         filters = self._asked(asked)
-        return self._stream(found, filters, newest=every == "latest", stride=stride)
+        return self._stream(found, filters, reading(found, every, stride))
 
-    def _stream(self, found: Sequence[Any], filters: Filters, *, newest: bool, stride: int) -> Iterator[Prediction]:
+    def _stream(self, found: Sequence[Source], filters: Filters, reading: Reading) -> Iterator[Prediction]:
         import warnings
 
-        from segc.inference.frames import Ended, Reading, Unread, read_frames
+        from segc.inference.frames import Ended, Unread, read_frames
         from segc.inference.pipeline import Line
         from segc.prediction import image_problem
 
         with Line() as line:
-            reading = Reading(newest=newest, stride=stride)
             for item in line.stage(read_frames(found, line, reading, lambda text: warnings.warn(text, stacklevel=2))):
                 if isinstance(item, Unread):
                     raise image_problem(item.error)

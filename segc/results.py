@@ -189,6 +189,8 @@ class Prediction:
         Args:
             background: colour (blue, green, red) in 0..255 of what does not belong to the object; None leaves it.
         """
+        from segc.inference.writers import pixel_boxes
+
         crops = []
         for index, (x1, y1, x2, y2) in enumerate(pixel_boxes(self.boxes, self.height, self.width)):
             part = self.image[y1:y2, x1:x2].copy()
@@ -207,6 +209,28 @@ class Prediction:
         found = record.pop("detections")
         moment = {} if self.frame is None else {"frame": self.frame, "seconds": self.seconds}
         return {**record, **moment, "detections": found}
+
+    def to_coco(
+        self, image_id: int | str | None = None, categories: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """COCO's results, an object each: ``image_id``, ``category_id``, ``bbox``, ``score``, ``segmentation``.
+
+        Args:
+            image_id: the image's; where it is not given, the number that the file's name is, else its stem.
+            categories: ids of the classes' categories in the order of the classes; counted from 1 where not given, as
+                ``segc data convert --to coco`` does.
+
+        Returns:
+            ``bbox`` is [x, y, width, height] in pixels, ``segmentation`` compressed run lengths,
+            ``{"size": [height, width], "counts": text}``.
+        """
+        from pathlib import PurePath
+
+        from segc.inference.writers import coco_image_id, coco_rows
+
+        return coco_rows(
+            self.found, coco_image_id(PurePath(self.path).stem) if image_id is None else image_id, categories
+        )
 
     def to_supervision(self) -> supervision.Detections:
         """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""
@@ -242,12 +266,3 @@ class Prediction:
         from segc.inference.output import encode_picture
 
         return encode_picture(self.plot(), ".png")
-
-
-def pixel_boxes(boxes: NDArray[np.float32], height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Boxes [n, 4] as (x1, y1, x2, y2) of the whole pixels that they touch, at least one, inside [height, width]."""
-    found = []
-    for x1, y1, x2, y2 in boxes:
-        left, top = min(int(x1), width - 1), min(int(y1), height - 1)
-        found.append((left, top, max(int(np.ceil(x2)), left + 1), max(int(np.ceil(y2)), top + 1)))
-    return found

@@ -1,5 +1,6 @@
 """A model that is opened once: what it takes, what it gives, and that it is what the commands find."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,16 @@ def test_pictures_are_drawn_and_cut_out(prediction: segc.Prediction, image: np.n
     alone = prediction.crop(background=(0, 0, 255))[0]
     assert ((alone == (0, 0, 255)).all(axis=2).sum()) >= alone.shape[0] * alone.shape[1] - prediction.areas[0]
     assert (crops[0] == image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]).all()
+
+
+def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) -> None:
+    from segc.inference.frames import Frame
+    from segc.inference.sources import Source
+    from segc.inference.writers import Shown, coco_results
+
+    shown = Shown(Frame(prediction.image, Source("00012.jpg")), prediction.found, "00012")
+    assert [json.loads(line) for line in coco_results(shown)] == prediction.to_coco(12)
+    assert prediction.to_coco("x", categories=range(100, 106))[0]["category_id"] == 100 + prediction.classes[0]
 
 
 def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:

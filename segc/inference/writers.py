@@ -3,13 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segc.inference.draw import draw_prediction
 from segc.inference.frames import Frame
@@ -63,14 +64,21 @@ def label_file(shown: Shown) -> PictureFiles:
     return [(PurePosixPath("labels", f"{shown.place}.txt"), label_text(shown.prediction).encode())]
 
 
+def pixel_boxes(boxes: npt.NDArray[np.float32], height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Boxes [n, 4] as (x1, y1, x2, y2) of the whole pixels that they touch, at least one, inside [height, width]."""
+    found = []
+    for x1, y1, x2, y2 in boxes:
+        left, top = min(int(x1), width - 1), min(int(y1), height - 1)
+        found.append((left, top, max(int(np.ceil(x2)), left + 1), max(int(np.ceil(y2)), top + 1)))
+    return found
+
+
 def crop_files(shown: Shown) -> PictureFiles:
     """What each box holds of the picture, in a folder a class."""
     image, suffix = shown.frame.image, overlay_suffix(shown.frame.source)
-    height, width = image.shape[:2]
     files = []
-    for (number, name, _), box in zip(shown.objects(), shown.prediction.boxes, strict=True):
-        x1, y1 = min(int(box[0]), width - 1), min(int(box[1]), height - 1)
-        x2, y2 = max(int(np.ceil(box[2])), x1 + 1), max(int(np.ceil(box[3])), y1 + 1)
+    boxes = pixel_boxes(shown.prediction.boxes, image.shape[0], image.shape[1])
+    for (number, name, _), (x1, y1, x2, y2) in zip(shown.objects(), boxes, strict=True):
         content = encode_picture(np.ascontiguousarray(image[y1:y2, x1:x2]), suffix)
         files.append((PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content))
     return files
@@ -120,26 +128,38 @@ def _record(shown: Shown) -> dict[str, Any]:
 
 
 def coco_results(shown: Shown) -> list[str]:
-    """COCO's results, one object a line. ``image_id`` is the file's number where its name is one, else its name.
+    """COCO's results, one object a line."""
+    rows = coco_rows(shown.prediction, coco_image_id(shown.place))
+    return [json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows]
 
-    Categories are counted from 1 in the order of the classes, as ``segc data convert --to coco`` counts them.
+
+def coco_image_id(stem: str) -> int | str:
+    """An image's id: the number that its file's stem is, else the stem."""
+    return int(stem) if stem.isascii() and stem.isdigit() else stem
+
+
+def coco_rows(found: Prediction, image_id: int | str, categories: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """COCO's results of one image.
+
+    Args:
+        found: what was found.
+        image_id: the image's.
+        categories: ids of the classes' categories, in the order of the classes; where not given they are counted from
+            1, as ``segc data convert --to coco`` counts them.
     """
-    found = shown.prediction
-    image_id = int(shown.place) if shown.place.isascii() and shown.place.isdigit() else shown.place
-    rows = []
-    for (_, _, mask), class_id, score, box in zip(
-        shown.objects(), found.classes, found.scores, found.boxes, strict=True
-    ):
+    rows: list[dict[str, Any]] = []
+    for mask, class_id, score, box in zip(found.masks, found.classes, found.scores, found.boxes, strict=True):
         x1, y1, x2, y2 = (float(side) for side in box)
         counts = compressed_counts(mask.run_lengths(found.height, found.width))
-        row = {
-            "image_id": image_id,
-            "category_id": int(class_id) + 1,
-            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(float(score), 5),
-            "segmentation": {"size": [found.height, found.width], "counts": counts},
-        }
-        rows.append(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+        rows.append(
+            {
+                "image_id": image_id,
+                "category_id": int(class_id) + 1 if categories is None else categories[int(class_id)],
+                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(float(score), 5),
+                "segmentation": {"size": [found.height, found.width], "counts": counts},
+            }
+        )
     return rows
 
 
