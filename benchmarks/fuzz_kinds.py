@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -307,6 +308,58 @@ def _decode(data: bytes, _: Path) -> str:
     return "accepted"
 
 
+# -- videos and streams
+
+
+@cache
+def _videos() -> tuple[bytes, ...]:
+    import cv2
+    import numpy as np
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, code in ((".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v"), (".ts", "mp4v")):
+            path = Path(folder, f"a{suffix}")
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10, (64, 48))
+            for level in range(8):
+                writer.write(np.full((48, 64, 3), 25 * level, np.uint8))
+            writer.release()
+            found.append(path.read_bytes())
+    return tuple(found)
+
+
+def _video(numbers: random.Random, folder: Path) -> Path:
+    path = folder / "a.mp4"
+    path.write_bytes(changed_bytes(numbers, numbers.choice(_videos())))
+    return path
+
+
+def _read_video(path: Path, _: Path) -> str:
+    from segc.inference.frames import Reading, Unread, read_frames
+    from segc.inference.pipeline import Line
+    from segc.inference.sources import find_sources
+
+    with Line() as line:
+        found = list(read_frames(find_sources([str(path)]), line, Reading(), print))
+    return "refused" if isinstance(found[0], Unread) else "accepted"
+
+
+PART = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\nhello\r\n--b\r\n\r\nhello\r\n"
+
+
+def _parts(numbers: random.Random, _: Path) -> bytes:
+    data = PART * numbers.randrange(1, 5) + b"--b--\r\n"
+    return changed_bytes(numbers, data) if numbers.random() < 0.9 else data
+
+
+def _read_parts(data: bytes, _: Path) -> str:
+    from segc.inference.frames import Multipart
+
+    file = io.BytesIO(data)
+    list(Multipart(lambda size: file.read(min(size, 7)), b"b").bodies())
+    return "accepted"
+
+
 # -- datasets
 
 LABELS = "0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.5 0.5 0.2 0.2\n2 0.9 0.9 0.95 0.9 0.95 0.95 0.9 0.95\n"
@@ -542,6 +595,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("checkpoints", 7_000, _checkpoint, _read_weights),
     Kind("safetensors", 3_000, _safetensors, _read_safetensors),
     Kind("images", 6_000, _image, _decode, megabytes=1000),
+    Kind("videos", 2_000, _video, _read_video),
+    Kind("streams", 10_000, _parts, _read_parts, refusals=("ImageError", "ConnectionError")),
     Kind("labels", 3_000, _labels, _read_split),
     Kind("coco", 3_000, _coco, _read_split),
     Kind("addresses", 1_000, _address, _fetch_address),

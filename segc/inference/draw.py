@@ -132,11 +132,12 @@ def _draw_labels(
         size = (text_width + 2 * pad, text_height + below + pad)
         x1, y1, x2, y2 = _pixel_box(prediction, index, factor, canvas)
         corners = ((x1, y1 - size[1]), (x1, y1), (x2 - size[0], y2 - size[1]), (x1, y2), (x2 - size[0], y1 - size[1]))
-        places = [_inside(corner, size, width, height) for corner in corners]
-        hidden = [_common_area(place, taken) for place in places]
-        if min(hidden) > MOST_HIDDEN * size[0] * size[1]:
+        places = np.array([_inside(corner, size, width, height) for corner in corners])
+        hidden = _common_areas(places, taken)
+        best = int(hidden.argmin())
+        if hidden[best] > MOST_HIDDEN * size[0] * size[1]:
             continue
-        place = places[hidden.index(min(hidden))]
+        place: tuple[int, int, int, int] = tuple(places[best].tolist())
         taken = np.concatenate([taken, [place]])
         colour = colours[index]
         cv2.rectangle(canvas, place[:2], (place[2] - 1, place[3] - 1), colour, cv2.FILLED)
@@ -152,8 +153,8 @@ def _inside(corner: tuple[int, int], size: tuple[int, int], width: int, height: 
     return x, y, x + size[0], y + size[1]
 
 
-def _common_area(place: tuple[int, int, int, int], others: npt.NDArray[np.int64]) -> int:
-    """Pixels of a rectangle (x1, y1, x2, y2) that lie in ``others`` [n, 4], each counted on its own."""
-    width = np.minimum(place[2], others[:, 2]) - np.maximum(place[0], others[:, 0])
-    height = np.minimum(place[3], others[:, 3]) - np.maximum(place[1], others[:, 1])
-    return int((np.maximum(width, 0) * np.maximum(height, 0)).sum())
+def _common_areas(places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Pixels of rectangles [m, 4] (x1, y1, x2, y2) that lie in ``others`` [n, 4], each of these counted on its own."""
+    ends = np.minimum(places[:, None, 2:], others[:, 2:])
+    common = np.maximum(ends - np.maximum(places[:, None, :2], others[:, :2]), 0)
+    return np.asarray(common.prod(axis=2).sum(axis=1), np.int64)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segc.inference.filters import Filters
-from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox, to_input
+from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox
 from segc.inference.masks import affordable, image_masks
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
@@ -87,7 +88,11 @@ def predict_image(
 def network_input(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], Letterbox]:
     """A photograph [h, w, 3] BGR as the network takes it, [1, 3, H, W] RGB in 0..1, and where it lies in the frame."""
     frame, geometry = letterbox(image, size)
-    return to_input(frame[:, :, ::-1]), geometry
+    tensor = np.empty((1, 3, *size), np.float32)
+    # As `to_input` does it, in half the time: channels that lie apart are taken apart by OpenCV first.
+    for plane, channel in zip(tensor[0], reversed(cv2.split(frame)), strict=True):
+        np.divide(channel, np.float32(255), out=plane, dtype=np.float32)
+    return tensor, geometry
 
 
 def filtered_prediction(

@@ -185,6 +185,33 @@ def test_the_script_finds_what_segc_predict_finds(
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
 
 
+def test_the_script_takes_videos_and_finds_on_them_what_it_finds_on_their_frames(
+    standalone: Standalone, shapes: Path, tmp_path: Path
+) -> None:
+    import cv2
+
+    clip, saved = tmp_path / "clip.avi", tmp_path / "saved"
+    images = [cv2.resize(cv2.imread(str(photo)), (160, 120)) for photo in photographs(shapes)]
+    writer = cv2.VideoWriter(str(clip), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 5, (160, 120))
+    for image in images:
+        writer.write(image)
+    writer.release()
+    saved.mkdir()
+    capture = cv2.VideoCapture(str(clip))
+    for number in range(len(images)):
+        (saved / f"{number}.png").write_bytes(cv2.imencode(".png", capture.read()[1])[1].tobytes())
+    found = {}
+    for name in (clip, saved):
+        done = standalone(name, "-o", tmp_path / "out", "--threads", 1, "--save", "jsonl")
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+        found[name] = [json.loads(line)["detections"] for line in lines]
+    assert found[clip] == found[saved]
+    assert len(found[clip]) == len(images)
+    assert any(found[clip])
+    assert (tmp_path / "out" / "clip.mp4").is_file()
+
+
 def test_the_script_finds_what_the_trained_network_finds(
     standalone: Standalone, trained: Trained, shapes: Path, tmp_path: Path
 ) -> None:

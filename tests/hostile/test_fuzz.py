@@ -20,6 +20,8 @@ INPUTS = {
     "checkpoints": 150,
     "safetensors": 150,
     "images": 300,
+    "videos": 40,
+    "streams": 300,
     "labels": 120,
     "coco": 120,
     "addresses": 60,

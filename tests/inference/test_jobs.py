@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from segc import cli
@@ -346,3 +347,23 @@ def test_no_source_is_written_over_by_what_nobody_foresaw(here):
             reading=Reading(),
         )
     assert (crops / "000-1.png").read_bytes() == data
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_ten_thousand_frames(here):
+    write_video(here / "clip.mp4", 10_000, (32, 32))
+    network, sources = Bright(32), find_sources(["clip.mp4"])
+    plan = plan_files(sources, here / "out", ["overlay", "json", "jsonl", "coco", "csv"])
+    process, memory = psutil.Process(), []
+
+    def run(images):
+        if len(network.batches) % 500 == 0:
+            memory.append(process.memory_info().rss)
+        return network.run(images)
+
+    given = (sources, plan, run, network.metadata, Filters())
+    failures = predict_sources(*given, runtime="a test", told=print, failed=print, reading=Reading())
+    assert (failures, len(network.batches)) == (0, 10_000)
+    assert len(lines()) == 10_000
+    # After the first frames nothing that counts is added.
+    assert max(memory[2:]) - memory[2] < 24 << 20

@@ -11,7 +11,7 @@ from segc.inference.letterbox import letterbox, to_input
 from segc.inference.masks import frame_masks
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
-from segc.inference.predict import image_prediction, predict_image
+from segc.inference.predict import image_prediction, network_input, predict_image
 from segc.spec.architecture import Architecture
 from segc.weights.checkpoint import read_checkpoint
 
@@ -143,3 +143,11 @@ def test_a_model_of_a_fixed_larger_batch_is_fed_the_frame_that_often(runs):
     predict_image(image, run, Metadata(NAMES, (320, 320), batch=4))
     predict_image(image, run, Metadata(NAMES, (320, 320), batch=4, dynamic=True))
     assert shapes == [(4, 3, 320, 320), (1, 3, 320, 320)]
+
+
+def test_the_networks_input_is_the_frame_as_the_training_makes_it():
+    image = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    tensor, geometry = network_input(image, (64, 96))
+    frame, expected = letterbox(image, (64, 96))
+    assert geometry == expected
+    assert (tensor == to_input(frame[:, :, ::-1])).all()
