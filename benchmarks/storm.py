@@ -1,8 +1,12 @@
-"""Kill storm: small trainings are ended by signals at random moments and go on, until all moments have been used.
+"""Kill storm: small trainings, or emissions, are ended by signals at random moments, until all moments have been used.
 
-Each training must end with the weights of one that nobody disturbed, bit for bit; a kill may cost an epoch, any other
-signal nothing; no process and no half-written file may stay. Trainings are forked from a process that has imported
-PyTorch already, and go through the command line from there on.
+Trainings go on each time, and must end with the weights of one that nobody disturbed, bit for bit; a kill may cost an
+epoch, any other signal nothing. Of emissions the artifact must be whole or not there at every moment, and in the end
+the one that nobody disturbed makes, byte for byte. No process and no half-written file may stay, but for those of a
+kill until the next call. Calls are forked from a process that has imported PyTorch already, and go through the command
+line from there on.
+
+    python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--seconds 600]
 """
 
 import argparse
@@ -34,7 +38,8 @@ PATIENCE = 120.0
 
 def main() -> None:
     """Storm, and print what was seen."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", default="train", choices=("train", "emit"), help="what is disturbed")
     parser.add_argument("--moments", type=int, default=100, help="of each signal")
     parser.add_argument("--signals", nargs="+", default=list(SIGNALS), choices=SIGNALS)
     parser.add_argument("--workers", type=int, default=1)
@@ -42,9 +47,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = storm(
-            Path(folder), options.signals, options.moments, options.seed, options.workers, seconds=options.seconds
-        )
+        if options.of == "emit":
+            found = emission_storm(Path(folder), options.signals, options.moments, options.seed, options.seconds)
+        else:
+            found = storm(
+                Path(folder), options.signals, options.moments, options.seed, options.workers, seconds=options.seconds
+            )
     print(json.dumps(found, indent=2))
     sys.exit(bool(found["faults"]))
 
@@ -115,10 +123,94 @@ def disturbed(
             faults.append(f"{build}: {lost} epochs lost to {name}")
 
 
+def emission_storm(
+    folder: Path, signals: list[str], moments: int, seed: int, seconds: float = float("inf")
+) -> dict[str, object]:
+    """The storm on emissions; arguments as of :func:`storm`."""
+    import segc.emission.project  # noqa: F401 - imported once, for all that are forked
+
+    chance = random.Random(seed)
+    write_project(folder, 0)
+    (folder / "tmp").mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "tmp")
+    started = time.monotonic()
+    assert emit(folder, "whole") == 0
+    alone = time.monotonic() - started
+    hit: Counter[str] = Counter()
+    faults: list[str] = []
+    signals = [name for name in signals if name != "SIGUSR1"]  # which is about trainings
+    while time.monotonic() - started < seconds and len(faults) < 10:
+        name = min(signals, key=lambda one: hit[one])
+        if hit[name] >= moments:
+            break
+        number = getattr(signal, name)
+        status = emit(folder, "stormy", number, chance.uniform(0.0, 0.9 * alone))
+        hit[name] += status != 0
+        if status not in {0, 128 + number, -number}:
+            faults.append(f"exit status {status} after {name}")
+        if name == "SIGKILL" and status:
+            there = (folder / "stormy" / "artifacts").glob("[!.]*")
+            faults += [
+                f"not whole after a kill: {one.name}" for one in there if contents(one) != artifact(folder, one.name)
+            ]
+            faults += [] if emit(folder, "stormy") == 0 else ["no emission after a kill"]
+        faults += [f"after {name}: {fault}" for fault in left_of_emissions(folder, "stormy")]
+    faults += [] if emit(folder, "stormy") == 0 else ["no emission in the end"]
+    if contents(folder / "stormy" / "artifacts" / "onnx") != artifact(folder, "onnx"):
+        faults.append("the artifact differs")
+    return {
+        "moments": dict(hit),
+        "seconds": round(time.monotonic() - started, 1),
+        "undisturbed": round(alone, 2),
+        "faults": faults,
+    }
+
+
+def emit(folder: Path, build: str, number: int = 0, delay: float | None = None) -> int:
+    """Emit one artifact, and end that after a while; gives the exit status."""
+    command = ["emit", str(folder / "project.yaml"), "--target", "onnx", "--untrained", "--force"]
+    return call(folder, build, [*command, "--build-dir", str(folder / build)], number, delay)
+
+
+def artifact(folder: Path, name: str) -> dict[str, bytes]:
+    """The files of an artifact that nobody disturbed."""
+    return contents(folder / "whole" / "artifacts" / name)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def left_of_emissions(folder: Path, build: str) -> list[str]:
+    """Files and processes that should not be there a moment after an emission."""
+    place = os.fsencode(folder / "tmp")
+    deadline = time.monotonic() + 10
+    while (running := [one for one in numbers_of_processes() if in_environment(one, place)]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    hidden = [path for path in (folder / build).rglob(".*") if path.suffix in {".partial", ".retired"}]
+    return [f"left: {path}" for path in (*hidden, *(folder / "tmp").iterdir())] + [f"runs: {one}" for one in running]
+
+
+def in_environment(number: int, text: bytes) -> bool:
+    """Whether a process that is not this one has a text in its environment."""
+    try:
+        return number != os.getpid() and text in Path(f"/proc/{number}/environ").read_bytes()
+    except OSError:
+        return False
+
+
 def train(folder: Path, build: str, number: int = 0, delay: float | None = None) -> int:
-    """Start or go on with a training in a forked process, and end it after a while; gives its exit status."""
+    """Start or go on with a training, and end it after a while; gives its exit status."""
     going_on = (folder / build / "runs" / NAME / "checkpoint.safetensors").exists()
     command = ["train", str(folder / "project.yaml"), "--build-dir", str(folder / build), "--name", NAME]
+    return call(folder, build, [*command, "--resume"] if going_on else command, number, delay)
+
+
+def call(folder: Path, build: str, command: list[str], number: int = 0, delay: float | None = None) -> int:
+    """Run a command in a forked process, and end it after a while; gives its exit status."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -132,7 +224,7 @@ def train(folder: Path, build: str, number: int = 0, delay: float | None = None)
         end_cleanly()
         status = 1
         try:
-            status = run([*command, "--resume"] if going_on else command)
+            status = run(command)
         finally:
             os._exit(status)
     if delay is not None:
@@ -159,11 +251,15 @@ def session(leader: int) -> list[int]:
     """Processes of a session that are still there a moment later."""
     deadline = time.monotonic() + 10
     while True:
-        numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-        found = [number for number in numbers if in_session(number, leader)]
+        found = [number for number in numbers_of_processes() if in_session(number, leader)]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.05)
+
+
+def numbers_of_processes() -> list[int]:
+    """Of all processes."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 
 
 def in_session(number: int, leader: int) -> bool:

@@ -195,6 +195,11 @@ class Diagnostic:
     examples: tuple["Diagnostic", ...] = ()
     fix: str | None = None
 
+    @property
+    def like_this(self) -> str:
+        """How many it stands for, in words; empty where there are no others, and its message has the number."""
+        return f"{self.count} like this" if self.count > 1 and self.examples else ""
+
     def __post_init__(self) -> None:
         if self.code not in CODES:
             raise ValueError(f"unknown diagnostic code {self.code}")
@@ -348,9 +353,9 @@ def _block(diagnostic: Diagnostic, paint: dict[str, str]) -> str:
         lines.append(f"{paint['dim']} {number} |{paint['off']} {text}".rstrip())
         if diagnostic.column is not None:
             lines.append(f"{paint['dim']} {margin} |{paint['off']} {paint[diagnostic.severity]}{caret}{paint['off']}")
-    if diagnostic.count > 1:
+    if diagnostic.like_this:
         others = "; ".join(filter(None, map(place, diagnostic.examples)))
-        text = f"{diagnostic.count} like this" + (f", the next ones at {others}" if others else "")
+        text = diagnostic.like_this + (f", the next ones at {others}" if others else "")
         lines.append(f"{paint['dim']} {margin} ={paint['off']} {_printable(text)}")
     if diagnostic.help:
         lines.append(f"{paint['dim']} {margin} ={paint['off']} help: {_printable(diagnostic.help)}")

@@ -71,7 +71,7 @@ def _uri(file: Path) -> str:
 
 def _text(one: Diagnostic) -> str:
     about = f"{place(one)}: " if one.argument is not None else ""
-    count = f" ({one.count} like this)" if one.count > 1 else ""
+    count = f" ({one.like_this})" if one.like_this else ""
     return f"{about}{one.message}{count}" + (f"; {one.help}" if one.help else "")
 
 

@@ -34,9 +34,10 @@ class Problem:
         message: What is wrong.
         help: What to do about it, or None.
         at_key: Point at the key rather than at the value.
+        fix: What to write in place of the value, where that is safe to do unasked.
     """
 
-    __slots__ = ("at_key", "code", "help", "message", "path")
+    __slots__ = ("at_key", "code", "fix", "help", "message", "path")
 
     def __init__(
         self,
@@ -46,8 +47,10 @@ class Problem:
         help: str | None = None,  # noqa: A002
         *,
         at_key: bool = False,
+        fix: str | None = None,
     ) -> None:
-        self.code, self.path, self.message, self.help, self.at_key = code, tuple(path), message, help, at_key
+        self.code, self.path, self.message, self.help = code, tuple(path), message, help
+        self.at_key, self.fix = at_key, fix
 
 
 PROBLEMS = "segc_problems"

@@ -197,7 +197,7 @@ def told(loaded: "LoadedProject", split: Split, samples: Sequence[Sample], found
     lines = [f"{split}: {Contents.of(samples, loaded.project.dataset.class_names).summary()}"]
     for one in found:
         where = place(one)
-        count = f" ({one.count} like this)" if one.count > 1 and one.code not in _COUNTED else ""
+        count = f" ({one.like_this})" if one.like_this else ""
         lines.append(f"  {one.code} {one.message}{count}{f': {where}' if where else ''}")
     return lines
 
@@ -224,10 +224,6 @@ def read_for_training(
         read.append(samples)
     require_objects(loaded, read[0])
     return read[0], read[1]
-
-
-_COUNTED = frozenset({"D016", "D018", "D021"})
-"""Findings whose message has its number already."""
 
 
 def listing_findings(loaded: "LoadedProject") -> tuple[Diagnostic, ...]:

@@ -23,7 +23,7 @@ from segc.targets.registry import artifact_name, targets
 from segc.weights import lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from segc.emission.accuracy import Row, Validation
@@ -235,6 +235,7 @@ class Order:
         notes = [*made.lowered.notes, *made.notes]
         if not made.ran.shipped and self.target.script is not None:
             notes.append(f"{made.ran.runtime}: {STAND_IN_NOTE}")
+        notes += self._one_threshold()
         description: dict[str, Any] = {
             **inputs.to_json(),
             "photographs": inputs.digests(made.photographs),
@@ -253,6 +254,13 @@ class Order:
         problems = self._problems(made, folder) if status == "failed" else ()
         emission = self._emission(status, folder, Description.model_validate(description))
         return replace(emission, lowering_seconds=made.lowered.seconds, diagnostics=problems)
+
+    def _one_threshold(self) -> Iterator[str]:
+        """What does not keep the least scores by class, where the project has some."""
+        if self.job.filters.by_class:
+            programs = [name for _, name in self.target.templates if name.endswith((".cpp", ".html", ".md"))]
+            for what in (*programs, *(["the model itself"] if self.suppression else [])):
+                yield f"{what} takes one least score for all classes, {self.job.filters.conf:g}, the project's lowest"
 
     def _attempt(self, pool: WorkerPool, references: References, watch: Callable[[str, str], None]) -> Attempt:
         """Emit, run and measure, into ``files``.

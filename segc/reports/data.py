@@ -36,7 +36,7 @@ class Finding:
     code: str
     title: str
     message: str
-    count: int
+    like_this: str
     places: str
     help: str
 
@@ -49,7 +49,7 @@ def data_page(
     Args:
         heading: what stands above it.
         survey: what the dataset holds.
-        chosen: images to show with their labels; some of every class where not given.
+        chosen: images to show with their labels, before all else; where not given, some of every class at the end.
         findings: list what is wrong and odd, too.
     """
     shown = _examples(survey) if chosen is None else list(chosen)
@@ -62,6 +62,7 @@ def data_page(
         table=_table(survey),
         more_classes=max(0, len(survey.names) - _MOST_ROWS),
         figures=_figures(survey),
+        pictures_first=chosen is not None,
         twins=_twins(survey) if findings else [],
         pictures=[one for split, sample in shown if (one := _picture(sample, survey.names, split)) is not None],
     )
@@ -85,7 +86,7 @@ def _finding(one: Diagnostic) -> Finding:
         one.code,
         CODES[one.code],
         one.message,
-        one.count,
+        one.like_this,
         ", ".join(dict.fromkeys(places)),
         one.help or "",
     )

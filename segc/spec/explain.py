@@ -89,7 +89,8 @@ def locate(root: Node, model: type[SpecModel], problem: Problem, above: Path = (
     spot = _spot(root, model, (*above, *problem.path))
     place = spot.node.key if spot.node.key and (problem.at_key or not spot.found) else spot.node.place
     prefix = f"`{spot.name}`: " if spot.name and problem.code.startswith("S") else ""
-    return place.diagnostic(problem.code, prefix + problem.message, problem.help)
+    found = place.diagnostic(problem.code, prefix + problem.message, problem.help)
+    return found if problem.fix is None else replace(found, fix=problem.fix)
 
 
 def _model_of(annotation: Any, node: Node) -> type[SpecModel] | None:

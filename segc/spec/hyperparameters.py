@@ -42,7 +42,9 @@ def _batch(value: Any) -> Any:
         return value
     if type(value) is int:
         way_out = "`batch: auto` takes what fits into the memory" if value < 1 else None
-        refuse([Problem("S104", (), f"a batch has 1 to {LARGEST_BATCH} images, not {value}", way_out)])
+        text = f"a batch has 1 to {LARGEST_BATCH} images, not {value}"
+        # What other programs of this field call it.
+        refuse([Problem("S104", (), text, way_out, fix="auto" if value == -1 else None)])
     text = f"a batch is a whole number of images or auto, not `{value}`"
     refuse([Problem("S103" if type(value) is not str else "S105", (), text, "for example `batch: 16`")])
     return value

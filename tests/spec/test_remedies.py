@@ -104,3 +104,9 @@ def test_safe_edits_make_nothing_worse_keep_comments_and_come_to_an_end(
     assert [line.split("#")[1] for line in mended.splitlines() if "#" in line] == [
         line.split("#")[1] for line in text.splitlines() if "#" in line
     ]
+
+
+@pytest.mark.parametrize(("value", "mended"), [("-1", "auto"), ("-2", "-2"), ("0", "0")])
+def test_a_batch_of_minus_one_is_what_others_call_automatic(tmp_path: Path, value: str, mended: str) -> None:
+    text = BASE.rstrip() + "\nhyperparameters: {epochs: 1, batch: %s}  # kept\n"
+    assert fixed(text % value, tmp_path / "project.yaml") == text % mended
