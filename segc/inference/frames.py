@@ -51,35 +51,6 @@ NOT_OPENED = {
 """Why a source may not open, by its kind; OpenCV does not tell."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One picture to predict.
-
-    Attributes:
-        image: [H, W, 3] uint8 BGR, turned as its metadata say.
-        source: where it comes from.
-        index: its number in a video or since a stream was opened, from 0; frames that are left out count.
-        seconds: since the beginning of a video, by its own clock, or since a stream was opened; None for a photograph.
-        rate: frames a second of a video, as its file names it; 0 where nothing does.
-        is_live: from a camera or a stream, which do not wait.
-    """
-
-    image: npt.NDArray[np.uint8]
-    source: Source
-    index: int = 0
-    seconds: float | None = None
-    rate: float = 0.0
-    is_live: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A source that cannot be read, or not any further."""
-
-    source: Source
-    error: ImageError
-
-
 @dataclass(slots=True)
 class Tally:
     """What happened to the frames of a video or a stream.
@@ -112,9 +83,9 @@ class Tally:
         """Take in the time between two frames."""
         self.shortest, self.longest = min(self.shortest, seconds), max(self.longest, seconds)
 
-    def remarks(self) -> list[str]:
-        """What is to be said of a source at its end; nothing where all went as it should."""
-        missing = self.promised - self.seen - self.broken
+    def remarks(self, *, at_end: bool = True) -> list[str]:
+        """What is to be said of a source, at its end or before; nothing where all goes as it should."""
+        missing = self.promised - self.seen - self.broken if at_end else 0
         varies = self.longest > VARIABLE_RATE * self.shortest > 0
         return [
             text
@@ -128,6 +99,37 @@ class Tally:
             )
             if said
         ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture to predict.
+
+    Attributes:
+        image: [H, W, 3] uint8 BGR, turned as its metadata say.
+        source: where it comes from.
+        index: its number in a video or since a stream was opened, from 0; frames that are left out count.
+        seconds: since the beginning of a video, by its own clock, or since a stream was opened; None for a photograph.
+        rate: frames a second of a video, as its file names it; 0 where nothing does.
+        is_live: from a camera or a stream, which do not wait.
+        tally: what happened to the source's frames until now; None for a photograph.
+    """
+
+    image: npt.NDArray[np.uint8]
+    source: Source
+    index: int = 0
+    seconds: float | None = None
+    rate: float = 0.0
+    is_live: bool = False
+    tally: Tally | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A source that cannot be read, or not any further."""
+
+    source: Source
+    error: ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +297,7 @@ def _video_frames(source: Source, capture: cv2.VideoCapture, tally: Tally, readi
                 tally.interval(seconds - before)
             missed, before = 0, seconds
             if not isinstance(image, bool):
-                yield Frame(image, source, index - 1, seconds, rate)
+                yield Frame(image, source, index - 1, seconds, rate, tally=tally)
     finally:
         capture.release()
     if not tally.seen:
@@ -334,7 +336,7 @@ def _live_frames(
         except ImageError:
             tally.broken += 1
         else:
-            yield Frame(image, source, index, seconds, is_live=True)
+            yield Frame(image, source, index, seconds, is_live=True, tally=tally)
 
 
 def _connected(

@@ -319,6 +319,7 @@ class _Outputs:
         self._tables = {kind: _TableFile(plan.folder, table) for kind, table in tables().items() if kind in plan.kinds}
         self._kept: set[tuple[int, int] | None] | None = None
         self._progress: _Progress | None = None
+        self._noun = "images"
         self.failures = self._pictures = 0
 
     def __enter__(self) -> Self:
@@ -332,10 +333,10 @@ class _Outputs:
                 table.discard()
             return
         if self._progress is not None:
-            self._end([])
+            self._end(at_end=False)
         for table in self._tables.values():
             path = table.finish()
-            self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} images")
+            self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} {self._noun}")
 
     def take(self, item: "_Rendered | _Event") -> None:
         """Write a frame, or hear of a source."""
@@ -346,7 +347,7 @@ class _Outputs:
                 self.failures += 1
                 self._failed(error)
             case Ended():
-                self._end(item.tally.remarks())
+                self._end(at_end=True)
 
     def _write_frame(self, item: _Rendered) -> None:
         frame, prediction = item.found.frame, item.found.prediction
@@ -363,7 +364,7 @@ class _Outputs:
             self._told(f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{there}")
             return
         if self._progress is None:
-            self._progress = _Progress(frame)
+            self._progress, self._noun = _Progress(frame), "images and frames"
         self._record(item, self._progress)
         if line := self._progress.add(prediction):
             self._told(line)
@@ -383,8 +384,8 @@ class _Outputs:
             self.failures += 1
             self._failed(PictureError(str(error)))
 
-    def _end(self, remarks: Sequence[str]) -> None:
-        """The video or stream at hand has no more frames."""
+    def _end(self, *, at_end: bool) -> None:
+        """The video or stream at hand has no more frames, or is left before its end."""
         if self._progress is None:
             return
         progress, self._progress = self._progress, None
@@ -396,7 +397,7 @@ class _Outputs:
             except ImageError as error:
                 self.failures += 1
                 self._failed(PictureError(str(error)))
-        self._told("; ".join([progress.line(), *remarks]) + there)
+        self._told("; ".join([progress.line(), *progress.remarks(at_end=at_end)]) + there)
 
     def _write(self, place: PurePosixPath, content: bytes) -> None:
         path = self._plan.folder / place
@@ -432,6 +433,10 @@ class _Progress:
             return ""
         self._told = now
         return self.line()
+
+    def remarks(self, *, at_end: bool) -> list[str]:
+        """What happened to frames that are not among them."""
+        return [] if self._first.tally is None else self._first.tally.remarks(at_end=at_end)
 
     def line(self) -> str:
         """What there is to say until now."""

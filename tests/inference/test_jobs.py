@@ -245,8 +245,35 @@ def test_ctrl_c_ends_it_with_what_was_predicted_written(here, predict, capsys):
     assert len(json.loads((here / "out/coco_results.json").read_text())) == len(records)
     assert frames_of(here / "out/endless.mkv")[0]
     assert not leftovers(here)
-    assert "ended early" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "ended early" in told
+    assert re.search(r"endless: \d+ frames of 128x96, \d+ dog, .* -> out/endless\.mkv", told)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_dropped_until_then_is_told(predict, capsys):
+    def before(run):
+        time.sleep(0.05)
+        if run == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    with serving() as address:
+        assert predict(f"{address}/endless", network=Bright(before=before)) == 130
+    assert re.search(r"[1-9]\d* dropped, as newer ones were there", capsys.readouterr().out)
+
+
+def test_a_video_that_is_left_early_is_not_said_to_be_cut_off(here, predict, capsys):
+    write_video(here / "clip.mp4", 60)
+
+    def before(run):
+        if run == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    assert predict("clip.mp4", "--save", "json", network=Bright(before=before)) == 130
+    told = capsys.readouterr().out
+    assert "speaks of" not in told
+    assert frames_of(here / "out/clip.mp4")[0]
+    assert len(json.loads((here / "out/predictions.json").read_text())) < 60
 
 
 def test_a_model_that_breaks_down_leaves_nothing_half_written(here, predict, capsys):
