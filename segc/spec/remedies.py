@@ -104,6 +104,14 @@ def targets_with(key: str) -> list[str]:
     ]
 
 
+def reason_without(target: str, key: str) -> str | None:
+    """Why a target does not have an option that others have, where it says so."""
+    from segc.targets.registry import targets
+
+    found = targets().get(target)
+    return None if found is None else found.without.get(key)
+
+
 def of_unknown_key(key: str, parent: Sequence[str | int], model: type[SpecModel] | None, siblings: Node) -> Remedy:
     """What to do about a key that its mapping does not have.
 
@@ -119,7 +127,9 @@ def of_unknown_key(key: str, parent: Sequence[str | int], model: type[SpecModel]
     takers = targets_with(key)
     if in_target and takers:
         here = getattr(siblings.child("format"), "text", "this target")
-        return Remedy(f"{here} has no `{key}`; {_joined(takers)} {'has' if len(takers) == 1 else 'have'} it")
+        reason = reason_without(here, key)
+        told = f": {reason}" if reason else ""
+        return Remedy(f"{here} has no `{key}`{told}; {_joined(takers)} {'has' if len(takers) == 1 else 'have'} it")
     if elsewhere:
         places = _joined([f"under `{home}`" if home else "at the top" for home in elsewhere], "or")
         return Remedy(f"`{key}` stands {places}")

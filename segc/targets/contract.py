@@ -235,6 +235,7 @@ class Target:
         stand_in: name of a module with ``open_model`` that evaluates this model where the runtime that people deploy
             on is not here; None where the runtime itself is used.
         aliases: other names that people type.
+        without: options of other targets that this one does not have, and why.
         refusals: what these options cannot have, given the input size (height, width).
         passes: over the graph before it is emitted, given the options and, for suppression in the graph, the metadata.
         environment: a reason why this machine cannot emit with these options, or None.
@@ -262,6 +263,7 @@ class Target:
     guard: str | None = None
     stand_in: Callable[[Path], str | None] = field(default=lambda _path: None)
     aliases: tuple[str, ...] = ()
+    without: Mapping[str, str] = field(default_factory=dict)
     refusals: Callable[[Any, tuple[int, int]], Iterable[Refusal]] = field(default=lambda _options, _size: ())
     passes: Callable[[Any, Metadata], tuple[Pass, ...]] = field(default=lambda _options, _metadata: ())
     environment: Callable[[Any], str | None] = field(default=lambda _options: None)

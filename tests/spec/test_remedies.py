@@ -25,6 +25,10 @@ dataset: {train: images/train, val: images/val, names: [a]}
     ("more", "help_"),
     [
         ("targets:\n  - format: onnx\n    keras: true\n", "onnx has no `keras`; saved_model has it"),
+        (
+            "targets:\n  - format: tfjs\n    int8: true\n",
+            "tfjs has no `int8`: TensorFlow.js computes in floats only, whatever weights are stored in; onnx",
+        ),
         ("targets: [onnx]\n", "write `- format: onnx`"),
         ("targets: onnx\n", "write `targets: [{format: onnx}]`"),
         ("targets: {onnx: {half: true}}\n", "targets are a list, an item each: `- format: onnx`"),

@@ -81,6 +81,7 @@ TARGET = Target(
     emit=_emit,
     runtime="segc.targets.ncnn.runtime",
     extra="ncnn",
+    without={"int8": "ncnn has convolutions on integers, and segc does not write them: nothing else of it is"},
     needed=(Requirement("ncnn", "ncnn", "1.0.20240102"),),
     requirements=lambda _options: (),
     carried=("segc.targets.sidecar",),

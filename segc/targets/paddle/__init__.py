@@ -53,6 +53,7 @@ TARGET = Target(
     emit=_emit,
     runtime="segc.targets.paddle.runtime",
     extra="paddle",
+    without={"int8": "Paddle Inference makes integers by passes of its own, which segc does not steer"},
     needed=PADDLE,
     requirements=lambda _options: PADDLE,
     carried=("segc.targets.sidecar",),

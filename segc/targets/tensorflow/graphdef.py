@@ -41,6 +41,7 @@ TARGET = Target(
     runtime="segc.targets.tensorflow.graphdef_runtime",
     carried=("segc.targets.sidecar", "segc.targets.tensorflow.operations"),
     extra="tensorflow",
+    without={"int8": "TensorFlow computes in floats; tflite is its form in integers"},
     needed=(REQUIREMENT,),
     requirements=lambda _options: (REQUIREMENT,),
     aliases=("pb",),

@@ -91,6 +91,7 @@ TARGET = Target(
     runtime="segc.targets.tensorflow.saved_model_runtime",
     carried=("segc.targets.sidecar", "segc.targets.tensorflow.operations"),
     extra="tensorflow",
+    without={"int8": "TensorFlow computes in floats; tflite is its form in integers"},
     needed=(REQUIREMENT,),
     requirements=_requirements,
     passes=passes,

@@ -71,6 +71,7 @@ TARGET = Target(
     emit=_emit,
     runtime="segc.targets.tfjs.runtime",
     extra="tensorflow",
+    without={"int8": "TensorFlow.js computes in floats only, whatever weights are stored in"},
     needed=(),
     requirements=lambda _options: (REQUIREMENT,),
     templates=(("tfjs/index.html.j2", "index.html"), ("tfjs/constants.js.j2", "constants.js")),

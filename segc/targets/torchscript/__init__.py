@@ -65,6 +65,9 @@ TARGET = Target(
     runtime="segc.targets.torchscript.runtime",
     guard="segc.targets.torchscript.guard",
     extra="torchscript",
+    without={
+        "int8": "PyTorch's operators on integers come with its deprecated quantisation, and segc does not write them"
+    },
     needed=(TORCH,),
     requirements=lambda _options: (TORCH,),
     refusals=_refusals,
