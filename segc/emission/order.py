@@ -202,6 +202,9 @@ class Order:
         self.photographs = choose(job.images)
         self.split: Validation | None = None
         self.remarks: list[str] = list(self.calibration.notes)
+        how = project.calibration
+        if calibrated and self.target.sees_images and how.method != "min-max" and "method" in how.model_fields_set:
+            self.remarks.append(f"calibrated by min-max, the only way that its converter has, not by {how.method}")
         if self.accept is not None or metadata.precision in QUANTISED:
             self._choose_images((self.accept or Accept()).images)
         self.place = job.build_dir / "artifacts" / self.name
