@@ -75,7 +75,9 @@ class Model:
     def __init__(self, session: Session, filters: Filters, imgsz: int | tuple[int, int] | None = None) -> None:
         self.session = session
         self.filters = filters
-        self._metadata = _resized(session.metadata, imgsz)
+        from segc.prediction import resized
+
+        self._metadata = resized(session.metadata, imgsz)
         self._turn = threading.Lock()
 
     @property
@@ -238,32 +240,6 @@ def named(asked: Asked) -> dict[str, Any]:
     several = asked.get("classes")
     # One class is meant as one, not as its letters.
     return {**asked, "classes": [several]} if isinstance(several, str | int) else {**asked}
-
-
-def _resized(metadata: Metadata, imgsz: int | tuple[int, int] | None) -> Metadata:
-    """A model's metadata with another size.
-
-    Raises:
-        SegcError: X201 where it cannot have that.
-    """
-    if imgsz is None:
-        return metadata
-    from segc.inference.metadata import LARGEST_SIDE
-
-    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    if (height, width) == metadata.imgsz:
-        return metadata
-    if not metadata.dynamic:
-        own = "{1}x{0}".format(*metadata.imgsz)
-        raise fail(
-            "X201", f"the model is made for {own} and takes nothing else", help="emit it with `dynamic: true`, or again"
-        )
-    step = metadata.strides[-1]
-    if any(side < step or side > LARGEST_SIDE or side % step for side in (height, width)):
-        text = f"the sides of {width}x{height} are not multiples of {step} up to {LARGEST_SIDE}"
-        nearest = [min(max(round(side / step), 1), LARGEST_SIDE // step) * step for side in (width, height)]
-        raise fail("X201", text, help=f"{nearest[0]}x{nearest[1]} is near")
-    return replace(metadata, imgsz=(height, width))
 
 
 def _pixels(frame: Any, rgb: bool) -> NDArray[np.uint8]:

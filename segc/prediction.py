@@ -4,6 +4,7 @@ What is done stands in ``segc.inference.jobs``, which predict scripts carry.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,32 @@ def project_filters(project: "Project") -> "Filters":
         return Filters(chosen.conf, chosen.iou, chosen.max_det)
     least = min(least_scores(chosen.conf, project.dataset.class_names))
     return Filters(least, chosen.iou, chosen.max_det, by_class=chosen.conf)
+
+
+def resized(metadata: "Metadata", imgsz: int | tuple[int, int] | None) -> "Metadata":
+    """A model's metadata with another size.
+
+    Raises:
+        SegcError: X201 where it cannot have that.
+    """
+    if imgsz is None:
+        return metadata
+    from segc.inference.metadata import LARGEST_SIDE
+
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    if (height, width) == metadata.imgsz:
+        return metadata
+    if not metadata.dynamic:
+        own = "{1}x{0}".format(*metadata.imgsz)
+        raise fail(
+            "X201", f"the model is made for {own} and takes nothing else", help="emit it with `dynamic: true`, or again"
+        )
+    step = metadata.strides[-1]
+    if any(side < step or side > LARGEST_SIDE or side % step for side in (height, width)):
+        text = f"the sides of {width}x{height} are not multiples of {step} up to {LARGEST_SIDE}"
+        nearest = [min(max(round(side / step), 1), LARGEST_SIDE // step) * step for side in (width, height)]
+        raise fail("X201", text, help=f"{nearest[0]}x{nearest[1]} is near")
+    return replace(metadata, imgsz=(height, width))
 
 
 def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[NDArray[np.uint8], Prediction]":

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
 
     _FileType = click.ParamType[Path]
+    _SizeType = click.ParamType[tuple[int, int]]
 else:
-    _FileType = click.ParamType
+    _FileType = _SizeType = click.ParamType
 
 project_argument = click.argument(
     "project", type=click.Path(path_type=Path), default=Path("project.yaml"), metavar="[PROJECT]"
@@ -82,9 +83,56 @@ device_option = click.option(
 )
 
 
+class Shard(_SizeType):
+    """A part on a command line: its number and how many there are, as in 2/8."""
+
+    name = "part"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """(number from 1, how many)."""
+        if isinstance(value, tuple):
+            return value
+        number, _, count = value.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            self.fail(f"{value} is not I/N with I from 1 to N", param, ctx)
+        return int(number), int(count)
+
+
+class FrameSize(_SizeType):
+    """A size on a command line, as the spec has it: one side, or height and width with a comma between."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        if isinstance(value, tuple):
+            return value
+        sides = value.split(",")
+        if not 1 <= len(sides) <= 2 or not all(side.strip().isdecimal() for side in sides):
+            self.fail(f"{value} is neither a number of pixels nor HEIGHT,WIDTH", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
 def build_folder(loaded: "LoadedProject", build_dir: Path | None) -> Path:
     """The build directory that a command works in."""
     return loaded.build_dir if build_dir is None else build_dir
+
+
+def told_file(weights: str | None) -> Path:
+    """The weights that --weights names, where there is no project, after a line that says which.
+
+    Raises:
+        SegcError: as ``segc.weights.starting.weights_file``.
+    """
+    from segc.weights.starting import weights_file
+
+    path = weights_file(weights or "")
+    say(f"weights: {path} (given by --weights; there is no project, their own classes count)", err=True)
+    return path
 
 
 def told_weights(loaded: "LoadedProject", build_dir: Path, weights: str | None, run: str | None) -> Path:

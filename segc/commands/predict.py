@@ -1,5 +1,6 @@
 """``segc predict``: segment images, videos, cameras and streams."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,15 @@ import click
 from click.core import ParameterSource
 
 from segc.commands.common import (
+    FrameSize,
+    Shard,
     build_dir_option,
     build_folder,
     device_option,
     project_option,
     run_option,
     set_option,
+    told_file,
     told_weights,
     warn,
     weights_option,
@@ -21,11 +25,12 @@ from segc.compute import prepare_to_compute
 from segc.diagnostics import fail, render_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from segc.inference.filters import Filters
     from segc.inference.frames import Reading
     from segc.inference.jobs import Plan
+    from segc.inference.metadata import Metadata
     from segc.inference.sources import Source
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
@@ -45,6 +50,13 @@ if TYPE_CHECKING:
     help="Run this emitted model instead: a name under build/artifacts, a folder or a file.",
 )
 @device_option
+@click.option("--half", is_flag=True, help="Run weights in fp16; for GPUs.")
+@click.option(
+    "--imgsz",
+    type=FrameSize(),
+    metavar="SIZE",
+    help="Pixels of a side of the frames that the network sees, or HEIGHT,WIDTH, where the model leaves that open.",
+)
 @click.option("--conf", type=click.FloatRange(0, 1), help="Least score; the project's if not given, else 0.25.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections an image; the project's, else 300.")
@@ -82,6 +94,19 @@ if TYPE_CHECKING:
     help="Of videos, cameras and streams only each N-th frame.",
     metavar="N",
 )
+@click.option(
+    "--shard",
+    type=Shard(),
+    metavar="I/N",
+    help="Only the I-th of N even parts of the sources; the others' files in the folder stay, tables have I/N in their "
+    "names.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep a record of what is done in the output folder, and skip images of the same content that a run with "
+    "the same model and options has done.",
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -93,6 +118,8 @@ def command(
     run: str | None,
     artifact: Path | None,
     device: str | None,
+    half: bool,
+    imgsz: tuple[int, int] | None,
     conf: float | None,
     iou: float | None,
     max_det: int | None,
@@ -106,36 +133,61 @@ def command(
     no_overlay: bool,
     every: str | None,
     stride: int,
+    shard: tuple[int, int] | None,
+    resume: bool,
 ) -> int:
     """Segment images and videos: files, folders, patterns ("photos/**/*.jpg"), .txt lists, http(s) and rtsp(s)
     addresses, the number of a camera, - for an image on standard input.
 
     Of a folder its images and videos are taken, not those in folders below. Runs the trained weights in PyTorch, or an
-    emitted artifact in its own runtime (--artifact, which needs no project). What cannot be read is reported and
-    the rest goes on; the exit status is then 1. Ctrl-C ends it with what was predicted until then written.
+    emitted artifact in its own runtime (--artifact). These, and --weights of a file that says what its classes are,
+    need no project. What cannot be read is reported and the rest goes on; the exit status is then 1. Ctrl-C ends it,
+    and what was predicted until then is written.
     """  # noqa: D205 - the first sentence is long
     if artifact is not None and (weights is not None or run is not None):
         given = "--run" if weights is None else "--weights"
         raise click.UsageError(f"{given} and --artifact exclude each other", context)
     from segc.inference.text import printable
-    from segc.prediction import filters_of, find, plan, reading
+    from segc.prediction import filters_of, find, plan, reading, resized
+    from segc.resuming import identity, record_of, shard_of
+    from segc.sessions.artifact import find_artifact
+    from segc.version import __version__
 
     kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
     sources = find(items)
     taken = reading(sources, every, stride)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
-    loaded = _load(project, overrides) if artifact is None or named or overrides or project.exists() else None
+    alone = (artifact is not None or weights is not None) and not (named or overrides or project.exists())
+    loaded = None if alone else _load(project, overrides)
     folder = _base(loaded, build_dir) / "predictions" if output is None else output
     files = plan(sources, folder, kinds - ({"overlay"} if no_overlay else set()))
+    if resume and (whole := sorted(kinds & {"json", "coco"})):
+        raise click.UsageError(f"--resume: {whole[0]} is written at the end, as a whole; --save jsonl goes on", context)
     file = None
-    if artifact is None and loaded is not None:
-        file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
-    session = _open(loaded, build_dir, file, artifact, device)
+    if artifact is None:
+        base = _base(loaded, build_dir)
+        file = told_file(weights) if loaded is None else told_weights(loaded, base, weights, run)
+    session = _open(loaded, build_dir, file, artifact, device, half=half)
+    metadata = resized(session.metadata, imgsz)
     click.echo(f"runs in {printable(session.runtime)}", err=True)
     asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, filtered, loaded)
-    return _run(session, sources, files, filters, taken)
+    if shard is not None:
+        files = replace(files, mark=f"-{shard[0]}of{shard[1]}")
+        sources = shard_of(sources, *shard)
+    finished = None
+    if resume:
+        base = _base(loaded, build_dir)
+        model = identity(file if artifact is None else find_artifact(artifact, base))
+        options = {"model": model, "runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride}
+        record = record_of(files, {**options, **asdict(filters), "version": __version__})
+        before, sources = len(sources), record.remaining(sources)
+        files = replace(files, lengths=record.lengths)
+        finished = record.add
+        why = f"{record.outdated}: all is done anew" if record.outdated else f"{before - len(sources)} of {before} done"
+        click.echo(f"resume: {printable(why)}", err=True)
+    return _run(session, sources, files, filters, taken, metadata, finished) if sources else 0
 
 
 def _kinds(save: tuple[str, ...], context: click.Context) -> set[str]:
@@ -164,17 +216,22 @@ def _open(
     weights: Path | None,
     artifact: Path | None,
     device: str | None,
+    *,
+    half: bool,
 ) -> "Session":
     prepare_to_compute()
+    from segc.sessions.choose import file_session, refuse_half, weights_session
+
     if artifact is not None:
         from segc.sessions.artifact import find_artifact, open_artifact
 
+        refuse_half(half=half)
         base = _base(loaded, build_dir)
         return open_artifact(find_artifact(artifact, base), build_dir=base, device=device)
-    assert loaded is not None  # noqa: S101 - only an artifact does without a project
-    from segc.sessions.choose import weights_session
-
-    return weights_session(loaded, build_folder(loaded, build_dir), weights, device=device, warn=warn)
+    if loaded is None:
+        assert weights is not None  # noqa: S101 - an artifact or weights do without a project
+        return file_session(weights, device=device, half=half, warn=warn)
+    return weights_session(loaded, build_folder(loaded, build_dir), weights, device=device, half=half, warn=warn)
 
 
 def _run(
@@ -183,6 +240,8 @@ def _run(
     files: "Plan",
     filters: "Filters",
     reading: "Reading",
+    metadata: "Metadata",
+    finished: "Callable[[Source], None] | None",
 ) -> int:
     """Predict every source, a line each on standard output; the exit status."""
     from segc.inference.jobs import predict_sources
@@ -194,12 +253,13 @@ def _run(
             sources,
             files,
             session.run,
-            session.metadata,
+            metadata,
             filters,
             runtime=session.runtime,
             told=click.echo,
             failed=lambda error: click.echo(render_text(image_problem(error).diagnostics), err=True, nl=False),
             reading=reading,
+            finished=finished or (lambda _: None),
         )
     except ModelError as error:
         raise fail("T006", str(error), help="emit it again, or copy it again") from None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Literal, Self, TextIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +50,21 @@ class Plan:
         kinds: what is written, keys of ``PICTURES`` and ``tables()``.
         stems: by source the name of what is made of it, no two the same.
         kept: files that must not be replaced.
+        mark: what the names of tables have before their suffix: a part of the sources writes tables of its own.
+        lengths: bytes of the tables of a run that ended early, by kind: this one goes on after them.
     """
 
     folder: Path
     kinds: frozenset[str]
     stems: Mapping[Source, str]
     kept: tuple[Path, ...] = ()
+    mark: str = ""
+    lengths: Mapping[str, int] | None = None
+
+    def table_path(self, table: Table) -> Path:
+        """Where a table is written."""
+        name = PurePosixPath(table.name)
+        return self.folder / f"{name.stem}{self.mark}{name.suffix}"
 
 
 def plan_files(sources: Sequence[Source], folder: Path, kinds: Iterable[str], *, kept: Iterable[Path] = ()) -> Plan:
@@ -160,6 +169,7 @@ def predict_sources(
     told: Callable[[str], None],
     failed: Callable[[ImageError], None],
     reading: Reading,
+    finished: Callable[[Source], None] = lambda _: None,
 ) -> int:
     """Predict source after source and write what is planned.
 
@@ -176,6 +186,7 @@ def predict_sources(
         told: takes a line about each photograph, and some about each video.
         failed: takes what is wrong with one that cannot be predicted; the others go on.
         reading: how frames are taken.
+        finished: hears of a photograph once all of it is written.
 
     Returns:
         How many sources could not be predicted, or not to their end.
@@ -187,7 +198,7 @@ def predict_sources(
     """
     # What waits between two stages of a live source would only grow old.
     is_live = any(source.kind in ("camera", "stream") for source in sources) or [s.kind for s in sources] == ["web"]
-    with Line() as line, _Interruption(line, told), _Outputs(plan, told, failed, reading.stride) as outputs:
+    with Line() as line, _Interruption(line, told), _Outputs(plan, told, failed, reading.stride, finished) as outputs:
         size = 1 if metadata.dynamic or is_live else metadata.batch
         budget = _Budget(line, size + 1)
 
@@ -313,10 +324,19 @@ class _Outputs:
     """
 
     def __init__(
-        self, plan: Plan, told: Callable[[str], None], failed: Callable[[ImageError], None], stride: int
+        self,
+        plan: Plan,
+        told: Callable[[str], None],
+        failed: Callable[[ImageError], None],
+        stride: int,
+        finished: Callable[[Source], None],
     ) -> None:
-        self._plan, self._told, self._failed, self._stride = plan, told, failed, stride
-        self._tables = {kind: _TableFile(plan.folder, table) for kind, table in tables().items() if kind in plan.kinds}
+        self._plan, self._told, self._failed, self._stride, self._finished = plan, told, failed, stride, finished
+        self._tables = {
+            kind: _TableFile(plan.table_path(table), table, (plan.lengths or {}).get(kind, 0))
+            for kind, table in tables().items()
+            if kind in plan.kinds
+        }
         self._kept: set[tuple[int, int] | None] | None = None
         self._progress: _Progress | None = None
         self._noun = "images"
@@ -362,6 +382,7 @@ class _Outputs:
             size, milliseconds = f"{prediction.width}x{prediction.height}", item.found.seconds * 1000
             name = printable(frame.source.name)
             self._told(f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{there}")
+            self._finished(frame.source)
             return
         if self._progress is None:
             self._progress, self._noun = _Progress(frame), "images and frames"
@@ -450,11 +471,11 @@ class _Progress:
 class _TableFile:
     """A table on its way to disk."""
 
-    def __init__(self, folder: Path, table: Table) -> None:
-        self._table, self._path = table, folder / table.name
+    def __init__(self, path: Path, table: Table, length: int) -> None:
+        self._table, self._path, self._length = table, path, length
         self._written_to = self._path
         if not table.grows:
-            self._written_to = self._path.with_name(f".{table.name}.{os.getpid()}.partial")
+            self._written_to = self._path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._file: TextIO | None = None
         self._is_empty = True
 
@@ -472,8 +493,12 @@ class _TableFile:
     def _open(self) -> TextIO:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._written_to.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-            if self._table.grows:
+            goes_on = self._length > 0
+            if goes_on:
+                os.truncate(self._written_to, self._length)
+            mode: Literal["a", "w"] = "a" if goes_on else "w"
+            self._file = self._written_to.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
+            if self._table.grows and not goes_on:
                 self._file.write(self._table.head)
         return self._file
 

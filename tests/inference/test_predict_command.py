@@ -184,6 +184,26 @@ def test_without_a_project_or_an_artifact_the_missing_file_is_named(here, capsys
     assert "project.yaml" in capsys.readouterr().err
 
 
+def test_weights_run_without_a_project_by_what_they_say_of_themselves(here, shapes_weights, shapes, capsys):
+    photo_ = min((shapes / "images" / "train").iterdir())
+    arguments = ["predict", str(photo_), "--weights", str(shapes_weights), "--save-json", "--no-overlay"]
+    assert cli.run(arguments) == 0
+    (record,) = json.loads((here / "build" / "predictions" / "predictions.json").read_text())
+    assert record["detections"][0]["class"] in {"circle", "square", "triangle", "star", "cross", "crescent"}
+    assert "their own classes count" in capsys.readouterr().err
+    assert cli.run([*arguments, "--imgsz", "192,256", "--conf", "0.1", "--classes", "star,0"]) == 0
+    (record,) = json.loads((here / "build" / "predictions" / "predictions.json").read_text())
+    assert {found["class"] for found in record["detections"]} <= {"star", "circle"}
+    for more, said in (
+        (["--imgsz", "100"], "X201"),
+        (["--imgsz", "1,2,3"], "neither a number of pixels nor HEIGHT,WIDTH"),
+        (["--classes", "strar"], "did you mean star"),
+        (["--half", "--device", "cpu"], "R007"),
+    ):
+        assert cli.run([*arguments, *more]) != 0
+        assert said in capsys.readouterr().err
+
+
 def test_a_picture_that_no_jpeg_can_hold_is_reported(here, artifact, capsys):
     image = np.zeros((1, 70_000, 3), np.uint8)
     (here / "wide.bmp").write_bytes(cv2.imencode(".bmp", image)[1].tobytes())
@@ -205,3 +225,106 @@ def test_trained_weights_run_on_real_photographs(here, peer, coco, capsys):
     with np.load(peer / "overfit32_predictions.npz") as recorded:
         expected = recorded["000000000025_c25_boxes"]
     assert np.abs(np.array([found["box"] for found in record["detections"]]) - expected).max() < 0.02
+
+
+def written(folder):
+    """All files of an output folder but the records of what is done."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("done")
+    }
+
+
+KINDS = ["--save", "txt,jsonl,csv"]
+
+
+def some(here, number):
+    """Photographs, two of them of one name."""
+    for index in range(number - 1):
+        photo(here / "in" / f"{index}.png", (20 + index, 30))
+    photo(here / "other" / "0.png", (50, 40))
+    return ["in", "other/0.png"]
+
+
+def test_parts_together_are_the_whole(here, artifact):
+    sources = some(here, 6)
+    assert cli.run(["predict", *sources, *artifact, *KINDS, "-o", "whole"]) == 0
+    for part in ("1/3", "2/3", "3/3"):
+        assert cli.run(["predict", *sources, *artifact, *KINDS, "-o", "parts", "--shard", part]) == 0
+    whole, parts = written(here / "whole"), written(here / "parts")
+    rows = [b"".join(sorted(whole.pop("predictions.jsonl").splitlines(True)))]
+    rows.append(b"".join(sorted(b"".join(parts.pop(f"predictions-{i}of3.jsonl") for i in (1, 2, 3)).splitlines(True))))
+    assert rows[0] == rows[1]
+    for name in ("predictions.csv", *(f"predictions-{i}of3.csv" for i in (1, 2, 3))):
+        (whole if name in whole else parts).pop(name)
+    assert whole == parts
+    assert {"0.png", "0-2.png", "labels/0-2.txt"} <= parts.keys()
+    assert cli.run(["predict", *sources, *artifact, "-o", "parts", "--shard", "9/9"]) == 0
+    for wrong in ("0/3", "4/3", "2", "a/b"):
+        assert cli.run(["predict", *sources, *artifact, "--shard", wrong]) == 2
+
+
+@pytest.mark.parametrize("torn", ["", '{"name": "in/0.p'])
+def test_a_run_that_ended_goes_on_where_it_was(here, artifact, monkeypatch, capsys, torn):
+    sources = some(here, 5)
+    arguments = ["predict", *sources, *artifact, *KINDS, "--resume"]
+    (here / "model.onnx").write_bytes(b"one")
+    assert cli.run([*arguments, "-o", "whole"]) == 0
+    run, seen = Session.run, []
+
+    def dying(self, images):
+        seen.append(1)
+        if len(seen) == 3:
+            raise MemoryError
+        return run(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", dying)
+        assert cli.run([*arguments, "-o", "out"]) == 1
+    record = here / "out" / "done.jsonl"
+    done = len(record.read_text().splitlines()) - 1
+    # A kill may tear what was being written.
+    with record.open("a") as file:
+        file.write(torn)
+    with (here / "out" / "predictions.jsonl").open("a") as file:
+        file.write('{"image": "in/')
+    seen.clear()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", lambda self, images: (seen.append(1), run(self, images))[1])
+        assert cli.run([*arguments, "-o", "out"]) == 0
+    assert len(seen) == 5 - done
+    assert f"{done} of 5 done" in capsys.readouterr().err
+    assert written(here / "out") == written(here / "whole")
+    assert cli.run([*arguments, "-o", "out"]) == 0
+    assert "5 of 5 done" in capsys.readouterr().err
+    assert written(here / "out") == written(here / "whole")
+
+
+def test_what_is_done_counts_only_with_the_same_content_model_and_options(here, artifact, capsys):
+    sources = some(here, 3)
+    (here / "model.onnx").write_bytes(b"one")
+    pictures = ["predict", *sources, *artifact, "--resume"]
+
+    def said(*arguments):
+        capsys.readouterr()
+        assert cli.run([*pictures, *arguments]) == 0
+        return capsys.readouterr().err
+
+    assert "0 of 3 done" in said()
+    photo(here / "in" / "1.png", (64, 64))
+    assert "2 of 3 done" in said()
+    assert "3 of 3 done" in said()
+    assert "other options: all is done anew" in said("--conf", "0.3")
+    (here / "model.onnx").write_bytes(b"two")
+    assert "all is done anew" in said("--conf", "0.3")
+    assert "all is done anew" in said("--conf", "0.3", "--save", "csv")
+    photo(here / "in" / "1.png", (65, 64))
+    assert "its rows stand in a table: all is done anew" in said("--conf", "0.3", "--save", "csv")
+    assert (here / "build" / "predictions" / "predictions.csv").read_text().count("in/1.png") == 1
+    (here / "build" / "predictions" / "predictions.csv").unlink()
+    assert "a table of that run is gone" in said("--conf", "0.3", "--save", "csv")
+    (here / "build" / "predictions" / "done.jsonl").write_text("[]\n{}\n")
+    assert "is damaged: all is done anew" in said("--conf", "0.3", "--save", "csv")
+    assert cli.run([*pictures, "--save", "json"]) == 2
