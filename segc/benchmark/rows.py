@@ -205,9 +205,12 @@ def _not_faster(rows: Sequence[Row]) -> Iterator[str]:
         if row.precision == FULL_PRECISION or other is None or row.inference is None or other.inference is None:
             continue
         ours, theirs = row.inference.median, other.inference.median
-        if ours >= theirs * (1 - _bound(row.inference.spread, other.inference.spread)):
-            text = f"{row.name} ({row.precision}) is not faster than {other.name} here"
-            yield f"{text}: {ours:.1f} ms against {theirs:.1f}, {ours / theirs:.2f} times"
+        bound = _bound(row.inference.spread, other.inference.spread)
+        told = f"{ours:.1f} ms against {theirs:.1f}, {ours / theirs:.2f} times"
+        if ours >= theirs:
+            yield f"{row.name} ({row.precision}) is not faster than {other.name} here: {told}"
+        elif ours >= theirs * (1 - bound):
+            yield f"{row.name} ({row.precision}) may not be faster than {other.name} here: {told}, within {bound:.0%}"
 
 
 def _bound(*spreads: float) -> float:

@@ -17,6 +17,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_ROOM = 0.02
+
+
 def cells(row: Row) -> list[str]:
     """A row of the table, as texts below ``COLUMNS``."""
     head = [row.name, row.precision, f"{row.bytes / 1e6:.1f}" if row.bytes else ""]
@@ -74,7 +77,9 @@ def _figures(rows: Sequence[Row]) -> list[Figure]:
         if not points:
             continue
         along = Axis.around("inference, ms", [x for _, x, _ in points], zero=True)
-        up = Axis.around(f"{what} mAP50-95", [y for _, _, y in points])
+        # Some room above and below: points on one level are no reason for a scale of their own.
+        reach = [min(max(y + room, 0.0), 1.0) for _, _, y in points for room in (-_ROOM, _ROOM)]
+        up = Axis.around(f"{what} mAP50-95", reach)
         lines = [Line(row.name, [x], [y], hint=f"{row.name}: {x:.1f} ms, {y:.3f}") for row, x, y in points]
         title = f"{what} mAP50-95 over inference time"
         found.append(Figure(plots.line_chart(lines, along, up, title=title), f"{title}: left and high is good"))
