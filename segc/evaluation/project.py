@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.data.dataset import read_split
 from segc.data.samples import Sample, Split
-from segc.diagnostics import fail
+from segc.diagnostics import Diagnostic, fail
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.comparison import MaskGrid
 from segc.evaluation.metrics import Metrics
@@ -111,6 +111,9 @@ def evaluate_project(
         session = artifact_session(loaded, build_dir, artifact, device)
     chosen = project.hyperparameters
     size = _size(session, loaded)
+    idle = [_idle(option) for option, given in (("--rect", rect), ("--batch", batch > 1)) if given]
+    if idle and not session.metadata.dynamic:
+        warn(idle)
     rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic
     metrics = evaluate_session(
         session,
@@ -125,6 +128,12 @@ def evaluate_project(
         progress=progress,
     )
     return Evaluated(metrics, split, size, rect, mask_grid, session.metadata.precision, session, samples)
+
+
+def _idle(option: str) -> Diagnostic:
+    text = "this has no effect: the model takes images of one size only, and so many a run as it was emitted for"
+    advice = "models emitted with `dynamic: true` leave both open"
+    return Diagnostic("X224", text, "warning", argument=option, help=advice)
 
 
 def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:
