@@ -14,6 +14,7 @@ from segc.graph.ir import Graph
 from segc.graph.passes import fused_form
 from segc.graph.serial import write_graph
 from segc.inference.metadata import Metadata
+from segc.locks import writing
 from segc.plan import Launch, Plan, Setting, launch_commands, make_plan, settings
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import LoadedProject
@@ -71,8 +72,9 @@ def build(loaded: LoadedProject, folder: Path) -> Build:
         OSError: where the folder cannot be written; files are whole or as they were.
     """
     compiled = compile_project(loaded, folder)
-    for name, text in compiled.files.items():
-        write_atomic(folder / name, text)
+    with writing(folder, compiled.files):
+        for name, text in compiled.files.items():
+            write_atomic(folder / name, text)
     return compiled
 
 

@@ -1,5 +1,7 @@
 """Files as segc writes and finds them: whole or not at all, the same bytes for the same content."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -68,15 +70,29 @@ def sweep(folder: Path, name: str = "*") -> None:
     A folder that was taken out of its place, and had none put there yet, goes back. The caller must hold the lock of
     all that writes there.
     """
-    for path in folder.glob(f".{name}.*.retired"):
+    start = f".{name if name == '*' else glob.escape(name)}.*"
+    for path in folder.glob(f"{start}.retired"):
         original = folder / path.name.removeprefix(".").rsplit(".", 2)[0]
         if not original.exists():
             path.replace(original)
-    for path in (*folder.glob(f".{name}.*.retired"), *folder.glob(f".{name}.*.partial")):
+    for path in (*folder.glob(f"{start}.retired"), *folder.glob(f"{start}.partial")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def name_full_disk(error: OSError, path: Path) -> None:
+    """Have an error that says that a disk is full name what was being written: there may be several disks.
+
+    Python names no file where a write fails, and where a copy fails the one that was read.
+    """
+    if error.errno in FULL:
+        error.filename, error.filename2 = os.fspath(path), None
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors that say that a disk is full."""
 
 
 @contextmanager
@@ -91,7 +107,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
-        # A full disk names no file by itself, and there may be several disks.
+        name_full_disk(error, path)
         error.filename = error.filename or os.fspath(path)
         raise
     finally:
@@ -114,6 +130,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
+            name_full_disk(error, path)
             error.filename = error.filename or os.fspath(path)
         if retired.exists() and not path.exists():
             retired.replace(path)

@@ -4,12 +4,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from segc.diagnostics import fail
+from segc.files import name_full_disk, sweep
 
 _held: set[Path] = set()
 """Locks of this process: the system would give it the same one twice, and take both away with one."""
@@ -110,6 +113,29 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+_PATIENCE = 10.0
+"""Seconds after which files are written without the lock: none takes that long, so its holder has been halted."""
+
+
+@contextmanager
+def writing(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Hold the lock of files of a folder while they are written, once what killed processes left of them is removed.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while (lock := try_lock(folder / ".writing.lock")) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    try:
+        for name in names if lock else ():
+            sweep(folder, name)
+        yield
+    finally:
+        if lock:
+            lock.release()
+
+
 _PREFIX = "segc-"
 _IN_USE = ".segc-in-use"
 
@@ -146,7 +172,11 @@ class TemporaryFolder:
     def __enter__(self) -> Path:
         return self.path
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not error.filename:
+            name_full_disk(error, self.path)
         self.remove()
 
 

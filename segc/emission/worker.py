@@ -8,6 +8,7 @@ a file, which is kept where it fails. What the process itself does stands in ``c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -117,7 +118,11 @@ class Worker:
         """
         code = self._wait()
         if code or not self._response.exists():
-            raise fail("T004", f"{self.title} {self._ending(code)}", help=self._last_lines())
+            said = self._last_lines()
+            if os.strerror(errno.ENOSPC) in (said or ""):
+                text = f"no space is left on the disk: {self.folder.parent}"
+                raise fail("F003", text, help="free some space there, or name another folder in TMPDIR")
+            raise fail("T004", f"{self.title} {self._ending(code)}", help=said)
         response = json.loads(self._response.read_text(encoding="utf-8"))
         if "diagnostics" in response:
             raise SegcError(_diagnostic(entry) for entry in response["diagnostics"])

@@ -205,18 +205,6 @@ def sweep(folder: Path) -> None:
     shutil.rmtree(folder.with_name(f".{folder.name}.removed"), ignore_errors=True)
 
 
-_OLD = 600.0
-"""Seconds after which a file that is being written has been left behind: none takes that long."""
-
-
-def sweep_old(build_dir: Path) -> None:
-    """Remove what killed processes left of the files of a build directory itself."""
-    for path in build_dir.glob(".*.partial"):
-        with suppress(OSError):  # another process may sweep, too
-            if time.time() - path.stat().st_mtime > _OLD:
-                path.unlink()
-
-
 def new_record(
     loaded: "LoadedProject",
     name: str,

@@ -7,7 +7,6 @@ from segc.build import build, compile_project
 from segc.runs import started_with
 from segc.spec.load import load_project
 from segc.training.distributed import launched_world
-from segc.training.keeping import sweep_old
 from segc.training.loggers import report_on
 from segc.training.loop import Outcome, train
 from segc.training.report import Report
@@ -57,8 +56,6 @@ def train_project(
         # Before anything is compiled: the lock holds fast what was fetched.
         starting_file(loaded, folder)
     # Of several processes the first one alone writes.
-    if launched_world().leads:
-        sweep_old(folder)
     compiled = (build if launched_world().leads else compile_project)(loaded, folder)
     with report_on(screen, loaded.project.hyperparameters.loggers, watched) as report:
         return train(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.files import canonical_json, digest_file, write_atomic
+from segc.locks import writing
 from segc.spec.architecture import start_problems
 from segc.spec.weights import NoReferenceError, WeightsReference, parse_reference
 from segc.weights import fetching
@@ -162,4 +163,5 @@ def hold_fast(loaded: "LoadedProject", build_dir: Path) -> None:
         OSError: where it cannot be written.
     """
     lock = read_record(build_dir / LOCK, LONGEST_LOCK)
-    write_atomic(build_dir / LOCK, canonical_json({**lock, "weights": start_record(loaded, build_dir)}))
+    with writing(build_dir, (LOCK,)):
+        write_atomic(build_dir / LOCK, canonical_json({**lock, "weights": start_record(loaded, build_dir)}))

@@ -238,9 +238,13 @@ def test_a_full_disk_is_named_by_what_was_being_written(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     for writing in (atomic_path, atomic_directory):
         with pytest.raises(OSError, match="No space") as caught, writing(tmp_path / "x"):
-            raise OSError(*full.args)
+            raise OSError(*full.args, "a file that was being copied")
         assert caught.value.filename == str(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+    folder = TemporaryFolder("full")
+    with pytest.raises(OSError, match="No space") as caught, folder:
+        raise full
+    assert caught.value.filename == str(folder.path)
 
 
 def test_a_full_temporary_folder_is_named(
