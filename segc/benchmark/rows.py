@@ -192,6 +192,8 @@ class Benchmark:
         load = f"load {self.load[0]:.1f} before and {self.load[1]:.1f} after on {self.machine['processors']} processors"
         if not spreads:
             return load
+        if max(row.rounds for row in self.rows) < 2:
+            return f"one round, so that nothing tells how steady it was, {load}"
         worst = max(spreads)
         word = "steady" if worst <= STEADY else "unsteady"
         return f"{word}: inference of the rounds differs by up to {worst:.0%}, {load}"

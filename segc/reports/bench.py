@@ -35,7 +35,7 @@ def cells(row: Row) -> list[str]:
         _median(row.total),
         _figure(row.images_per_second, ".1f"),
         _figure(None if row.memory is None else row.memory / 1e6, ".0f"),
-        _figure(row.inference.spread, ".0%"),
+        _figure(row.inference.spread if row.rounds > 1 else None, ".0%"),
         _figure(row.box_map, ".3f"),
         _figure(row.mask_map, ".3f"),
         row.runtime,

@@ -52,6 +52,8 @@ def test_a_smaller_precision_that_is_not_faster_is_named_and_one_that_is_faster_
 
 def test_how_steady_it_was_is_said_with_the_load() -> None:
     assert bench(row("onnx", 1.0, 1.01)).steadiness().startswith("steady: ")
+    assert bench(row("onnx", 1.0)).steadiness().startswith("one round, so that nothing tells how steady it was, load ")
+    assert cells(row("onnx", 1.0))[COLUMNS.index("spread")] == ""
     said = bench(row("onnx", 1.0, 1.5)).steadiness()
     assert (
         said == "unsteady: inference of the rounds differs by up to 40%, load 0.5 before and 1.0 after on 2 processors"
