@@ -128,6 +128,7 @@ CODES: dict[str, str] = {
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",
+    "E003": "masks of tiles have no grid of prototypes",
     # T is for targets and artifacts
     "T001": "target not known",
     "T002": "package too old for a target",
@@ -148,6 +149,7 @@ CODES: dict[str, str] = {
     "I004": "picture cannot be written",
     "I005": "model has left out what is asked for",
     "I006": "frames of files are not dropped",
+    "I008": "there are no tiles",
     # F is for files and the machine
     "F001": "file or folder not found",
     "F002": "file cannot be read",

@@ -8,6 +8,7 @@ from math import ceil, cos, exp, pi
 from shlex import quote
 from typing import Any, Literal
 
+from segc.schema import SpecModel
 from segc.spec.hyperparameters import Hyperparameters
 
 AUTO_LIMIT = 10_000
@@ -250,5 +251,6 @@ def settings(hyperparameters: Hyperparameters, nc: int, plan: Plan | None) -> li
             if open_value and key in chosen:
                 found.append(Setting(prefix + key, *chosen[key]))
             else:
-                found.append(Setting(prefix + key, value, "given" if key in model.model_fields_set else "default"))
+                plain = value.model_dump() if isinstance(value, SpecModel) else value
+                found.append(Setting(prefix + key, plain, "given" if key in model.model_fields_set else "default"))
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segc.inference.filters import Filters
+    from segc.inference.filters import Filters, Tiling
     from segc.inference.frames import Reading
     from segc.inference.jobs import Plan
     from segc.inference.metadata import Metadata
@@ -61,11 +61,35 @@ def image_of(name: str) -> "tuple[str, NDArray[np.uint8]]":
         raise image_problem(error) from None
 
 
+def tiling(given: Mapping[str, Any], project: "Project") -> "Tiling | None":
+    """The tiles that are asked for; where nothing is said, the project's.
+
+    Args:
+        given: see ``segc.inference.filters.choose_tiling``.
+        project: the project.
+
+    Raises:
+        SegcError: I008 where something is asked of tiles and there are none.
+    """
+    from segc.inference.filters import TilingError, choose_tiling
+
+    chosen = project.hyperparameters.tiles
+    try:
+        return choose_tiling(given, None if chosen is None else chosen.tiling)
+    except TilingError as error:
+        raise _no_tiles(error) from None
+
+
+def _no_tiles(error: Exception) -> SegcError:
+    return fail("I008", str(error), help="or write tiles: into the project's hyperparameters")
+
+
 def filters_of(session: "Session", given: Mapping[str, Any], loaded: "LoadedProject | None") -> "Filters":
     """What is asked for; where nothing is said, what a model that suppresses by itself has, else the project's.
 
     Raises:
-        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class.
+        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class, I008 where
+            something is asked of tiles and there are none.
     """
     from segc.inference.filters import Filters
 
@@ -76,14 +100,17 @@ def chosen_filters(metadata: "Metadata", given: Mapping[str, Any], defaults: "Fi
     """What is asked for, see ``segc.inference.filters.choose_filters``.
 
     Raises:
-        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class.
+        SegcError: I005 where such a model has left out what is asked for, X215 where it has no such class, I008 where
+            something is asked of tiles and there are none.
     """
-    from segc.inference.filters import ClassError, FilterError, choose_filters
+    from segc.inference.filters import ClassError, FilterError, TilingError, choose_filters
 
     try:
         return choose_filters(metadata, given, defaults)
     except ClassError as error:
         raise fail("X215", str(error)) from None
+    except TilingError as error:
+        raise _no_tiles(error) from None
     except FilterError as error:
         raise fail(
             "I005", str(error), help="emit it again with other thresholds in the project, or without nms"
@@ -96,10 +123,15 @@ def project_filters(project: "Project") -> "Filters":
     from segc.inference.thresholds import least_scores
 
     chosen = project.hyperparameters
+    filters = Filters(
+        iou=chosen.iou,
+        max_det=chosen.max_det,
+        tiles=None if chosen.tiles is None else chosen.tiles.tiling,
+        track=None if chosen.track is None else chosen.track.tracking,
+    )
     if isinstance(chosen.conf, float):
-        return Filters(chosen.conf, chosen.iou, chosen.max_det)
-    least = min(least_scores(chosen.conf, project.dataset.class_names))
-    return Filters(least, chosen.iou, chosen.max_det, by_class=chosen.conf)
+        return replace(filters, conf=chosen.conf)
+    return replace(filters, conf=min(least_scores(chosen.conf, project.dataset.class_names)), by_class=chosen.conf)
 
 
 def resized(metadata: "Metadata", imgsz: int | tuple[int, int] | None) -> "Metadata":

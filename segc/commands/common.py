@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segc.inference.filters import MOST_OVERLAP
+from segc.inference.metadata import LARGEST_SIDE
+from segc.schema import LARGEST_STRIDE
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, TypeVar
 
     from rich.console import Console
 
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from segc.evaluation.coco import Progress
     from segc.spec.load import LoadedProject
 
+    Decorated = TypeVar("Decorated", bound=Callable[..., Any])
     _FileType = click.ParamType[Path]
     _SizeType = click.ParamType[tuple[int, int]]
 else:
@@ -45,6 +51,41 @@ build_dir_option = click.option(
     metavar="DIR",
     help="Where results go; by default build/ beside the project file.",
 )
+
+
+def _tile_side(_context: click.Context, _option: click.Parameter, value: int | None) -> int | None:
+    if value and value < LARGEST_STRIDE:
+        raise click.BadParameter(f"tiles are {LARGEST_STRIDE} pixels wide at least, or 0: there are none")
+    return value
+
+
+_TILE_OPTIONS = (
+    click.option(
+        "--tile",
+        type=click.IntRange(0, LARGEST_SIDE),
+        metavar="PIXELS",
+        callback=_tile_side,
+        help="Cut images into tiles of this side, each letterboxed to the model's size; 0: none; the project's tiles "
+        "if not given.",
+    ),
+    click.option(
+        "--overlap",
+        type=click.FloatRange(0, MOST_OVERLAP),
+        help="Of neighbouring tiles, at least, as a share of their side; the project's if not given, else 0.2.",
+    ),
+    click.option(
+        "--tile-plus-whole/--no-tile-plus-whole",
+        default=None,
+        help="Look at the image as a whole besides, for what is larger than a tile.",
+    ),
+)
+
+
+def tile_options(command: "Decorated") -> "Decorated":
+    """Add the options of tiles: ``tile``, ``overlap`` and ``tile_plus_whole``."""
+    for option in reversed(_TILE_OPTIONS):
+        command = option(command)
+    return command
 
 
 class WeightsFile(_FileType):

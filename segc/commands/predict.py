@@ -16,6 +16,7 @@ from segc.commands.common import (
     project_option,
     run_option,
     set_option,
+    tile_options,
     told_file,
     told_weights,
     warn,
@@ -107,6 +108,12 @@ if TYPE_CHECKING:
     help="Keep a record of what is done in the output folder, and skip images of the same content that a run with "
     "the same model and options has done.",
 )
+@tile_options
+@click.option(
+    "--track/--no-track",
+    default=None,
+    help="Follow objects through the frames of a video, or images in order; each keeps a number.",
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -135,6 +142,10 @@ def command(
     stride: int,
     shard: tuple[int, int] | None,
     resume: bool,
+    tile: int | None,
+    overlap: float | None,
+    tile_plus_whole: bool | None,
+    track: bool | None,
 ) -> int:
     """Segment images and videos: files, folders, patterns ("photos/**/*.jpg"), .txt lists, http(s) and rtsp(s)
     addresses, the number of a camera, - for an image on standard input.
@@ -171,8 +182,14 @@ def command(
     metadata = resized(session.metadata, imgsz)
     click.echo(f"runs in {printable(session.runtime)}", err=True)
     asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
+    tiles = {"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole}
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
-    filters = filters_of(session, filtered, loaded)
+    filters = filters_of(session, {**filtered, **tiles, "track": track}, loaded)
+    if filters.track is not None and (resume or shard is not None):
+        option = "--resume" if resume else "--shard"
+        raise click.UsageError(
+            f"{option} leaves sources out, and numbers go on through all of them: --no-track", context
+        )
     if shard is not None:
         files = replace(files, mark=f"-{shard[0]}of{shard[1]}")
         sources = shard_of(sources, *shard)

@@ -14,6 +14,7 @@ from segc.commands.common import (
     run_option,
     say,
     set_option,
+    tile_options,
     told_weights,
     warn,
     weights_option,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rect/--no-rect", default=None, help="Frames of the images' own shapes, with little padding; the project's rect."
 )
+@tile_options
 @click.option(
     "--runtime",
     type=click.Choice(["auto", "torch", "onnx"]),
@@ -94,12 +96,16 @@ def command(
     csv_path: Path | None,
     report_path: Path | None,
     rect: bool | None,
+    tile: int | None,
+    overlap: float | None,
+    tile_plus_whole: bool | None,
     runtime: "Runtime",
 ) -> None:
     """Measure average precision of boxes and masks by the COCO protocol.
 
     Runs the trained weights, or an emitted artifact in its own runtime (--artifact). The project's iou and max_det
-    apply; all detections with a score above 0.001 count. Precision (P) and recall (R) are those at the confidence
+    apply; all detections with a score above 0.001 count. With tiles, what is found on those of an image is put together
+    and compared with all of its labels. Precision (P) and recall (R) are those at the confidence
     where F1 is highest, at IoU 0.50; crowd regions are left out.
     """
     if artifact is not None and (weights is not None or run is not None):
@@ -110,9 +116,11 @@ def command(
     prepare_to_compute()
     from segc.evaluation.project import evaluate_project
     from segc.files import canonical_json, write_atomic
+    from segc.prediction import tiling
     from segc.spec.load import load_project
 
     loaded = load_project(project, overrides)
+    tiles = tiling({"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole}, loaded.project)
     file = None
     if artifact is None:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
@@ -126,6 +134,7 @@ def command(
             split=split,
             batch=batch,
             rect=rect,
+            tiles=tiles,
             mask_grid=mask_grid,
             runtime=runtime,
             progress=advance,

@@ -33,6 +33,9 @@ from segc.inference.results import Prediction
 if TYPE_CHECKING:
     from segc.sessions import Session
 
+LEAST_SCORE = 0.001
+"""Detections with a score at or below it do not count."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
 
@@ -74,7 +77,7 @@ def evaluate_session(
     rect: bool = False,
     iou: float = 0.7,
     max_det: int = 300,
-    conf: float = 0.001,
+    conf: float = LEAST_SCORE,
     batch: int = 1,
     mask_grid: MaskGrid = "photograph",
     progress: Progress | None = None,

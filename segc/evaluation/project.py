@@ -1,21 +1,30 @@
 """Evaluating what a project has trained or emitted: the way of ``segc val``, of the Python API and of reports."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segc.data.dataset import read_split
 from segc.data.samples import Sample, Split
 from segc.diagnostics import Diagnostic, fail
-from segc.evaluation.coco import Progress, evaluate_session
+from segc.evaluation.coco import LEAST_SCORE, Progress, evaluate, evaluate_session
 from segc.evaluation.comparison import MaskGrid
 from segc.evaluation.metrics import Metrics
+from segc.inference.filters import Filters, Tiling
+from segc.inference.predict import predict_tiled
+from segc.inference.results import Prediction
+from segc.inference.tiles import DecodedPicture
+from segc.prediction import tiling
 from segc.sessions.choose import Runtime, Warn, artifact_session, weights_session
 
 if TYPE_CHECKING:
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
+    from segc.spec.project import Project
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +40,7 @@ class Evaluated:
         precision: arithmetic of the network.
         session: what ran it.
         samples: the images with their objects.
+        tiles: how images were cut; None where they were not.
     """
 
     metrics: Metrics
@@ -41,10 +51,14 @@ class Evaluated:
     precision: str
     session: "Session"
     samples: Sequence[Sample]
+    tiles: Tiling | None = None
 
     def circumstances(self) -> str:
         """How the metrics were taken, in a line."""
-        frames = f"frames within {self.size[0]}x{self.size[1]}" if self.rect else f"{self.size[0]}x{self.size[1]}"
+        frames = f"{'frames within ' if self.rect else ''}{self.size[0]}x{self.size[1]}"
+        if self.tiles is not None:
+            whole = " and the whole" if self.tiles.whole else ""
+            frames = f"tiles of {self.tiles.size} pixels, overlap {self.tiles.overlap:g},{whole} at {frames}"
         grid = "" if self.mask_grid == "photograph" else f", masks on the grid of the {self.mask_grid}"
         # A model that suppresses by itself is measured without what it leaves out.
         left_out = f", scores above {conf:g} only" if (conf := self.session.metadata.conf) is not None else ""
@@ -56,6 +70,7 @@ class Evaluated:
             "split": self.split,
             "size": list(self.size),
             "rect": self.rect,
+            **({} if self.tiles is None else {"tiles": asdict(self.tiles)}),
             "mask_grid": self.mask_grid,
             "precision": self.precision,
             "runtime": self.session.runtime,
@@ -73,6 +88,7 @@ def evaluate_project(
     split: Split = "val",
     batch: int = 1,
     rect: bool | None = None,
+    tiles: Tiling | Literal["project"] | None = "project",
     mask_grid: MaskGrid = "photograph",
     runtime: Runtime = "auto",
     allow_unlabelled: bool = False,
@@ -90,7 +106,9 @@ def evaluate_project(
         split: whose images.
         batch: images a run, where the model leaves it open.
         rect: letterbox into frames of the images' own shapes, where the model leaves the size open; the project's
-            ``rect`` where not given.
+            ``rect`` where not given. It goes without tiles alone.
+        tiles: cut images so, and put together what is found on their tiles; the project's tiles where not given, none
+            for None.
         mask_grid: where masks are compared, see ``segc.evaluation.coco``.
         runtime: what runs weights.
         allow_unlabelled: go on where there is nothing to find; the metrics are then NaN.
@@ -98,10 +116,16 @@ def evaluate_project(
         warn: told what there is to say about the weights.
 
     Raises:
-        SegcError: E001 where no image has an object; E002 where the model has other classes; D0xx for faults of the
+        SegcError: E001 where no image has an object; E003 where masks of tiles are to be compared on the grid of
+            prototypes; E002 where the model has other classes; D0xx for faults of the
             dataset; else as ``segc.sessions``.
     """
     project = loaded.project
+    if tiles == "project":
+        tiles = tiling({}, project)
+    if tiles is not None and mask_grid != "photograph":
+        text = "masks of tiles are put together on the photograph, not on the grid of the prototypes"
+        raise fail("E003", text, help="--mask-grid photograph, or --tile 0")
     samples = read_split(loaded, split)
     if not allow_unlabelled and not any(not instance.is_crowd for sample in samples for instance in sample.instances):
         raise fail("E001", f"no image of dataset.{split} has a labelled object", file=loaded.path)
@@ -111,10 +135,13 @@ def evaluate_project(
         session = artifact_session(loaded, build_dir, artifact, device)
     chosen = project.hyperparameters
     size = _size(session, loaded)
-    idle = [_idle(option) for option, given in (("--rect", rect), ("--batch", batch > 1)) if given]
-    if idle and not session.metadata.dynamic:
-        warn(idle)
-    rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic
+    given = [option for option, is_given in (("--rect", rect), ("--batch", batch > 1)) if is_given]
+    if given and (tiles is not None or not session.metadata.dynamic):
+        warn([_idle(option, tiled=tiles is not None) for option in given])
+    rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic and tiles is None
+    if tiles is not None:
+        metrics = _evaluate_tiled(session, samples, project, tiles, size, progress)
+        return Evaluated(metrics, split, size, rect, mask_grid, session.metadata.precision, session, samples, tiles)
     metrics = evaluate_session(
         session,
         samples,
@@ -130,10 +157,34 @@ def evaluate_project(
     return Evaluated(metrics, split, size, rect, mask_grid, session.metadata.precision, session, samples)
 
 
-def _idle(option: str) -> Diagnostic:
+def _idle(option: str, *, tiled: bool) -> Diagnostic:
+    if tiled:
+        text = "this has no effect: tiles are of one size, and as many go through the network at a time as it asks for"
+        return Diagnostic("X224", text, "warning", argument=option, help="--tile 0 leaves the tiles out")
     text = "this has no effect: the model takes images of one size only, and so many a run as it was emitted for"
     advice = "models emitted with `dynamic: true` leave both open"
     return Diagnostic("X224", text, "warning", argument=option, help=advice)
+
+
+def _evaluate_tiled(
+    session: "Session",
+    samples: Sequence[Sample],
+    project: "Project",
+    tiles: Tiling,
+    size: tuple[int, int],
+    progress: Progress | None,
+) -> Metrics:
+    """Metrics of what is found on the tiles of images; ``max_det`` is the most detections of a tile."""
+    chosen = project.hyperparameters
+    least = max(LEAST_SCORE, session.metadata.conf or 0.0)
+    filters = Filters(conf=least, iou=chosen.iou, max_det=chosen.max_det)
+    metadata = replace(session.metadata, imgsz=size)
+
+    def predict(image: NDArray[np.uint8], path: Path) -> Prediction:
+        picture = DecodedPicture(image)
+        return predict_tiled(picture, session.run, metadata, filters, tiles, multi_label=True, path=path.name)
+
+    return evaluate(samples, predict, project.dataset.class_names, progress=progress)
 
 
 def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:

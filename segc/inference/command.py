@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segc.inference.filters import FilterError, Filters, choose_filters
+from segc.inference.filters import MOST_OVERLAP, FilterError, Filters, Tiling, choose_filters
 from segc.inference.frames import reading_of
 from segc.inference.jobs import plan_files, predict_sources
-from segc.inference.metadata import ModelError
+from segc.inference.metadata import LARGEST_SIDE, ModelError
 from segc.inference.model import Model
 from segc.inference.sources import SourceError, find_sources
 from segc.inference.text import printable
@@ -61,6 +61,17 @@ def read_arguments(
         help="of cameras and streams: every frame, or the latest, dropping what there is no time for (the default)",
     )
     add("--stride", type=count, default=1, metavar="N", help="of videos, cameras and streams only each N-th frame")
+    tiles, track = defaults.tiles or Tiling(), "the default" if defaults.track else "not followed if not given"
+    usual = f"{tiles.size} if not given" if defaults.tiles else "not in tiles if not given"
+    add("--tile", type=tile_side, metavar="PIXELS", help=f"see images in tiles of this side, 0: in none; {usual}")
+    add(
+        "--overlap",
+        type=tile_overlap,
+        metavar="0..0.9",
+        help=f"share that tiles overlap; {tiles.overlap:g} if not given",
+    )
+    add("--tile-plus-whole", action=argparse.BooleanOptionalAction, help="see the whole image besides its tiles")
+    add("--track", action=argparse.BooleanOptionalAction, help=f"follow objects from frame to frame; {track}")
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
     where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
     add("--device", "--provider", dest="device", metavar="NAME", help=where)
@@ -81,6 +92,22 @@ def share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def tile_side(text: str) -> int:
+    """A side of tiles in pixels, or 0."""
+    value = int(text)
+    if value and not 32 <= value <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text} is not between 32 and {LARGEST_SIDE}, nor 0")
+    return value
+
+
+def tile_overlap(text: str) -> float:
+    """A share that tiles may overlap."""
+    value = float(text)
+    if not 0 <= value <= MOST_OVERLAP:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MOST_OVERLAP:g}")
     return value
 
 

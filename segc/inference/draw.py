@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -62,13 +63,14 @@ def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt
     """The photograph with its detections drawn on it, as a new picture.
 
     Args:
-        image: [h, w, 3] BGR, the photograph of the prediction.
+        image: [h, w, 3] BGR, the photograph of the prediction, or a smaller picture of it.
         prediction: what was found on it.
 
     Returns:
         A picture of the same size, or a whole number of times larger where the photograph is tiny.
     """
     height, width = image.shape[:2]
+    prediction = _fitted(prediction, height, width)
     factor = -(-SMALLEST_SIDE // max(height, width))
     canvas = image.copy()
     if factor > 1:
@@ -84,6 +86,32 @@ def draw_prediction(image: npt.NDArray[np.uint8], prediction: Prediction) -> npt
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colours[index], line)
     _draw_labels(canvas, prediction, colours, factor, line)
     return canvas
+
+
+def _fitted(prediction: Prediction, height: int, width: int) -> Prediction:
+    """A prediction on a smaller picture (height, width) of its photograph: of each mask the pixels nearest to those."""
+    if (prediction.height, prediction.width) == (height, width):
+        return prediction
+    across, down = width / prediction.width, height / prediction.height
+    masks = []
+    for mask in prediction.masks:
+        ys, xs = (
+            np.arange(int(start * scale), min(int((start + length) * scale) + 1, limit))
+            for start, length, scale, limit in zip(
+                (mask.y, mask.x), mask.bitmap.shape, (down, across), (height, width), strict=True
+            )
+        )
+        rows, columns = (
+            np.clip(((at + 0.5) / scale).astype(np.int64) - start, 0, max(length - 1, 0))
+            for at, scale, start, length in zip(
+                (ys, xs), (down, across), (mask.y, mask.x), mask.bitmap.shape, strict=True
+            )
+        )
+        is_there = mask.bitmap.size and ys.size and xs.size
+        bitmap = mask.bitmap[np.ix_(rows, columns)] if is_there else np.zeros((0, 0), np.bool_)
+        masks.append(Mask(int(xs[0]) if xs.size else 0, int(ys[0]) if ys.size else 0, bitmap))
+    boxes = prediction.boxes * np.array([across, down] * 2, np.float32)
+    return replace(prediction, height=height, width=width, boxes=boxes, masks=tuple(masks))
 
 
 def _pixel_box(

@@ -1,7 +1,7 @@
 """What counts as a detection: what is asked for, and what a model that suppresses by itself has left out already."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,9 +16,45 @@ class ClassError(FilterError):
     """A class that the model does not have."""
 
 
+class TilingError(FilterError):
+    """Something is asked of tiles where there are none."""
+
+
+MOST_OVERLAP = 0.9
+"""Of tiles: with more, every pixel would be seen hundreds of times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a picture is cut into tiles.
+
+    Attributes:
+        size: side of a tile in pixels of the picture.
+        overlap: of neighbouring tiles, at least, as a share of their side.
+        whole: look at the picture as a whole besides, for what is larger than a tile.
+    """
+
+    size: int = 640
+    overlap: float = 0.2
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """How objects are followed from frame to frame.
+
+    Attributes:
+        low: least score of a detection that goes on with a track, where it is below that of a detection to be reported.
+        keep: frames that a lost object is looked for.
+    """
+
+    low: float = 0.1
+    keep: int = 30
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What counts as a detection, and how finely its mask is drawn.
+    """What counts as a detection, how finely its mask is drawn, and how pictures and films are looked at.
 
     Attributes:
         conf: scores at or below it are left out.
@@ -28,6 +64,8 @@ class Filters:
         by_class: least scores of classes by name, and of others as ``default``, that hold beside ``conf``.
         classes: numbers of the only classes that count; None for all.
         agnostic: boxes of different classes suppress each other, too.
+        tiles: how pictures are cut into tiles; None where they are not.
+        track: how objects are followed through frames; None where they are not.
     """
 
     conf: float = 0.25
@@ -37,6 +75,8 @@ class Filters:
     by_class: Mapping[str, float] | None = None
     classes: tuple[int, ...] | None = None
     agnostic: bool = False
+    tiles: Tiling | None = None
+    track: Tracking | None = None
 
 
 def choose_filters(
@@ -48,12 +88,14 @@ def choose_filters(
 
     Args:
         metadata: the model's.
-        given: ``conf``, ``iou``, ``max_det``, ``retina``, ``agnostic``, and ``classes`` by name or number, as asked;
-            None or absent where nothing was said.
+        given: ``conf``, ``iou``, ``max_det``, ``retina``, ``agnostic``, ``classes`` by name or number, ``track``, and
+            ``tile``, ``overlap`` and ``tile_plus_whole`` as `choose_tiling` has them, as asked; None or absent where
+            nothing was said.
         defaults: for what nothing says.
 
     Raises:
-        FilterError: where such a model has left out what is asked for, ClassError where there is no such class.
+        FilterError: where such a model has left out what is asked for, ClassError where there is no such class,
+            TilingError where something is asked of tiles and there are none.
     """
     conf, iou, max_det = (
         next(v for v in (given.get(name), getattr(metadata, name), getattr(defaults, name)) if v is not None)
@@ -70,7 +112,46 @@ def choose_filters(
     by_class = defaults.by_class if given.get("conf") is None else None
     asked = given.get("classes")
     classes = defaults.classes if asked is None else class_numbers(asked, metadata.names)
-    return Filters(conf, iou, max_det, retina, by_class, classes, agnostic)
+    tiles = choose_tiling(given, defaults.tiles)
+    asked_track = given.get("track")
+    track = defaults.track if asked_track is None else (defaults.track or Tracking()) if asked_track else None
+    return Filters(conf, iou, max_det, retina, by_class, classes, agnostic, tiles, track)
+
+
+def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | None:
+    """The tiles that are asked for; where nothing was said, the default.
+
+    Args:
+        given: ``tile``, a side in pixels or 0 for none, ``overlap`` and ``tile_plus_whole``; None or absent where
+            nothing was said.
+        default: for what nothing says.
+
+    Raises:
+        TilingError: where an overlap or the whole is asked for, and there are no tiles.
+    """
+    size, overlap, whole = (given.get(name) for name in ("tile", "overlap", "tile_plus_whole"))
+    if size == 0 or (size is None and default is None):
+        if overlap is None and not whole:
+            return None
+        option = "tile-plus-whole" if overlap is None else "overlap"
+        raise TilingError(f"--{option} asks for tiles, and there are none: say --tile {Tiling().size}")
+    base = default or Tiling()
+    return Tiling(
+        base.size if size is None else size,
+        base.overlap if overlap is None else overlap,
+        base.whole if whole is None else bool(whole),
+    )
+
+
+def search_filters(filters: Filters, metadata: Metadata) -> Filters:
+    """What the network is asked for: where objects are followed, detections of poor score, too.
+
+    A model that suppresses by itself has left out what lies below its own ``conf``.
+    """
+    if filters.track is None:
+        return filters
+    low = min(filters.conf, max(filters.track.low, metadata.conf or 0.0))
+    return replace(filters, conf=low, by_class=None)
 
 
 def class_numbers(asked: Sequence[str | int], names: Sequence[str]) -> tuple[int, ...]:

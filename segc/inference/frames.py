@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from segc.inference.image_headers import MAX_PIXELS, quiet_decoders
 from segc.inference.pipeline import Line
+from segc.inference.regions import open_picture
 from segc.inference.sources import (
     MAX_DOWNLOAD,
     SOCKET_SECONDS,
@@ -26,6 +27,7 @@ from segc.inference.sources import (
     decode_image,
     web_problem,
 )
+from segc.inference.tiles import DecodedPicture, Picture
 
 MOST_MISSED = 64
 """Frames on end of a video file that cannot be decoded before the rest of it is given up."""
@@ -38,6 +40,9 @@ LONGEST_PAUSE = 30.0
 
 PART_HEADER = 8192
 """Bytes of what stands before a picture in a stream of pictures."""
+
+OVERVIEW = 2048
+"""Pixels, at least, of the longer side of a picture that stands for one that is read in parts."""
 
 VARIABLE_RATE = 1.5
 """The longest interval between two frames over the shortest one, from which on the rate is called variable."""
@@ -113,6 +118,7 @@ class Frame:
         rate: frames a second of a video, as its file names it; 0 where nothing does.
         is_live: from a camera or a stream, which do not wait.
         tally: what happened to the source's frames until now; None for a photograph.
+        picture: what the whole photograph is read from, where ``image`` is a smaller picture of it.
     """
 
     image: npt.NDArray[np.uint8]
@@ -122,6 +128,7 @@ class Frame:
     rate: float = 0.0
     is_live: bool = False
     tally: Tally | None = None
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +156,13 @@ class Reading:
             nothing is ever dropped.
         stride: every such-and-such frame is taken; the others count neither as seen by the model nor as dropped.
         workers: threads that read photographs.
+        in_parts: open photographs that can be read in parts, and decode larger ones than otherwise.
     """
 
     newest: bool = True
     stride: int = 1
     workers: int = 1
+    in_parts: bool = False
 
 
 def reading_of(sources: Sequence[Source], every: str | None, stride: int) -> Reading:
@@ -187,12 +196,13 @@ def read_frames(
     Yields:
         A frame a photograph; those of a video or stream, and then how it ended; what cannot be read.
     """
+    read = _open_still if reading.in_parts else _read_still
     for is_still, group in groupby(sources, key=lambda source: source.is_still):
         if not is_still:
             for source in group:
                 yield from _moving(source, "", line, reading, told)
             continue
-        for frame in line.spread(_read_still, group, reading.workers):
+        for frame in line.spread(read, group, reading.workers):
             if isinstance(frame, Unread) and isinstance(frame.error, StreamFoundError):
                 yield from _moving(frame.source, frame.error.kind, line, reading, told)
             else:
@@ -202,6 +212,16 @@ def read_frames(
 def _read_still(source: Source) -> Frame | Unread:
     try:
         return Frame(source.read(), source)
+    except ImageError as error:
+        return Unread(source, error)
+
+
+def _open_still(source: Source) -> Frame | Unread:
+    try:
+        picture = open_picture(source)
+        if isinstance(picture, DecodedPicture):
+            return Frame(picture.image, source)
+        return Frame(picture.reduced(OVERVIEW), source, picture=picture)
     except ImageError as error:
         return Unread(source, error)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any, Literal, Self, TextIO, TypeVar
@@ -17,17 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from segc.inference.draw import draw_prediction
-from segc.inference.filters import Filters
+from segc.inference.filters import Filters, Tiling, search_filters
 from segc.inference.frames import Ended, Frame, Reading, Unread, read_frames
 from segc.inference.letterbox import Letterbox
 from segc.inference.metadata import Metadata
 from segc.inference.output import file_identity, first_in_place_of, output_stems, overlay_suffix
 from segc.inference.pipeline import Line
-from segc.inference.predict import Run, filtered_prediction, network_input
+from segc.inference.predict import Run, filtered_prediction, network_input, predict_tiled
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
 from segc.inference.sources import ImageError, Source, SourceError
 from segc.inference.text import printable
+from segc.inference.tiles import DecodedPicture
+from segc.inference.tracking import Follower
 from segc.inference.writers import PICTURES, PictureFiles, Shown, Table, tables
 
 MOST_UNDER_WAY = 1 << 28
@@ -196,6 +198,8 @@ def predict_sources(
         ModelError: where the model cannot be run. Tables that are written whole are then not written.
         OSError: where a file cannot be written; likewise.
     """
+    asked = search_filters(filters, metadata)
+    reading = replace(reading, in_parts=filters.tiles is not None)
     # What waits between two stages of a live source would only grow old.
     is_live = any(source.kind in ("camera", "stream") for source in sources) or [s.kind for s in sources] == ["web"]
     with Line() as line, _Interruption(line, told), _Outputs(plan, told, failed, reading.stride, finished) as outputs:
@@ -206,9 +210,17 @@ def predict_sources(
             return iter(items) if is_live else line.stage(items)
 
         frames = stage(budget.admitted(read_frames(sources, line, reading, told)))
-        ready = stage(_over(lambda frame: _make_ready(frame, metadata), Frame, frames))
-        answered = line.stage(_answers(ready, run, metadata, size), 1)
-        found = stage(_over(lambda one: _find(one, metadata, filters), _Answered, answered))
+        if filters.tiles is None:
+            ready = stage(_over(lambda frame: _make_ready(frame, metadata), Frame, frames))
+            answered = line.stage(_answers(ready, run, metadata, size), 1)
+            found = stage(_over(lambda one: _find(one, metadata, asked), _Answered, answered))
+        else:
+            found = line.stage(
+                _over(lambda frame: _find_in_tiles(frame, run, metadata, asked, budget), Frame, frames), 1
+            )
+        if filters.track is not None:
+            follower = Follower(filters)
+            found = _over(lambda one: _follow(one, follower), _Predicted, found)
         rendered = line.spread(lambda one: _render(one, plan, runtime), found, 1 if is_live else reading.workers)
         for one in rendered:
             outputs.take(one)
@@ -296,6 +308,28 @@ def _find(answered: _Answered, metadata: Metadata, filters: Filters) -> _Predict
     name = answered.frame.source.name
     prediction = filtered_prediction(answered.outputs, answered.geometry, metadata.names, filters, name)
     return _Predicted(answered.frame, prediction, answered.seconds + time.perf_counter() - started)
+
+
+def _find_in_tiles(
+    frame: Frame, run: Run, metadata: Metadata, filters: Filters, budget: _Budget
+) -> "_Predicted | _Event":
+    started = time.perf_counter()
+    picture = DecodedPicture(frame.image) if frame.picture is None else frame.picture
+    try:
+        tiling = filters.tiles or Tiling()
+        prediction = predict_tiled(picture, run, metadata, filters, tiling, path=frame.source.name)
+    except ImageError as error:
+        budget.release(frame)
+        return Unread(frame.source, error)
+    return _Predicted(frame, prediction, time.perf_counter() - started)
+
+
+def _follow(found: _Predicted, follower: Follower) -> _Predicted:
+    """A frame with numbers. Photographs that are given one after another are a sequence; a video is one of its own."""
+    frame = found.frame
+    film = None if frame.seconds is None else frame.source
+    prediction = follower.follow(found.prediction, film, follower.index + 1 if film is None else frame.index)
+    return replace(found, prediction=prediction)
 
 
 def _render(found: "_Predicted | _Event", plan: Plan, runtime: str) -> "_Rendered | _Event":

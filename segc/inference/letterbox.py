@@ -54,21 +54,24 @@ def letterbox_geometry(original: tuple[int, int], size: tuple[int, int]) -> Lett
     return Letterbox(original, size, (height, width), left, top)
 
 
-def letterbox(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], Letterbox]:
+def letterbox(
+    image: npt.NDArray[np.uint8], size: tuple[int, int], original: tuple[int, int] | None = None
+) -> tuple[npt.NDArray[np.uint8], Letterbox]:
     """Resize (bilinear) and pad a photograph to the frame.
 
     Args:
         image: [h, w, 3], any channel order.
         size: (height, width) of the frame.
+        original: (height, width) of the photograph, where ``image`` is a smaller picture of it.
 
     Returns:
         The frame [height, width, 3] in the same channel order, and where the photograph lies in it.
     """
-    geometry = letterbox_geometry((image.shape[0], image.shape[1]), size)
+    geometry = letterbox_geometry(original or (image.shape[0], image.shape[1]), size)
     height, width = geometry.resized
     frame = np.full((*size, 3), PADDING_GREY, np.uint8)
     inner = image
-    if geometry.resized != geometry.original:
+    if geometry.resized != image.shape[:2]:
         inner = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     frame[geometry.top : geometry.top + height, geometry.left : geometry.left + width] = inner
     return frame, geometry

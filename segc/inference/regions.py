@@ -9,7 +9,6 @@ import mmap
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from segc.inference.image_headers import MOST_BLOCKS, TIFF_SIZES, HeaderError, quiet_decoders, tiff_entries
 from segc.inference.sources import ImageError, Source
+from segc.inference.tiles import DecodedPicture, Picture
 
 MOST_DECODED_PIXELS = 1 << 29
 """Pixels of a picture that is decoded whole for its tiles: 537 million, 1.6 GB; read in parts it may have more."""
@@ -32,56 +32,6 @@ _KEPT_TAGS = (258, 259, 262, 266, 277, 284, 292, 317, 320, 338, 339, 347, 530, 5
 
 _ROWS_A_BLOCK = 64
 """Rows of what is not compressed, and may be cut anywhere."""
-
-
-class Picture(Protocol):
-    """A picture whose parts can be had."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        ...
-
-    def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.uint8]:
-        """Columns x1 to x2 of rows y1 to y2, ends excluded, inside the picture: [y2 - y1, x2 - x1, 3] BGR.
-
-        Raises:
-            ImageError: where it cannot be decoded.
-        """
-        ...
-
-    def reduced(self, longest: int) -> npt.NDArray[np.uint8]:
-        """The whole of it, at a fraction of its size where that leaves its longer side ``longest`` pixels or more.
-
-        Raises:
-            ImageError: where it cannot be decoded.
-        """
-        ...
-
-
-class DecodedPicture:
-    """A picture in memory.
-
-    Args:
-        image: [h, w, 3] BGR.
-    """
-
-    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
-        self.image = image
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """See `Picture`."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.uint8]:
-        """See `Picture`."""
-        return self.image[y1:y2, x1:x2]
-
-    def reduced(self, longest: int) -> npt.NDArray[np.uint8]:
-        """See `Picture`; there is no need to make it smaller."""
-        del longest
-        return self.image
 
 
 class TiffPicture:

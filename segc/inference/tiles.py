@@ -8,10 +8,12 @@ object that one tile sees whole is taken from there; one that no tile does becom
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.filters import Tiling
 from segc.inference.masks import MOST_MASK_PIXELS, Mask, common_area
 from segc.inference.results import Prediction
 
@@ -22,21 +24,6 @@ that must lie in another detection for it to be a piece of that.
 
 BORDER_SHARE = 0.01
 """Of a tile's side: what ends so close to its border is a piece. Boxes end a pixel or two before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """How a picture is cut into tiles.
-
-    Attributes:
-        size: side of a tile in pixels of the picture.
-        overlap: of neighbouring tiles, at least, as a share of their side.
-        whole: look at the picture as a whole besides, for what is larger than a tile.
-    """
-
-    size: int = 640
-    overlap: float = 0.2
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +39,56 @@ class Tile:
     x2: int
     y2: int
     is_whole: bool = False
+
+
+class Picture(Protocol):
+    """A picture whose parts can be had."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        ...
+
+    def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.uint8]:
+        """Columns x1 to x2 of rows y1 to y2, ends excluded, inside the picture: [y2 - y1, x2 - x1, 3] BGR.
+
+        Raises:
+            ValueError: where it cannot be decoded.
+        """
+        ...
+
+    def reduced(self, longest: int) -> npt.NDArray[np.uint8]:
+        """The whole of it, at a fraction of its size where that leaves its longer side ``longest`` pixels or more.
+
+        Raises:
+            ValueError: where it cannot be decoded.
+        """
+        ...
+
+
+class DecodedPicture:
+    """A picture in memory.
+
+    Args:
+        image: [h, w, 3] BGR.
+    """
+
+    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
+        self.image = image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Picture`."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.uint8]:
+        """See `Picture`."""
+        return self.image[y1:y2, x1:x2]
+
+    def reduced(self, longest: int) -> npt.NDArray[np.uint8]:
+        """See `Picture`; there is no need to make it smaller."""
+        del longest
+        return self.image
 
 
 def tile_starts(length: int, size: int, overlap: float) -> list[int]:

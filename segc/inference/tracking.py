@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from segc.inference.filters import Filters, Tracking
 from segc.inference.masks import Mask, common_area
 from segc.inference.results import Prediction
+from segc.inference.thresholds import are_above
 
 FIRST_OVERLAP = 0.2
 """Least overlap of a track's foretold box and a good detection. This and the next two are ByteTrack's."""
@@ -46,19 +48,6 @@ POSITION_NOISE = 1 / 20
 
 VELOCITY_NOISE = 1 / 160
 """Standard deviation of how their velocities change in a frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tracking:
-    """How objects are followed.
-
-    Attributes:
-        low: least score of a detection that goes on with a track, where it is below that of a detection to be reported.
-        keep: frames that a lost object is looked for.
-    """
-
-    low: float = 0.1
-    keep: int = 30
 
 
 @dataclass(slots=True, eq=False)
@@ -212,6 +201,42 @@ class Tracker:
             found.track[column] = track
         self._filter.begin(found.boxes[columns])
         self._started = True
+
+
+class Follower:
+    """Gives numbers to what is found on frame after frame, with a tracker for each sequence.
+
+    Args:
+        filters: what counts as a detection, with ``track``. The network is to be asked with ``search_filters`` of them.
+
+    Attributes:
+        index: of the last frame.
+    """
+
+    def __init__(self, filters: Filters) -> None:
+        self._filters = filters
+        self._tracker: Tracker | None = None
+        self._film: object = None
+        self.index = 0
+
+    def follow(self, prediction: Prediction, film: object, index: int) -> Prediction:
+        """Number the detections of the next frame.
+
+        Args:
+            prediction: what was found on it.
+            film: what the frame belongs to; where that is another than before, numbers start over.
+            index: number of the frame there.
+
+        Returns:
+            The prediction with ``identities``, of what counts as a detection or goes on with a track.
+        """
+        if self._tracker is None or film != self._film:
+            self._tracker, self._film, self.index = Tracker(self._filters.track or Tracking()), film, index - 1
+        sure = prediction.scores > self._filters.conf
+        if self._filters.by_class is not None:
+            sure &= are_above(prediction, self._filters.by_class)
+        step, self.index = max(1, index - self.index), index
+        return self._tracker.update(prediction, sure, step)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

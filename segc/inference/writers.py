@@ -18,6 +18,7 @@ from segc.inference.masks import Mask
 from segc.inference.output import encode_picture, overlay_suffix
 from segc.inference.results import Prediction, json_record, label_text
 from segc.inference.sources import file_stem
+from segc.inference.tiles import DecodedPicture
 
 PictureFiles = list[tuple[PurePosixPath, bytes]]
 
@@ -75,11 +76,12 @@ def pixel_boxes(boxes: npt.NDArray[np.float32], height: int, width: int) -> list
 
 def crop_files(shown: Shown) -> PictureFiles:
     """What each box holds of the picture, in a folder a class."""
-    image, suffix = shown.frame.image, overlay_suffix(shown.frame.source)
+    suffix = overlay_suffix(shown.frame.source)
+    picture = shown.frame.picture or DecodedPicture(shown.frame.image)
     files = []
-    boxes = pixel_boxes(shown.prediction.boxes, image.shape[0], image.shape[1])
-    for (number, name, _), (x1, y1, x2, y2) in zip(shown.objects(), boxes, strict=True):
-        content = encode_picture(np.ascontiguousarray(image[y1:y2, x1:x2]), suffix)
+    boxes = pixel_boxes(shown.prediction.boxes, *picture.size)
+    for (number, name, _), ends in zip(shown.objects(), boxes, strict=True):
+        content = encode_picture(np.ascontiguousarray(picture.region(*ends)), suffix)
         files.append((PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content))
     return files
 
@@ -146,9 +148,14 @@ def coco_rows(found: Prediction, image_id: int | str, categories: Sequence[int] 
         image_id: the image's.
         categories: ids of the classes' categories, in the order of the classes; where not given they are counted from
             1, as ``segc data convert --to coco`` counts them.
+
+    Returns:
+        A row an object; where objects are followed with ``track_id``, its number, 0 for none.
     """
     rows: list[dict[str, Any]] = []
-    for mask, class_id, score, box in zip(found.masks, found.classes, found.scores, found.boxes, strict=True):
+    for number, (mask, class_id, score, box) in enumerate(
+        zip(found.masks, found.classes, found.scores, found.boxes, strict=True)
+    ):
         x1, y1, x2, y2 = (float(side) for side in box)
         counts = compressed_counts(mask.run_lengths(found.height, found.width))
         rows.append(
@@ -158,6 +165,7 @@ def coco_rows(found: Prediction, image_id: int | str, categories: Sequence[int] 
                 "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(float(score), 5),
                 "segmentation": {"size": [found.height, found.width], "counts": counts},
+                **({} if found.identities is None else {"track_id": int(found.identities[number])}),
             }
         )
     return rows

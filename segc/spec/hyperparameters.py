@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from segc.inference.metadata import MOST_DETECTIONS
+from segc.inference.filters import MOST_OVERLAP, Tiling, Tracking
+from segc.inference.metadata import LARGEST_SIDE, MOST_DETECTIONS
 from segc.schema import LARGEST_STRIDE, ImageSize, Problem, SpecModel, refuse, sides
+
+_TILING, _TRACKING = Tiling(), Tracking()
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?")
 
@@ -214,6 +217,46 @@ class Augment(SpecModel):
     )
 
 
+class Tiles(SpecModel):
+    """How large images are cut into tiles, for `segc predict`, `segc val` and training."""
+
+    size: int = Field(
+        _TILING.size, ge=LARGEST_STRIDE, le=LARGEST_SIDE, description="Side of a tile in pixels of the image."
+    )
+    overlap: float = Field(
+        _TILING.overlap,
+        ge=0,
+        le=MOST_OVERLAP,
+        description="Overlap of neighbouring tiles, at least, as a share of their side.",
+    )
+    whole: bool = Field(
+        default=_TILING.whole,
+        description="Predict on the image as a whole besides, for what is larger than a tile; training takes it, too.",
+    )
+
+    @property
+    def tiling(self) -> Tiling:
+        """As prediction has it."""
+        return Tiling(self.size, self.overlap, self.whole)
+
+
+class Track(SpecModel):
+    """How `segc predict` follows objects from frame to frame."""
+
+    low: float = Field(
+        _TRACKING.low,
+        ge=0,
+        le=1,
+        description="Least score of a detection that goes on with a track, where that is below conf; it starts none.",
+    )
+    keep: int = Field(_TRACKING.keep, ge=1, le=100_000, description="Frames that a lost object is looked for.")
+
+    @property
+    def tracking(self) -> Tracking:
+        """As prediction has it."""
+        return Tracking(self.low, self.keep)
+
+
 class Hyperparameters(SpecModel):
     """Everything that steers training, validation and prediction."""
 
@@ -383,6 +426,18 @@ class Hyperparameters(SpecModel):
     )
     iou: float = Field(0.7, ge=0, le=1, description="Boxes of one class that overlap more are taken for one object.")
     max_det: int = Field(300, ge=1, le=MOST_DETECTIONS, description="Most objects an image.")
+    tiles: Tiles | None = Field(
+        None,
+        description="Cut large images into overlapping tiles, each letterboxed to imgsz, for predict, val and "
+        "training. Not if left out.",
+        examples=[{"size": 640, "overlap": 0.2}],
+    )
+    track: Track | None = Field(
+        None,
+        description="Follow objects through the frames of a video, or through images given in order: each keeps a "
+        "number. Not if left out.",
+        examples=[{"low": 0.1, "keep": 30}],
+    )
     augment: Augment = Field(default=Augment(), description="Random changes of training images.")
 
     @property

@@ -1,9 +1,22 @@
 """What counts as a detection: classes that are asked for, and suppression across classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from segc.inference.filters import ClassError, FilterError, Filters, choose_filters, class_numbers
+from segc.inference.filters import (
+    ClassError,
+    FilterError,
+    Filters,
+    Tiling,
+    TilingError,
+    Tracking,
+    choose_filters,
+    choose_tiling,
+    class_numbers,
+    search_filters,
+)
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 
@@ -48,3 +61,38 @@ def test_a_model_that_suppresses_class_by_class_cannot_do_so_across_them():
     metadata = Metadata(NAMES, (64, 64), layout="detections", conf=0.2, iou=0.7, max_det=30)
     with pytest.raises(FilterError, match="class by class"):
         choose_filters(metadata, {"agnostic": True}, Filters())
+
+
+def test_tiles_are_those_asked_for_else_the_defaults():
+    project = Tiling(512, 0.1, whole=True)
+    for given, default, expected in (
+        ({}, None, None),
+        ({}, project, project),
+        ({"tile": 0}, project, None),
+        ({"tile": 320}, None, Tiling(320)),
+        ({"tile": 320}, project, Tiling(320, 0.1, whole=True)),
+        ({"overlap": 0.4}, project, Tiling(512, 0.4, whole=True)),
+        ({"tile_plus_whole": False}, project, Tiling(512, 0.1)),
+    ):
+        assert choose_tiling(given, default) == expected
+        assert choose_filters(Metadata(("a",), (32, 32)), given, Filters(tiles=default)).tiles == expected
+
+
+@pytest.mark.parametrize("given", [{"overlap": 0.3}, {"tile_plus_whole": True}, {"tile": 0, "overlap": 0.3}])
+def test_what_is_asked_of_tiles_that_are_not_there_is_an_error(given):
+    with pytest.raises(TilingError, match="--tile 640"):
+        choose_tiling(given, None)
+
+
+def test_following_asks_the_network_for_poorer_detections():
+    by_class = {"a": 0.5, "default": 0.3}
+    metadata = Metadata(("a",), (32, 32))
+    plain = Filters(conf=0.3, by_class=by_class)
+    assert search_filters(plain, metadata) is plain
+    followed = choose_filters(metadata, {"track": True}, plain)
+    assert followed.track == Tracking()
+    assert search_filters(followed, metadata) == replace(followed, conf=0.1, by_class=None)
+    suppressing = replace(metadata, layout="detections", conf=0.2, iou=0.7, max_det=300)
+    assert search_filters(followed, suppressing).conf == 0.2
+    assert search_filters(replace(followed, conf=0.05), metadata).conf == 0.05
+    assert choose_filters(metadata, {"track": False}, followed).track is None
