@@ -47,6 +47,10 @@ class Asked(TypedDict, total=False):
         classes: names or numbers of the only classes that count.
         agnostic: boxes of different classes suppress each other, too.
         retina: masks interpolated at the frame's own resolution, the default, or scaled from the network's.
+        tile: side in pixels of the tiles that frames are cut into, each letterboxed to the network's size; 0 for none.
+        overlap: of neighbouring tiles, at least, as a share of their side.
+        tile_plus_whole: look at the frame as a whole besides.
+        track: follow objects: of a stream each keeps a number, ``identities``. Without effect on single frames.
     """
 
     conf: float
@@ -55,6 +59,10 @@ class Asked(TypedDict, total=False):
     classes: str | int | Sequence[str | int]
     agnostic: bool
     retina: bool
+    tile: int
+    overlap: float
+    tile_plus_whole: bool
+    track: bool
 
 
 class Model:
@@ -170,10 +178,14 @@ class Model:
     def _stream(self, found: Sequence[Source], filters: Filters, reading: Reading) -> Iterator[Prediction]:
         import warnings
 
+        from segc.inference.filters import search_filters
         from segc.inference.frames import Ended, Unread, read_frames
         from segc.inference.pipeline import Line
+        from segc.inference.tracking import Follower
         from segc.prediction import image_problem
 
+        follower = None if filters.track is None else Follower(filters)
+        searched = search_filters(filters, self._metadata)
         with Line() as line:
             for item in line.stage(read_frames(found, line, reading, lambda text: warnings.warn(text, stacklevel=2))):
                 if isinstance(item, Unread):
@@ -182,7 +194,11 @@ class Model:
                     for remark in item.tally.remarks():
                         warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
                     continue
-                yield self._predict(item.image, filters, item)
+                one = self._predict(item.image, searched, item)
+                if follower is not None:
+                    film = None if item.seconds is None else item.source
+                    one.found = follower.follow(one.found, film, item.index)
+                yield one
 
     def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
         if isinstance(frame, str) or hasattr(frame, "__fspath__"):

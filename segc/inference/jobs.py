@@ -328,8 +328,7 @@ def _follow(found: _Predicted, follower: Follower) -> _Predicted:
     """A frame with numbers. Photographs that are given one after another are a sequence; a video is one of its own."""
     frame = found.frame
     film = None if frame.seconds is None else frame.source
-    prediction = follower.follow(found.prediction, film, follower.index + 1 if film is None else frame.index)
-    return replace(found, prediction=prediction)
+    return replace(found, prediction=follower.follow(found.prediction, film, frame.index))
 
 
 def _render(found: "_Predicted | _Event", plan: Plan, runtime: str) -> "_Rendered | _Event":

@@ -208,35 +208,34 @@ class Follower:
 
     Args:
         filters: what counts as a detection, with ``track``. The network is to be asked with ``search_filters`` of them.
-
-    Attributes:
-        index: of the last frame.
     """
 
     def __init__(self, filters: Filters) -> None:
         self._filters = filters
         self._tracker: Tracker | None = None
         self._film: object = None
-        self.index = 0
+        self._index = 0
 
-    def follow(self, prediction: Prediction, film: object, index: int) -> Prediction:
+    def follow(self, prediction: Prediction, film: object = None, index: int = 0) -> Prediction:
         """Number the detections of the next frame.
 
         Args:
             prediction: what was found on it.
-            film: what the frame belongs to; where that is another than before, numbers start over.
-            index: number of the frame there.
+            film: what the frame belongs to, None for photographs, which are a sequence as they come; where it is
+                another than before, numbers start over.
+            index: number of the frame in its film.
 
         Returns:
             The prediction with ``identities``, of what counts as a detection or goes on with a track.
         """
-        if self._tracker is None or film != self._film:
-            self._tracker, self._film, self.index = Tracker(self._filters.track or Tracking()), film, index - 1
+        is_new = self._tracker is None or film != self._film
+        step = 1 if is_new or film is None else max(1, index - self._index)
+        tracker = Tracker(self._filters.track or Tracking()) if self._tracker is None or is_new else self._tracker
+        self._tracker, self._film, self._index = tracker, film, index
         sure = prediction.scores > self._filters.conf
         if self._filters.by_class is not None:
             sure &= are_above(prediction, self._filters.by_class)
-        step, self.index = max(1, index - self.index), index
-        return self._tracker.update(prediction, sure, step)
+        return tracker.update(prediction, sure, step)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
