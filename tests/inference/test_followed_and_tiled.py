@@ -122,3 +122,10 @@ def test_what_is_asked_of_tiles_that_are_not_there_is_told(tmp_path, predict, ca
     assert "I008" in capsys.readouterr().err
     assert predict("a.png", "--tile", "16") == 2
     assert "32 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--resume",), ("--shard", "1/2")])
+def test_sources_are_not_left_out_of_what_is_followed(tmp_path, predict, capsys, option):
+    squares(tmp_path / "a.png", (30, 30))
+    assert predict("a.png", "--track", *option) == 2
+    assert f"{option[0]} leaves sources out" in " ".join(capsys.readouterr().err.split())
