@@ -2,8 +2,9 @@
 
     python benchmarks/api.py [--frames 200] [--json benchmarks/api.json]
 
-The same frame goes through the same session in turn by ``model(frame)`` and by the carried ``predict_filtered``, which is
-all that a script does to it. Processor time of the calling thread is compared, which load from elsewhere disturbs least.
+The same frame goes through the same session in turn by ``model(frame)`` and by the carried ``predict_filtered``, which
+is all that a script does to it. Processor time of the calling thread is compared, which load from elsewhere disturbs
+least.
 """
 
 import argparse

@@ -167,6 +167,10 @@ TRAINING_PACKAGES = ("torch", "faster_coco_eval")
 """What the extra `train` brings; a target says itself what its own extra brings."""
 
 
+BESIDE = {"optuna": "tune", "fsspec": "remote", "ray": "ray", "pandas": "pandas", "supervision": "supervision"}
+"""Packages that are needed for one thing alone, and their extras."""
+
+
 def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     """What to say where an optional package is not installed; segc never installs one itself."""
     from segc.targets.registry import targets
@@ -174,7 +178,7 @@ def missing_package(error: ModuleNotFoundError) -> Diagnostic:
     package = (error.name or "").partition(".")[0]
     every = [(t, r) for t in targets().values() for r in (*t.requirements(t.default_options()), *t.needed)]
     extras = {r.module: t.extra for t, r in every}
-    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train") | {"optuna": "tune"}).get(package)
+    extra = (extras | dict.fromkeys(TRAINING_PACKAGES, "train") | BESIDE).get(package)
     advice = f"pip install 'segc[{extra}]'" if extra else f"pip install {package}"
     return Diagnostic("F004", f"the package {package} is needed for this and is not installed", help=advice)
 

@@ -35,6 +35,12 @@ def find(items: Sequence[str]) -> "list[Source]":
     """
     from segc.inference.sources import SourceError, find_sources
 
+    if any("://" in item for item in items):
+        from segc.remote import is_remote, remote_sources
+
+        if any(map(is_remote, items)):
+            every = (remote_sources(item) if is_remote(item) else find([item]) for item in items)
+            return list(dict.fromkeys(source for found in every for source in found))
     try:
         return find_sources(items)
     except SourceError as error:

@@ -205,3 +205,15 @@ def test_the_test_split_of_a_data_file_is_taken(project: Project) -> None:
     )
     path.write_text(re.sub(r"dataset: .*", "dataset: {data: data.yaml}", SPEC))
     assert Project.load(path).evaluate(split="test", runtime="onnx").images == 2
+
+
+def test_options_of_val_without_an_effect_are_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    from segc.cli import run
+
+    (emission,) = project.emit("onnx")
+    artifact = ["--artifact", str(emission.folder)]
+    assert run(["val", str(project.loaded.path), *artifact, "--batch", "4", "--rect"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("has no effect: the model takes 1 images of one size") == 2
+    assert run(["val", str(project.loaded.path), *artifact]) == 0
+    assert "no effect" not in capsys.readouterr().err

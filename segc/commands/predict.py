@@ -73,7 +73,12 @@ if TYPE_CHECKING:
     default=None,
     help="Masks interpolated at the photograph's resolution, the default, or scaled from the network's frame.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Default: build/predictions.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    help="Default: build/predictions. An address such as s3://bucket/found gets all files at the end.",
+)
 @click.option(
     "--save",
     multiple=True,
@@ -133,7 +138,7 @@ def command(
     classes: tuple[str, ...],
     agnostic: bool | None,
     retina: bool | None,
-    output: Path | None,
+    output: str | None,
     save: tuple[str, ...],
     save_json: bool,
     save_txt: bool,
@@ -160,6 +165,7 @@ def command(
         raise click.UsageError(f"{given} and --artifact exclude each other", context)
     from segc.inference.text import printable
     from segc.prediction import filters_of, find, plan, reading, resized
+    from segc.remote import is_remote, sent
     from segc.resuming import identity, record_of, shard_of
     from segc.sessions.artifact import find_artifact
     from segc.version import __version__
@@ -170,7 +176,12 @@ def command(
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     alone = (artifact is not None or weights is not None) and not (named or overrides or project.exists())
     loaded = None if alone else _load(project, overrides)
-    folder = _base(loaded, build_dir) / "predictions" if output is None else output
+    folder = _base(loaded, build_dir) / "predictions" if output is None else Path(output)
+    if output is not None and is_remote(output):
+        if resume:
+            raise click.UsageError("--resume keeps its record in the output folder, which must be one here", context)
+        # Copied when the command ends, whatever ends it.
+        folder = context.with_resource(sent(output))
     files = plan(sources, folder, kinds - ({"overlay"} if no_overlay else set()))
     if resume and (whole := sorted(kinds & {"json", "coco"})):
         raise click.UsageError(f"--resume: {whole[0]} is written at the end, as a whole; --save jsonl goes on", context)
