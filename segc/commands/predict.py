@@ -23,7 +23,7 @@ from segc.commands.common import (
     weights_option,
 )
 from segc.compute import prepare_to_compute
-from segc.diagnostics import fail, render_text
+from segc.diagnostics import Diagnostic, fail, render_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,6 +173,8 @@ def command(
     kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
     sources = find(items)
     taken = reading(sources, every, stride)
+    if stride > 1 and all(source.kind in ("image", "stdin") for source in sources):
+        warn([Diagnostic("X224", "--stride has no effect: these are images alone", "warning")])
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     alone = (artifact is not None or weights is not None) and not (named or overrides or project.exists())
     loaded = None if alone else _load(project, overrides)

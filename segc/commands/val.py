@@ -20,6 +20,7 @@ from segc.commands.common import (
     weights_option,
 )
 from segc.compute import prepare_to_compute
+from segc.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,6 +141,10 @@ def command(
             progress=advance,
             warn=warn,
         )
+    if not evaluated.session.metadata.dynamic:
+        own = f"the model takes {evaluated.session.metadata.batch} images of one size a run"
+        idle = [name for name, given in (("--batch", batch > 1), ("--rect", rect)) if given]
+        warn([Diagnostic("X224", f"{name} has no effect: {own}", "warning") for name in idle])
     if json_path is not None:
         write_atomic(json_path, canonical_json({"project": loaded.project.name, **evaluated.to_json()}))
     if csv_path is not None:

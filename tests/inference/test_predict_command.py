@@ -247,6 +247,12 @@ def some(here, number):
     return ["in", "other/0.png"]
 
 
+def test_a_stride_over_images_alone_is_told(here, artifact, capsys):
+    photo(here / "a.png")
+    assert cli.run(["predict", "a.png", *artifact, "--stride", "3"]) == 0
+    assert "--stride has no effect" in capsys.readouterr().err
+
+
 def test_parts_together_are_the_whole(here, artifact):
     sources = some(here, 6)
     assert cli.run(["predict", *sources, *artifact, *KINDS, "-o", "whole"]) == 0
