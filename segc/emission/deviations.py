@@ -119,6 +119,26 @@ def deviations(cases: Sequence[str], reference: Mapping[str, Array], artifact: M
     return found
 
 
+def distances(cases: Sequence[str], reference: Mapping[str, Array], artifact: Mapping[str, Array]) -> dict[str, float]:
+    """How far outputs are from the network's where it finds something: root mean squares, as shares of their size.
+
+    Where it finds nothing, all anchors count. Arguments are those of :func:`deviations`.
+    """
+    scores = _columns("scores", cases, reference)
+    shows = scores > CERTAIN
+    some = shows.max(axis=1, initial=False)
+    some = some if some.any() else np.ones_like(some)
+    found = {}
+    for output in MOST_FACTOR:
+        ours, theirs = _columns(output, cases, reference), _columns(output, cases, artifact)
+        if output != "prototypes":
+            ours, theirs = ours[some], theirs[some]
+        size = np.square(_sides(ours) if output == "boxes" else ours, dtype=np.float64).mean()
+        error = np.square(theirs - ours, dtype=np.float64).mean()
+        found[output] = float(np.sqrt(error / size)) if size else 0.0
+    return found
+
+
 def _columns(output: str, cases: Sequence[str], outputs: Mapping[str, Array]) -> Array:
     """All values of an output, a column a channel."""
     parts = [outputs[f"{case}.{output}"] for case in cases]

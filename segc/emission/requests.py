@@ -140,6 +140,29 @@ class ObserveTask(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class SensitivityTask(Request):
+    """Rank the scopes of a network by the error that they bring in eight bits.
+
+    Attributes:
+        target: name of the target, whose scheme says what is rounded.
+        options: of the target, as JSON values.
+        graph: file with the graph, batch norms unfolded.
+        weights: file with its values.
+        observations: file with what the feature maps hold.
+        method: how the range of a map follows from that.
+        photographs: files that the errors are taken on.
+    """
+
+    target: str
+    options: Mapping[str, Any]
+    graph: str
+    weights: str
+    observations: str
+    method: str
+    photographs: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureTask(Request):
     """Measure mAP on the validation split: of a model (``model`` and ``opener``), or of a network in PyTorch.
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import SegcError, fail
 from segc.emission.child import run_cases
-from segc.emission.requests import EmitReply, EmitTask, MeasureTask, ObserveTask, ReferenceTask, RunReply, RunTask
+from segc.emission.requests import (
+    EmitReply,
+    EmitTask,
+    MeasureTask,
+    ObserveTask,
+    ReferenceTask,
+    RunReply,
+    RunTask,
+    SensitivityTask,
+)
 from segc.inference.metadata import ModelError, parse_metadata
 
 if TYPE_CHECKING:
@@ -77,6 +86,33 @@ def _observe(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _sensitivity(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Scopes by the error that they bring, the worst first."""
+    from segc.emission.sensitivity import rank
+    from segc.emission.verify import cases
+    from segc.graph.passes.ranges import read_observations
+    from segc.graph.serial import read_graph
+    from segc.inference.metadata import Metadata
+    from segc.network.session import TorchSession
+    from segc.targets.registry import targets
+
+    task = SensitivityTask(**request)
+    target, graph = targets()[task.target], read_graph(Path(task.graph).read_text(encoding="utf-8"))
+    scheme = target.scheme(target.options.model_validate(task.options))
+    if scheme is None:
+        raise ValueError(f"{task.target} does not say what it rounds")
+    (case,) = cases([Path(path) for path in task.photographs], graph.metadata["size"], dynamic=False)
+    found = rank(
+        graph,
+        load_arrays(Path(task.weights)),
+        read_observations(load_arrays(Path(task.observations))),
+        scheme,
+        cast("Method", task.method),
+        lambda made, values: TorchSession(made, values, Metadata(("a",), case.size)).run(case.images),
+    )
+    return [one.to_json() for one in found]
+
+
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     """MAP on the validation split: ``objects`` of each class, and figures of ``box`` and ``mask``."""
     from segc.emission.accuracy import validation
@@ -122,11 +158,12 @@ def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
     return TorchSession(graph, load_arrays(Path(task.weights)), Metadata(names, (height, width), dynamic=True))
 
 
-TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "emit": _emit,
     "run": _run,
     "reference": _reference,
     "observe": _observe,
+    "sensitivity": _sensitivity,
     "measure": _measure,
 }
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from segc.graph.ir import Graph
     from segc.graph.passes import Pass
+    from segc.graph.passes.integers import Scheme
     from segc.graph.passes.ranges import Method, Observation
     from segc.inference.metadata import Metadata
     from segc.inference.model import Model
@@ -240,6 +241,7 @@ class Target:
         passes: over the graph before it is emitted, given the options and, for suppression in the graph, the metadata.
         environment: a reason why this machine cannot emit with these options, or None.
         run_environment: a reason why this machine cannot run the artifact, or None.
+        scheme: what computes in integers with these options; None where that is not segc's to say.
         sees_images: whether what is calibrated looks at the images by itself, not at observations of feature maps.
         remarks: what emitting or running comes to less than on another machine, a sentence each.
         settings: the fields of the metadata that the options decide.
@@ -268,6 +270,7 @@ class Target:
     passes: Callable[[Any, Metadata], tuple[Pass, ...]] = field(default=lambda _options, _metadata: ())
     environment: Callable[[Any], str | None] = field(default=lambda _options: None)
     run_environment: Callable[[], str | None] = field(default=lambda: None)
+    scheme: Callable[[Any], Scheme | None] = field(default=lambda _options: None)
     sees_images: bool = False
     remarks: Callable[[], tuple[str, ...]] = field(default=lambda: ())
     settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from segc.diagnostics import Diagnostic, SegcError
-from segc.targets.contract import EmitRequest, Refusal, TargetOptions
+from segc.targets.contract import EmitRequest, Refusal, Target, TargetOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segc.graph.ir import Graph
-    from segc.graph.passes.integers import Scheme
+
+KeepFloat = Annotated[tuple[str, ...], Field(strict=False)] | Literal["auto", False]
 
 
 class Int8Options(TargetOptions):
@@ -26,37 +27,43 @@ class Int8Options(TargetOptions):
         description="Compute in int8, calibrated on images of the dataset (see `calibration`); inputs, outputs, pixels "
         "and probabilities stay in fp32.",
     )
-    keep_float: tuple[str, ...] = Field(
-        (),
-        strict=False,
+    keep_float: KeepFloat = Field(
+        "auto",
         description="With int8: scopes of the network that compute in fp32 all the same, as `segc build` lists them; "
-        "`*` and `?` stand for any.",
+        "`*` and `?` stand for any. auto: none, but where the artifact loses more than `accept` allows, the scopes "
+        "that bring the largest errors, as few as do and a quarter of the arithmetic at most. false: none.",
         examples=[["model.22.cv2", "model.*.cv1"]],
     )
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The scopes that are named."""
+        return self.keep_float if isinstance(self.keep_float, tuple) else ()
 
 
 def int8_refusals(options: Any) -> Iterator[Refusal]:
     """What goes with int8, and what only does."""
     if options.int8 and options.half:
         yield ("half",), "half and int8 exclude each other: choose one"
-    if options.keep_float and not options.int8:
+    if options.kept and not options.int8:
         yield ("keep_float",), "without int8 all is float: set int8 to true, or leave it out"
 
 
-def quantised(request: EmitRequest, scheme: Scheme) -> tuple[Graph, dict[str, NDArray[Any]]]:
+def quantised(request: EmitRequest, target: Target) -> tuple[Graph, dict[str, NDArray[Any]]]:
     """The request's graph and weights in int8 where its options ask for that, else as they are.
 
     Raises:
         SegcError: T014 for a scope in ``keep_float`` that holds nothing that computes in int8.
         ValueError: where nothing was observed to calibrate on.
     """
-    if not request.options.int8:
+    scheme = target.scheme(request.options)
+    if scheme is None:
         return request.graph, dict(request.weights)
     from segc.graph.passes.integers import computing, kept_in_float, quantise
 
     if request.observations is None:
         raise ValueError("int8 needs images to calibrate on")
-    patterns = request.options.keep_float
+    patterns = request.options.kept
     names = [node.name for node in computing(request.graph, scheme)]
     idle = [one for one in patterns if not any(kept_in_float(name, (one,)) for name in names)]
     if idle:

@@ -7,9 +7,10 @@ stays as it is: measured, that alone decides between no loss and one of seven po
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from functools import reduce
+from fnmatch import translate
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +59,13 @@ class Scheme:
 
 def kept_in_float(name: str, patterns: Iterable[str]) -> bool:
     """Whether a node's name lies in one of the scopes: ``model.22`` has all below it, ``*`` and ``?`` stand for any."""
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+    return _scopes(tuple(patterns)).match(name) is not None
+
+
+@lru_cache(maxsize=8)
+def _scopes(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """What a name in one of the scopes is like; nothing is like none of them."""
+    return re.compile("|".join(translate(one) for pattern in patterns for one in (pattern, f"{pattern}.*")) or r"(?!)")
 
 
 def silu_apart(graph: Graph, weights: Weights) -> tuple[Graph, Weights]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from segc.graph.passes import Pass
+    from segc.graph.passes.integers import Scheme
     from segc.inference.metadata import Metadata
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 22
@@ -79,12 +80,18 @@ def _passes(options: OnnxOptions, _metadata: Metadata) -> tuple[Pass, ...]:
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.onnx.lowering import SCHEMES, lower
+    from segc.targets.onnx.lowering import lower
 
     name, options = f"{request.stem}{TARGET.suffix}", request.options
-    graph, weights = quantised(request, SCHEMES[options.deployment])
+    graph, weights = quantised(request, TARGET)
     (request.folder / name).write_bytes(lower(graph, weights, options, request.metadata))
     return Emitted(name)
+
+
+def _scheme(options: OnnxOptions) -> Scheme | None:
+    from segc.targets.onnx.lowering import SCHEMES
+
+    return SCHEMES[options.deployment] if options.int8 else None
 
 
 def _settings(options: OnnxOptions) -> dict[str, Any]:
@@ -109,5 +116,6 @@ TARGET = Target(
     requirements=lambda _options: LOWERING,
     refusals=_refusals,
     passes=_passes,
+    scheme=_scheme,
     settings=_settings,
 )

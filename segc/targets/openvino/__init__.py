@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from segc.graph.passes import Pass
+    from segc.graph.passes.integers import Scheme
     from segc.inference.metadata import Metadata
 
 DESCRIPTION = "metadata.yaml"
@@ -55,12 +56,12 @@ def _passes(options: OpenVinoOptions, _metadata: Metadata) -> tuple[Pass, ...]:
 
 def _emit(request: EmitRequest) -> Emitted:
     from segc.inference.metadata import metadata_text
-    from segc.targets.openvino.lowering import INTEGERS, lower
+    from segc.targets.openvino.lowering import lower
     from segc.targets.openvino.runtime import METADATA_PLACE, import_openvino
 
     folder = request.folder / f"{request.stem}{TARGET.suffix}"
     folder.mkdir()
-    model = lower(*quantised(request, INTEGERS), dynamic=request.options.dynamic)
+    model = lower(*quantised(request, TARGET), dynamic=request.options.dynamic)
     model.set_rt_info(metadata_text(request.metadata), METADATA_PLACE)
     # The compression reaches the constants of the decode region too, of which fp16 has every value: bins, strides, and
     # cell centres up to 1024 cells. The arithmetic there stays in fp32.
@@ -83,6 +84,12 @@ def _description(metadata: Metadata) -> str:
     return text.getvalue()
 
 
+def _scheme(options: OpenVinoOptions) -> Scheme | None:
+    from segc.targets.openvino.lowering import INTEGERS
+
+    return INTEGERS if options.int8 else None
+
+
 def _settings(options: OpenVinoOptions) -> dict[str, Any]:
     asked = {"int8": options.int8, "weight-only-int8": options.int8_weights, "fp16": options.half, "fp32": True}
     return {"dynamic": options.dynamic, "precision": next(name for name, wanted in asked.items() if wanted)}
@@ -102,5 +109,6 @@ TARGET = Target(
     requirements=lambda _options: (OPENVINO,),
     refusals=_refusals,
     passes=_passes,
+    scheme=_scheme,
     settings=_settings,
 )

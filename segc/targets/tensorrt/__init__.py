@@ -66,9 +66,9 @@ def _passes(options: TensorRtOptions, metadata: Metadata) -> tuple[Pass, ...]:
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.onnx.lowering import SCHEMES, lower
+    from segc.targets.onnx.lowering import lower
 
-    model = lower(*quantised(request, SCHEMES["tensorrt"]), _onnx_options(request.options), request.metadata)
+    model = lower(*quantised(request, TARGET), _onnx_options(request.options), request.metadata)
     name = f"{request.stem}{onnx.TARGET.suffix}"
     (request.folder / name).write_bytes(model)
     if problem := no_engine_here():
@@ -201,6 +201,7 @@ TARGET = Target(
     aliases=("engine",),
     refusals=lambda options, _size: int8_refusals(options),
     passes=_passes,
+    scheme=lambda options: onnx.TARGET.scheme(_onnx_options(options)),
     remarks=_remarks,
     settings=_settings,
     tools=_tools,
