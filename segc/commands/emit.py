@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,7 @@ from segc.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.table import Table
 
@@ -65,6 +65,11 @@ if TYPE_CHECKING:
     metavar="GB",
     help="Memory that one worker process may hold; three quarters of the machine's if not given.",
 )
+@click.option(
+    "--sensitivity",
+    is_flag=True,
+    help="Emit nothing, but rank the scopes of int8 artifacts by the error that eight bits bring there.",
+)
 @set_option
 @build_dir_option
 def command(
@@ -77,6 +82,7 @@ def command(
     jobs: int | None,
     time_limit: float,
     memory_limit: float | None,
+    sensitivity: bool,
     overrides: tuple[str, ...],
     build_dir: Path | None,
 ) -> None:
@@ -87,7 +93,7 @@ def command(
     build/artifacts/<target>.failed/ for inspection, and the exit status is 1. What is up to date is left alone.
     """
     from segc.diagnostics import SegcError
-    from segc.emission.project import emit_project, requested
+    from segc.emission.project import emit_project, rank_project, requested
     from segc.spec.load import load_project
     from segc.targets.registry import artifact_name
 
@@ -98,6 +104,20 @@ def command(
     file = None
     if not untrained:
         file = told_weights(loaded, build_folder(loaded, build_dir), weights, run)
+    if sensitivity:
+        rankings = rank_project(
+            loaded,
+            build_folder(loaded, build_dir),
+            names,
+            weights=file,
+            untrained=untrained,
+            time_limit=time_limit,
+            memory_limit=round((memory_limit or 0) * 1e9),
+            warn=warn,
+        )
+        for name, ranking in rankings.items():
+            _report_ranking(name, ranking, build_folder(loaded, build_dir) / "sensitivity" / f"{name}.json")
+        return
     with _live(wanted) as board:
         emissions = emit_project(
             loaded,
@@ -202,12 +222,32 @@ def _report(emissions: Sequence[Emission]) -> None:
             screen.print(printable(f"{emission.name}: {note}"))
 
 
+MOST_SCOPES = 20
+"""Scopes of a ranking that are shown; its file has all."""
+
+
+def _report_ranking(name: str, ranking: Sequence[Mapping[str, Any]], place: Path) -> None:
+    """The scopes that bring the largest errors, and where the rest stands."""
+    from rich.table import Table
+
+    outputs = list(ranking[0]["outputs"]) if ranking else []
+    table = Table("scope", "error", *outputs, "arithmetic", "kB more", box=None, pad_edge=False)
+    for one in ranking[:MOST_SCOPES]:
+        errors = (f"{value:.2%}" for value in (one["error"], *one["outputs"].values()))
+        table.add_row(one["scope"], *errors, f"{one['arithmetic']:.1%}", f"{one['bytes'] / 1e3:.1f}")
+    screen = console(stderr=False, width=200)
+    screen.print(f"{name}: error of the outputs, as a share of their size, where one scope alone is in eight bits")
+    screen.print(table)
+    more = f"{len(ranking) - MOST_SCOPES} more scopes and all" if len(ranking) > MOST_SCOPES else "All"
+    screen.print(f"{more} figures: {_shown(place)}")
+
+
 def _class_table(emission: Emission) -> Table:
     """MAP50-95 of an artifact and of the trained network: all classes together, then each, what loses most first."""
-    from rich.markup import escape
     from rich.table import Table
 
     from segc.emission.accuracy import PARTS, figure
+    from segc.inference.text import printable
 
     table = Table("mAP50-95", "objects", box=None, pad_edge=False)
     for part in PARTS:
@@ -216,7 +256,7 @@ def _class_table(emission: Emission) -> Table:
     everything, *classes = emission.figures
     for row in (everything, *sorted(classes, key=lambda row: -row.lost)):
         table.add_row(
-            escape(row.name), str(row.objects), *(figure(value) for pair in (row.box, row.mask) for value in pair)
+            printable(row.name), str(row.objects), *(figure(value) for pair in (row.box, row.mask) for value in pair)
         )
     return table
 

@@ -15,6 +15,7 @@ Average precisions are in 0..1, ``classes`` those at IoU 0.50 to 0.95 of each cl
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segc.files import digest_file
@@ -125,6 +126,13 @@ def shortfalls(found: Mapping[str, Any]) -> list[str]:
         # A hair's breadth for the sums of another order.
         if accept is not None and (lost := drop(found, part)) is not None and lost > accept[f"{part}_map_drop"] + 1e-9
     ]
+
+
+def excess(found: Mapping[str, Any] | None) -> float:
+    """By how much the worse of the two parts loses more than is accepted, below 0 where neither does."""
+    if found is None or found["accept"] is None or drop(found, "box") is None:
+        return math.inf
+    return max((drop(found, part) or 0.0) - float(found["accept"][f"{part}_map_drop"]) for part in PARTS)
 
 
 class Row(NamedTuple):

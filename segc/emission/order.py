@@ -13,7 +13,8 @@ from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.emission import accuracy
 from segc.emission.calibration import CalibrationImages, calibration_images
 from segc.emission.publish import UP_TO_DATE, Inputs, file_entries, intact, publish
-from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask
+from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask, SensitivityTask
+from segc.emission.sensitivity import steps
 from segc.files import digest_file
 from segc.inference.filters import Filters, choose_filters
 from segc.inference.metadata import parse_metadata
@@ -160,6 +161,9 @@ class Attempt:
         beside: likewise, the further models that were written.
         accuracy: see ``segc.emission.accuracy``; None where it was not measured.
         notes: what is to be said of it.
+        files: the folder where it lies.
+        milliseconds: that an image took, where mAP was measured.
+        kept: scopes that were kept in float, rows of a ranking.
     """
 
     lowered: EmitReply
@@ -168,6 +172,16 @@ class Attempt:
     beside: Mapping[str, Ran]
     accuracy: dict[str, Any] | None
     notes: tuple[str, ...]
+    files: Path
+    milliseconds: float = 0.0
+    kept: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model."""
+        path = self.files / self.lowered.model
+        parts = path.rglob("*") if path.is_dir() else [path]
+        return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 class Order:
@@ -233,7 +247,8 @@ class Order:
         key = inputs.key()
         if not force and (there := intact(self.place, key)) is not None:
             return self._emission(UP_TO_DATE, self.place, there)
-        made = self._attempt(pool, references, watch)
+        first = self._attempt(pool, references, watch)
+        made, tried = self._keep_float(first, pool, references, watch)
         status = self._status(made)
         notes = [*made.lowered.notes, *made.notes]
         if not made.ran.shipped and self.target.script is not None:
@@ -251,12 +266,77 @@ class Order:
             "parity": _parity_entry(made.ran),
             **({"beside": {name: _parity_entry(one) for name, one in made.beside.items()}} if made.beside else {}),
             **({"accuracy": made.accuracy} if made.accuracy else {}),
+            **({"kept_float": tried} if tried else {}),
         }
         self._write_readme(description)
         folder = publish(self.place, self.files, description)
         problems = self._problems(made, folder) if status == "failed" else ()
         emission = self._emission(status, folder, Description.model_validate(description))
-        return replace(emission, lowering_seconds=made.lowered.seconds, diagnostics=problems)
+        said = (*emission.notes, *_slower(first, made))
+        return replace(emission, lowering_seconds=made.lowered.seconds, notes=said, diagnostics=problems)
+
+    def _keep_float(
+        self, first: Attempt, pool: WorkerPool, references: References, watch: Callable[[str, str], None]
+    ) -> tuple[Attempt, dict[str, Any] | None]:
+        """Where an artifact loses too much, the worst scopes stay in float, step by step, until it does not.
+
+        Returns:
+            The first attempt that is accepted, else the one that loses least; and what was tried, where anything was.
+        """
+        auto = getattr(self.options, "keep_float", None) == "auto"
+        if not auto or not first.accuracy or first.accuracy["passed"] is not False:
+            return first, None
+        watch(self.name, "ranking scopes")
+        ranking = self.ranking(pool, references)
+        asked, best, tried = self.options, first, [first]
+        for number, scopes in enumerate(steps(ranking), 1):
+            names = tuple(one["scope"] for one in scopes)
+            self.options, self.files = asked.model_copy(update={"keep_float": names}), self.work / f"files{number}"
+            made = replace(self._attempt(pool, references, watch), kept=tuple(scopes))
+            tried.append(made)
+            best = min(best, made, key=lambda one: accuracy.excess(one.accuracy))
+            if made.accuracy and made.accuracy["passed"]:
+                break
+        self.options, self.files = asked, best.files
+        best = replace(best, notes=(*best.notes, _told_kept(first, best, len(tried) - 1)))
+        return best, {"tried": [_tried(one) for one in tried], "ranking": ranking}
+
+    def check_ranking(self) -> None:
+        """See that there is something to rank.
+
+        Raises:
+            SegcError: X210 where what is rounded is not segc's to say.
+        """
+        if self.target.scheme(self.options) is None:
+            able = [name for name, target in targets().items() if "keep_float" in target.options.model_fields]
+            text = f"{self.name}: scopes cannot be ranked: there is no int8, or what it rounds is not segc's choice"
+            raise fail("X210", text, help=f"they are for {', '.join(able)} with `int8: true`")
+
+    def ranking(self, pool: WorkerPool, references: References) -> list[dict[str, Any]]:
+        """Scopes of the network by the error that eight bits bring there, see ``segc.emission.sensitivity``.
+
+        Raises:
+            SegcError: whatever a worker came to.
+        """
+        from segc.emission.sensitivity import IMAGES
+        from segc.emission.verify import choose
+
+        images, graph = self.calibration.images, self.work / "network.json"
+        self.work.mkdir(parents=True, exist_ok=True)
+        graph.write_text(self.job.graph(self.size, 1), encoding="utf-8")
+        task = SensitivityTask(
+            target=self.target.name,
+            options=self.options.model_dump(mode="json"),
+            graph=str(graph),
+            weights=str(references.weights()),
+            observations=str(references.observations(self.size, images)),
+            method=self.job.loaded.project.calibration.method,
+            photographs=[str(path) for path in choose(images, IMAGES)],
+        )
+        with pool.worker(f"the {self.name} ranking", ["segc.network.session"]) as worker:
+            pool.start(worker, "sensitivity", task)
+            found: list[dict[str, Any]] = worker.result()
+        return found
 
     def _one_threshold(self) -> Iterator[str]:
         """What does not keep the least scores by class, where the project has some."""
@@ -298,12 +378,12 @@ class Order:
                 with pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner:
                     ran = self._judge(pool, runner, reference, lowered.model)
         beside = {name: self._judge_beside(pool, reference, name, opener) for name, opener in lowered.beside}
-        accuracy, notes = None, tuple(self.remarks)
+        found, notes, milliseconds = None, tuple(self.remarks), 0.0
         if trained is not None:
             watch(self.name, "measuring mAP")
-            accuracy, said = self._accuracy(pool, references, trained, lowered.model)
+            found, said, milliseconds = self._accuracy(pool, references, trained, lowered.model)
             notes += said
-        return Attempt(lowered, reference.photographs, ran, beside, accuracy, notes)
+        return Attempt(lowered, reference.photographs, ran, beside, found, notes, self.files, milliseconds)
 
     def _write_readme(self, description: dict[str, Any]) -> None:
         """The page that says how to use the model, from all that is known of it; it is one of the files itself."""
@@ -495,11 +575,11 @@ class Order:
 
     def _accuracy(
         self, pool: WorkerPool, references: References, trained: Answer, model: str
-    ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-        """MAP in the artifact's runtime beside that of the network in PyTorch, and what is to be said of it."""
+    ) -> tuple[dict[str, Any] | None, tuple[str, ...], float]:
+        """MAP in the artifact's runtime beside that of the network in PyTorch; what is to be said; milliseconds."""
         path, split = self.files / model, self.split
         if split is None:
-            return None, ()
+            return None, (), 0.0
         try:
             with pool.worker(f"the {self.name} measurement", modules(self.target.needed)) as worker:
                 opener = self.target.stand_in(path) or self.target.runtime
@@ -509,7 +589,7 @@ class Order:
             found = accuracy.record(ours, trained.value(), self.accept, split)
         except SegcError as error:
             # The artifact is judged by the rest all the same: what is missing is a figure about it.
-            return None, (_unmeasured(error),)
+            return None, (_unmeasured(error),), 0.0
         notes = []
         if split.of > count:
             sample = f"{count} of the {split.of} images of the validation split"
@@ -518,7 +598,7 @@ class Order:
             notes.append("mAP was not measured: no image of the validation split has a labelled object")
         elif self.accept is None:
             notes.append("what it loses was measured, and is not judged: accept is false")
-        return found, tuple(notes)
+        return found, tuple(notes), ours["milliseconds"]
 
     def _script_entry(self, ran: Ran) -> dict[str, Any] | None:
         """Which script ships, and whether it was run and passed."""
@@ -555,3 +635,37 @@ def _parity_entry(ran: Ran) -> dict[str, Any]:
 def _unmeasured(error: SegcError) -> str:
     first = error.diagnostics[0]
     return f"mAP was not measured: {first.message}" + (f" ({first.help})" if first.help else "")
+
+
+def _tried(made: Attempt) -> dict[str, Any]:
+    """An attempt, as ``artifact.json`` has it: no times, so that equal emissions are equal."""
+    figures = {side: made.accuracy[side] for side in ("artifact",)} if made.accuracy else {}
+    drops = {f"{part}_map50_95": figures["artifact"][part]["map50_95"] if figures else None for part in accuracy.PARTS}
+    return {"scopes": [one["scope"] for one in made.kept], "bytes": made.size, **drops}
+
+
+def _told_kept(first: Attempt, best: Attempt, number: int) -> str:
+    """What was kept in float, and what that costs in size and arithmetic."""
+    if best is first:
+        times = f"{number} times" if number > 1 else "once" if number else "not once, for each is too large"
+        return f"keeping the worst scopes in float was tried {times}, and nothing was gained"
+    scopes = ", ".join(one["scope"] for one in best.kept)
+    share = sum(one["arithmetic"] for one in best.kept)
+    gained = " and ".join(
+        f"{part} mAP {accuracy.figure(first.accuracy['artifact'][part]['map50_95'])} became "
+        f"{accuracy.figure(best.accuracy['artifact'][part]['map50_95'])}"
+        for part in accuracy.PARTS
+        if first.accuracy and best.accuracy
+    )
+    return (
+        f"kept in float, where eight bits bring the largest errors: {scopes}; {gained}; it is {best.size / 1e6:.2f} MB "
+        f"in place of {first.size / 1e6:.2f}, and {share:.1%} of the arithmetic is float"
+    )
+
+
+def _slower(first: Attempt, made: Attempt) -> tuple[str, ...]:
+    """What scopes in float cost in time; it is said, and not kept on record: it is another every time."""
+    if made is first or not made.milliseconds:
+        return ()
+    times = f"{made.milliseconds:.1f} ms an image in place of {first.milliseconds:.1f}"
+    return (f"that takes {times}, on one thread and beside whatever else ran: segc bench measures it properly",)

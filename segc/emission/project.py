@@ -20,7 +20,7 @@ from segc.emission.order import Emission, Job, Order
 from segc.emission.publish import weights_digest
 from segc.emission.reference import TORCH, References, hire_reference
 from segc.emission.worker import Limits, WorkerPool
-from segc.files import sweep
+from segc.files import canonical_json, sweep, write_atomic
 from segc.locks import TemporaryFolder, exclusive
 from segc.targets.contract import CALIBRATED, check_packages
 from segc.targets.description import DESCRIPTION
@@ -153,6 +153,58 @@ def emit_project(
             pool.stop()
             threads.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def rank_project(
+    loaded: LoadedProject,
+    build_dir: Path,
+    names: Sequence[str] = (),
+    *,
+    weights: Path | None = None,
+    untrained: bool = False,
+    time_limit: float = TIME_LIMIT,
+    memory_limit: int = 0,
+    warn: Callable[[Sequence[Diagnostic]], None] = lambda _: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rank the scopes of the network by the error that eight bits bring there, as each int8 artifact rounds them.
+
+    A ranking is kept in ``<build_dir>/sensitivity/<artifact>.json``; ``segc.emission.sensitivity`` says what is in it.
+
+    Args:
+        loaded: the project.
+        build_dir: the build directory.
+        names: as for :func:`requested`.
+        weights: weights to take instead of the build directory's.
+        untrained: take seeded weights from the start of training instead of trained ones.
+        time_limit: seconds that each worker process may take.
+        memory_limit: bytes that each worker process may hold; 0 for three quarters of the machine's.
+        warn: is told at once what the user should hear about the weights.
+
+    Returns:
+        Each artifact's ranking, the worst scope first.
+
+    Raises:
+        SegcError: X210 where what is rounded is not segc's to say; else as :func:`emit_project`.
+    """
+    wanted = requested(loaded, names)
+    if problem := TORCH.problem():
+        raise fail("F004", f"{problem}: scopes are ranked with it", help="pip install 'segc[train]'")
+    found = {}
+    with ExitStack() as stack:
+        pool = stack.enter_context(WorkerPool(Limits(time_limit, memory_limit), build_dir / "logs"))
+        job = _prepare(loaded, build_dir, weights, untrained=untrained)
+        work = stack.enter_context(TemporaryFolder("emit"))
+        references = References(pool, work / "references", loaded, job.weights, job.images)
+        if job.warnings:
+            warn(job.warnings)
+        orders = [Order(job, options, work / str(number)) for number, options in enumerate(wanted)]
+        for order in orders:
+            order.check_ranking()
+        for order in orders:
+            found[order.name] = order.ranking(pool, references)
+            record = {"artifact": order.name, "weights": job.weights_digest, "scopes": found[order.name]}
+            write_atomic(build_dir / "sensitivity" / f"{order.name}.json", canonical_json(record))
+    return found
 
 
 def _longest_first(wanted: Sequence[TargetOptions]) -> list[tuple[int, TargetOptions]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import asdict
 from importlib import import_module
@@ -24,12 +25,16 @@ from segc.emission.requests import (
 from segc.inference.metadata import ModelError, parse_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from segc.diagnostics import Diagnostic
     from segc.graph.passes.ranges import Method
     from segc.inference.model import Model
     from segc.network.session import TorchSession
+    from segc.sessions import Session
 
 
 def _emit(request: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +128,9 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     task = MeasureTask(**request)
     loaded = LoadedProject(Project.model_validate_json(task.project), Path(task.path))
     chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
+    timed = Timed(_open(task) if task.model else _network(task))
     metrics = evaluate_session(
-        _open(task) if task.model else _network(task),
+        timed,
         validation(loaded, task.images).samples,
         names,
         size=(task.size[0], task.size[1]),
@@ -135,11 +141,31 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     # Without a labelled object there is no average precision: None.
     return {
         "objects": list(metrics.class_instances),
+        "milliseconds": timed.milliseconds(),
         **{
             name: {"map50_95": values["map"], "map50": values["map50"], "classes": values["maps"]}
             for name, values in told.items()
         },
     }
+
+
+class Timed:
+    """A session that takes the time of its runs."""
+
+    def __init__(self, session: Session) -> None:
+        self.metadata, self.runtime, self._session = session.metadata, session.runtime, session
+        self._times: list[float] = []
+
+    def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """As the session does."""
+        started = time.perf_counter()
+        outputs = self._session.run(images)
+        self._times.append((time.perf_counter() - started) / len(images))
+        return outputs
+
+    def milliseconds(self) -> float:
+        """The median of an image."""
+        return 1000 * statistics.median(self._times) if self._times else 0.0
 
 
 def _open(task: RunTask | MeasureTask) -> Model:

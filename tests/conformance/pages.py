@@ -21,6 +21,7 @@ from run import BESIDE  # noqa: E402
 from segc.explanations import diagnostics_page  # noqa: E402
 from segc.schema import ImageSize  # noqa: E402
 from segc.targets.contract import Accept  # noqa: E402
+from segc.targets.int8 import KeepFloat  # noqa: E402
 from segc.targets.registry import targets  # noqa: E402
 
 DOCS = HERE.parents[1] / "docs"
@@ -109,7 +110,7 @@ WORDS: dict[object, str] = {
     float | None: "number",
     ImageSize | None: "pixels",
     str | None: "text",
-    tuple[str, ...]: "list of patterns",
+    KeepFloat: "auto, false, or a list of patterns",
 }
 """What an option takes, by its type."""
 
