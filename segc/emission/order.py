@@ -14,7 +14,7 @@ from segc.emission import accuracy
 from segc.emission.calibration import CalibrationImages, calibration_images
 from segc.emission.publish import UP_TO_DATE, Inputs, file_entries, intact, publish
 from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask, SensitivityTask
-from segc.emission.sensitivity import steps
+from segc.emission.sensitivity import steps, too_large
 from segc.files import digest_file
 from segc.inference.filters import Filters, choose_filters
 from segc.inference.metadata import parse_metadata
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 KEPT = "the artifact is kept there for inspection only; an earlier good one stays as it was"
 
 OTHER_LIMITS = "the target's accept sets other limits (false: none)"
+
+MOST_NAMED = 5
+"""Scopes that a note names."""
 
 STAND_IN_NOTE = "what ran it stands in for the runtime that people deploy on, and the predict script was not run"
 
@@ -298,7 +301,11 @@ class Order:
             if made.accuracy and made.accuracy["passed"]:
                 break
         self.options, self.files = asked, best.files
-        best = replace(best, notes=(*best.notes, _told_kept(first, best, len(tried) - 1)))
+        told = [_told_kept(first, best, len(tried) - 1)]
+        if large := too_large(ranking, tried[-1].kept)[:MOST_NAMED]:
+            named = ", ".join(large)
+            told.append(f"left in int8, for they compute too much: {named}; keep_float can name them all the same")
+        best = replace(best, notes=(*best.notes, *told))
         return best, {"tried": [_tried(one) for one in tried], "ranking": ranking}
 
     def check_ranking(self) -> None:
@@ -646,7 +653,7 @@ def _tried(made: Attempt) -> dict[str, Any]:
 
 def _told_kept(first: Attempt, best: Attempt, number: int) -> str:
     """What was kept in float, and what that costs in size and arithmetic."""
-    if best is first:
+    if not best.kept:
         times = f"{number} times" if number > 1 else "once" if number else "not once, for each is too large"
         return f"keeping the worst scopes in float was tried {times}, and nothing was gained"
     scopes = ", ".join(one["scope"] for one in best.kept)
@@ -665,7 +672,7 @@ def _told_kept(first: Attempt, best: Attempt, number: int) -> str:
 
 def _slower(first: Attempt, made: Attempt) -> tuple[str, ...]:
     """What scopes in float cost in time; it is said, and not kept on record: it is another every time."""
-    if made is first or not made.milliseconds:
+    if not made.kept or not made.milliseconds:
         return ()
     times = f"{made.milliseconds:.1f} ms an image in place of {first.milliseconds:.1f}"
     return (f"that takes {times}, on one thread and beside whatever else ran: segc bench measures it properly",)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 IMAGES = 8
 """Images that the errors are taken on."""
 
-MOST_KEPT = 0.25
+MOST_KEPT = 0.5
 """The share of the arithmetic that ``keep_float: auto`` may leave in float: beyond it, little is left of int8."""
 
 MOST_STEPS = 4
@@ -126,11 +126,25 @@ def steps(ranking: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, An
     Args:
         ranking: of :func:`rank`, as JSON values.
     """
-    affordable: list[Mapping[str, Any]] = []
-    for one in ranking:
-        if sum(kept["arithmetic"] for kept in (*affordable, one)) <= MOST_KEPT:
-            affordable.append(one)
+    affordable, _ = _divided(ranking)
     for step in range(MOST_STEPS):
         if len(affordable) < 2**step:
             return
         yield affordable[: 2**step]
+
+
+def too_large(ranking: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Scopes that bring larger errors than some that were kept, and compute too much to be kept with those before."""
+    _, left = _divided(ranking)
+    least = min((one["error"] for one in kept), default=0.0)
+    return [one["scope"] for one in left if one["error"] > least]
+
+
+def _divided(ranking: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """What may be kept in float, the worst first, and what computes too much for that."""
+    affordable: list[Mapping[str, Any]] = []
+    left: list[Mapping[str, Any]] = []
+    for one in ranking:
+        fits = sum(kept["arithmetic"] for kept in (*affordable, one)) <= MOST_KEPT
+        (affordable if fits else left).append(one)
+    return affordable, left

@@ -31,7 +31,7 @@ class Int8Options(TargetOptions):
         "auto",
         description="With int8: scopes of the network that compute in fp32 all the same, as `segc build` lists them; "
         "`*` and `?` stand for any. auto: none, but where the artifact loses more than `accept` allows, the scopes "
-        "that bring the largest errors, as few as do and a quarter of the arithmetic at most. false: none.",
+        "that bring the largest errors, as few as do and half of the arithmetic at most. false: none.",
         examples=[["model.22.cv2", "model.*.cv1"]],
     )
 
