@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,7 @@ from segc.commands.common import (
     device_option,
     project_option,
     run_option,
+    say,
     set_option,
     tile_options,
     told_file,
@@ -166,9 +167,8 @@ def command(
     from segc.inference.text import printable
     from segc.prediction import filters_of, find, plan, reading, resized
     from segc.remote import is_remote, sent
-    from segc.resuming import identity, record_of, shard_of
+    from segc.resuming import shard_of
     from segc.sessions.artifact import find_artifact
-    from segc.version import __version__
 
     kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
     sources = find(items)
@@ -209,15 +209,24 @@ def command(
     finished = None
     if resume:
         base = _base(loaded, build_dir)
-        model = identity(file if artifact is None else find_artifact(artifact, base))
-        options = {"model": model, "runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride}
-        record = record_of(files, {**options, **asdict(filters), "version": __version__})
-        before, sources = len(sources), record.remaining(sources)
-        files = replace(files, lengths=record.lengths)
-        finished = record.add
-        why = f"{record.outdated}: all is done anew" if record.outdated else f"{before - len(sources)} of {before} done"
-        click.echo(f"resume: {printable(why)}", err=True)
+        model = file if artifact is None else find_artifact(artifact, base)
+        options = {"runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride, **asdict(filters)}
+        files, sources, finished = _resumed(files, sources, model, options)
     return _run(session, sources, files, filters, taken, metadata, finished) if sources else 0
+
+
+def _resumed(
+    files: "Plan", sources: "Sequence[Source]", model: Path | None, options: dict[str, Any]
+) -> "tuple[Plan, list[Source], Callable[[Source], None]]":
+    """What is left to be done after an earlier run, where its tables end, and what hears of an image that is done."""
+    from segc.resuming import identity, record_of
+    from segc.version import __version__
+
+    record = record_of(files, {"model": identity(model), "version": __version__, **options})
+    left = record.remaining(sources)
+    done = f"{len(sources) - len(left)} of {len(sources)} done"
+    say(f"resume: {record.outdated}: all is done anew" if record.outdated else f"resume: {done}", err=True)
+    return replace(files, lengths=record.lengths), left, record.add
 
 
 def _kinds(save: tuple[str, ...], context: click.Context) -> set[str]:
