@@ -251,6 +251,7 @@ def test_ctrl_c_ends_it_with_what_was_predicted_written(here, predict, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("here")
 def test_what_was_dropped_until_then_is_told(predict, capsys):
     def before(run):
         time.sleep(0.05)
