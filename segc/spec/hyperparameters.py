@@ -218,7 +218,7 @@ class Augment(SpecModel):
 
 
 class Tiles(SpecModel):
-    """How large images are cut into tiles, for `segc predict`, `segc val` and training."""
+    """How large images are cut into tiles, for `segc predict` and `segc val`; training takes images as they are."""
 
     size: int = Field(
         _TILING.size, ge=LARGEST_STRIDE, le=LARGEST_SIDE, description="Side of a tile in pixels of the image."
@@ -231,7 +231,7 @@ class Tiles(SpecModel):
     )
     whole: bool = Field(
         default=_TILING.whole,
-        description="Predict on the image as a whole besides, for what is larger than a tile; training takes it, too.",
+        description="Look at the image as a whole besides, for what is larger than a tile.",
     )
 
     @property
@@ -428,8 +428,8 @@ class Hyperparameters(SpecModel):
     max_det: int = Field(300, ge=1, le=MOST_DETECTIONS, description="Most objects an image.")
     tiles: Tiles | None = Field(
         None,
-        description="Cut large images into overlapping tiles, each letterboxed to imgsz, for predict, val and "
-        "training. Not if left out.",
+        description="Cut large images into overlapping tiles, each letterboxed to imgsz, for predict and val. Training "
+        "takes images as they are. Not if left out.",
         examples=[{"size": 640, "overlap": 0.2}],
     )
     track: Track | None = Field(
