@@ -52,11 +52,10 @@ CHILD = """\
 import pickle, resource, sys, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from segc.inference.filters import Filters
-from segc.inference.predict import predict_image
+from segc.inference.filters import Filters, Tiling
+from segc.inference.predict import predict_image, predict_tiled
 from segc.inference.regions import open_picture
 from segc.inference.sources import Source
-from segc.inference.tiles import Tiling, predict_tiled
 from segc.sessions.choose import weights_session
 from segc.spec.load import load_project
 project, weights, picture, answer, size, whole, conf = sys.argv[1:]
