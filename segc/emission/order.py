@@ -21,6 +21,7 @@ from segc.inference.metadata import parse_metadata
 from segc.targets.contract import CALIBRATED, QUANTISED, Accept, modules
 from segc.targets.description import DESCRIPTION, Description
 from segc.targets.registry import artifact_name, targets
+from segc.targets.suppression import suppression_notes, with_thresholds
 from segc.weights import lineage
 
 if TYPE_CHECKING:
@@ -207,12 +208,12 @@ class Order:
         settings = self.target.settings(options)
         self.accept = self.target.accepted(options)
         metadata = replace(model_metadata(project), imgsz=self.size, **settings)
-        self.suppression: dict[str, Any] | None = None
-        if metadata.layout == "detections":
-            chosen = job.filters
-            self.suppression = {"conf": chosen.conf, "iou": chosen.iou, "max_det": chosen.max_det}
-            metadata = replace(metadata, **self.suppression)
-        self.metadata: Metadata = metadata
+        self.metadata: Metadata = with_thresholds(metadata, job.filters)
+        if self.metadata.agnostic and job.filters.by_class:
+            text = "agnostic: the project asks for a score by class, and what is below it would displace what is above"
+            raise fail("X210", f"{self.name}: {text}", help="give the target a conf, or leave agnostic out")
+        names = ("conf", "iou", "max_det", "agnostic")
+        self.suppression = {n: getattr(self.metadata, n) for n in names} if self.metadata.suppresses else None
         self.graph = job.graph(self.size, metadata.batch)
         calibrated = metadata.precision in CALIBRATED
         self.calibration = job.calibration if calibrated else CalibrationImages()
@@ -385,7 +386,8 @@ class Order:
                 with pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner:
                     ran = self._judge(pool, runner, reference, lowered.model)
         beside = {name: self._judge_beside(pool, reference, name, opener) for name, opener in lowered.beside}
-        found, notes, milliseconds = None, tuple(self.remarks), 0.0
+        notes = (*self.remarks, *suppression_notes(self.options, self.metadata, self.job.filters))
+        found, milliseconds = None, 0.0
         if trained is not None:
             watch(self.name, "measuring mAP")
             found, said, milliseconds = self._accuracy(pool, references, trained, lowered.model)

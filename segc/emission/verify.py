@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from segc.emission.deviations import Deviation, deviations
-from segc.inference.metadata import LAYOUTS, Metadata
+from segc.inference.metadata import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from segc.inference.filters import Filters
     from segc.inference.masks import Mask
+    from segc.inference.metadata import Metadata
 
     Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -42,9 +43,6 @@ CONFIDENCE, FALLBACK_CONFIDENCE = 0.25, 0.001
 """Detections are compared at the first; at the second, for the record only, where the first yields none."""
 
 IOU, MAX_DETECTIONS = 0.7, 100
-
-SUPPRESSED = ("boxes", "scores", "classes", "coefficients")
-"""What the operator ``nms`` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +259,9 @@ def compare(
         artifact: the artifact's, likewise.
         precision: key of ``TOLERANCES``.
         images: how many photographs there are.
-        suppression: ``conf``, ``iou`` and ``max_det`` of an artifact that suppresses by itself: its detections are
-            compared with what is left of PyTorch's outputs by these. Boxes, scores and coefficients are then compared
-            where detections match.
+        suppression: ``conf``, ``iou``, ``max_det`` and ``agnostic`` of an artifact that suppresses by itself: its
+            detections are compared with what is left of PyTorch's outputs by these. Boxes, scores and coefficients are
+            then compared where detections match; finished masks are compared as the masks of detections.
     """
     tolerance = TOLERANCES[precision]
     names = [case.name for case in batches]
@@ -272,7 +270,8 @@ def compare(
     else:
         reference = _suppressed(names, reference, suppression)
         matching, reference, artifact = _match_suppressed(names, reference, artifact, tolerance, suppression)
-    compared = [output for output in OUTPUTS if any(reference[f"{name}.{output}"].size for name in names)]
+    both = [output for output in OUTPUTS if all(f"{name}.{output}" in artifact for name in names)]
+    compared = [output for output in both if any(reference[f"{name}.{output}"].size for name in names)]
     errors = {output: _output_error(output, batches, reference, artifact, tolerance) for output in compared}
     quantised = math.isinf(tolerance.scores) and _same_shapes(names, reference, artifact)
     return Parity(images, errors, matching, deviations(names, reference, artifact) if quantised else ())
@@ -301,12 +300,12 @@ def _output_error(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Detections of an image."""
+    """Detections of an image, with their rows in the outputs."""
 
+    rows: NDArray[np.int64]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
-    coefficients: NDArray[np.float32]
     masks: list[Mask]
 
 
@@ -318,15 +317,20 @@ _Pairs = list[tuple[int, int, tuple[float, float]]]
 
 
 def _detect(outputs: Outputs, case: str, index: int, conf: float, iou: float, most: int) -> _Found:
-    from segc.inference.masks import frame_masks
+    from segc.inference.masks import cut_mask, frame_masks
     from segc.inference.postprocess import detections
 
-    boxes, scores, coefficients, prototypes = (outputs[f"{case}.{name}"][index] for name in OUTPUTS)
+    boxes, scores = (outputs[f"{case}.{name}"][index] for name in ("boxes", "scores"))
     found = detections(boxes, scores, conf=conf, iou=iou, max_det=most)
-    size = (prototypes.shape[1] * 4, prototypes.shape[2] * 4)
-    chosen = coefficients[found.anchors]
-    masks = frame_masks(chosen, prototypes, found.boxes, size)
-    return _Found(found.boxes, found.scores, found.classes, chosen, masks)
+    finished = outputs.get(f"{case}.masks")
+    if finished is not None:
+        pairs = zip(finished[index][found.anchors], found.boxes, strict=True)
+        masks = [cut_mask(mask, box) for mask, box in pairs]
+    else:
+        coefficients, prototypes = (outputs[f"{case}.{name}"][index] for name in ("coefficients", "prototypes"))
+        size = (prototypes.shape[1] * 4, prototypes.shape[2] * 4)
+        masks = frame_masks(coefficients[found.anchors], prototypes, found.boxes, size)
+    return _Found(found.anchors, found.boxes, found.scores, found.classes, masks)
 
 
 def _sides(reference: Outputs, artifact: Outputs, case: str, index: int, conf: float, iou: float, most: int) -> _Sides:
@@ -335,7 +339,7 @@ def _sides(reference: Outputs, artifact: Outputs, case: str, index: int, conf: f
 
 def _same_shapes(names: Sequence[str], reference: Outputs, artifact: Outputs) -> bool:
     keys = [f"{name}.{output}" for name in names for output in OUTPUTS]
-    return all(reference[key].shape == artifact[key].shape for key in keys)
+    return all(reference[key].shape == artifact[key].shape for key in keys if key in artifact)
 
 
 def _match_all(
@@ -358,17 +362,15 @@ def _match_all(
 
 def _suppressed(names: Sequence[str], outputs: Outputs, suppression: Mapping[str, Any]) -> Outputs:
     """What is left of PyTorch's outputs, in the form that an artifact that suppresses by itself has it."""
-    from segc.graph.passes.suppression import suppression as suppress
-    from segc.inference.postprocess import named_outputs
+    from segc.inference.postprocess import spread_scores
+    from segc.targets.suppression import suppressed
 
     left: dict[str, NDArray[np.float32]] = {}
     for name in names:
         boxes, scores, coefficients, prototypes = (outputs[f"{name}.{output}"] for output in OUTPUTS)
-        kept = dict(zip(SUPPRESSED, suppress(boxes, scores, coefficients, **suppression), strict=True))
-        classes, size = tuple(map(str, range(scores.shape[2]))), (prototypes.shape[2] * 4, prototypes.shape[3] * 4)
-        metadata = Metadata(classes, size, layout="detections")
-        named = named_outputs({**kept, "prototypes": prototypes}, metadata, len(boxes))
-        left |= {f"{name}.{output}": value for output, value in named.items()}
+        kept, best, classes, rows = suppressed(boxes, scores, coefficients, **suppression)
+        found = (kept, spread_scores(best, classes, scores.shape[2]), rows, prototypes)
+        left |= {f"{name}.{output}": value for output, value in zip(OUTPUTS, found, strict=True)}
     return left
 
 
@@ -386,17 +388,19 @@ def _match_suppressed(
     sides: list[_Sides] = []
     pairs: list[_Pairs] = []
     whole = [f"{name}.prototypes" for name in names]
-    left, right = ({key: side[key] for key in whole} for side in (reference, artifact))
+    left, right = ({key: side[key] for key in whole if key in side} for side in (reference, artifact))
     for name in names:
         # Nothing is suppressed here: a score of 0 stands where there is no detection.
         count = range(len(reference[f"{name}.boxes"]))
         found = [_sides(reference, artifact, name, index, 0.0, 1.0, most) for index in count]
         matched = [_match(*one, tolerance) for one in found]
-        for side, rows in enumerate((left, right)):
-            picked = [[pair[side] for pair in one] for one in matched]
-            for output in ("boxes", "scores", "coefficients"):
-                parts = [getattr(one[side], output)[chosen] for one, chosen in zip(found, picked, strict=True)]
-                rows[f"{name}.{output}"] = np.concatenate(parts)
+        for side, (given, rows) in enumerate(((reference, left), (artifact, right))):
+            picked = [
+                one[side].rows[[(i, j)[side] for i, j, _ in two]] for one, two in zip(found, matched, strict=True)
+            ]
+            for key in (f"{name}.{output}" for output in ("boxes", "scores", "coefficients")):
+                if key in given:
+                    rows[key] = np.concatenate([given[key][image][chosen] for image, chosen in enumerate(picked)])
         sides += found
         pairs += matched
     return _judge(sides, pairs, tolerance, conf, most), left, right
@@ -495,10 +499,11 @@ def script_faults(
     if len(records) != len(photographs):
         return [f"the script wrote {len(records)} records for {len(photographs)} photographs"]
     faults = []
+    own = {key.removeprefix("fixed."): value for key, value in outputs.items() if key.startswith("fixed.")}
     for index, (path, record) in enumerate(zip(photographs, records, strict=True)):
         image = read_image(path)
         expected = image_prediction(
-            {name: outputs[f"fixed.{name}"][index] for name in OUTPUTS},
+            {name: value[index] for name, value in own.items()},
             letterbox_geometry((image.shape[0], image.shape[1]), metadata.imgsz),
             metadata.names,
             conf=filters.conf,

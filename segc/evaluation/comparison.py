@@ -11,7 +11,7 @@ from segc.data.scene import Parts, index_map, object_masks
 from segc.evaluation.metrics import Objects
 from segc.evaluation.rle import Rle, compress, encode_mask, encode_polygons
 from segc.inference.letterbox import Letterbox, boxes_to_image
-from segc.inference.masks import Mask, frame_masks, image_masks
+from segc.inference.masks import Mask, detection_masks, frame_masks
 from segc.inference.postprocess import Detections
 from segc.inference.results import Prediction
 
@@ -81,8 +81,7 @@ def _on_photograph(
     instances: Sequence[Instance], found: Detections, outputs: Outputs, geometry: Letterbox
 ) -> Comparison:
     def masks(rows: NDArray[np.int64]) -> Sequence[Mask]:
-        coefficients = outputs["coefficients"][found.anchors[rows]]
-        return image_masks(coefficients, outputs["prototypes"], found.boxes[rows], geometry, retina=True)
+        return detection_masks(outputs, found.anchors[rows], found.boxes[rows], geometry, retina=True)
 
     truth = _truth_on_photograph(instances, geometry.original)
     return geometry.original, truth, _found(instances, found, geometry, geometry.original, masks)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from segc.graph.ir import Graph, Node, Parameter, Region, Role, Shape, Tensor
+from segc.graph.ir import Dtype, Graph, Node, Parameter, Region, Role, Shape, Tensor
 from segc.graph.ops import OPERATORS
 
 
@@ -92,12 +92,13 @@ class GraphBuilder:
             self._region,
         )
         shapes = OPERATORS[op].infer(draft, self._tensors, self._parameters)
+        dtype = cast("Dtype", OPERATORS[op].dtypes(draft, self._tensors) or "float32")
         numbered = [name] if len(shapes) == 1 else [f"{name}.{index}" for index in range(len(shapes))]
         results = tuple(outputs or numbered)
         for result, shape in zip(results, shapes, strict=True):
             if result in self._tensors:
                 raise ValueError(f"tensor {result} is there already")
-            self._tensors[result] = Tensor(result, shape)
+            self._tensors[result] = Tensor(result, shape, dtype)
         self._nodes.append(
             Node(name, op, draft.inputs, results, draft.attributes, draft.parameters, draft.scope, draft.region)
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 Shape = tuple[int, ...]
 Role = Literal["weight", "bias", "norm", "statistic", "counter", "fixed"]
 Region = Literal["", "decode"]
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "float16", "uint8"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,22 @@ def _nms(call: Call) -> tuple[Shape, ...]:
     return (n, kept, 4), (n, kept), (n, kept), (n, kept, coefficients[2])
 
 
+def _finished_masks(call: Call) -> tuple[Shape, ...]:
+    coefficients, prototypes, boxes = call.inputs
+    n, channels, height, width = prototypes
+    vertical, horizontal = call.pair("scale")
+    _require(
+        coefficients[0] == n == boxes[0] and coefficients[1] == boxes[1], "there are other boxes than coefficients"
+    )
+    _require(coefficients[2] == channels, f"{coefficients[2]} coefficients meet {channels} prototypes")
+    return ((n, coefficients[1], height * vertical, width * horizontal),)
+
+
+def _mask_cost(call: Call, outputs: tuple[Shape, ...]) -> int:
+    (_, kept, channels), (_, _, height, width) = call.inputs[:2]
+    return call.inputs[0][0] * kept * height * width * 2 * channels + prod(outputs[0]) * 7
+
+
 def _convolution_cost(call: Call, outputs: tuple[Shape, ...]) -> int:
     _, per_group, kh, kw = call.parameters["weight"]
     bias = 1 if "bias" in call.parameters else 0
@@ -355,11 +371,21 @@ OPERATORS: dict[str, Operator] = {
         shape=_constant,
     ),
     "nms": Operator(
-        "Class-aware non-maximum suppression of boxes [N, A, 4] (xyxy), scores [N, A, nc] and coefficients [N, A, K]: "
-        "an anchor's best class above conf, greedily by score, overlaps above iou dropped; at most max_det rows, the "
-        "rest zero: boxes, scores, classes, coefficients.",
+        "Non-maximum suppression of boxes [N, A, 4] (xyxy), scores [N, A, nc] and coefficients [N, A, K]: an anchor's "
+        "best class above conf, greedily by score, overlaps above iou with one of its class dropped, agnostic: any; "
+        "at most max_det rows, the rest zero: boxes, scores, classes, coefficients.",
         inputs=3,
-        attributes=("conf", "iou", "max_det"),
+        attributes=("conf", "iou", "max_det", "agnostic"),
         shape=_nms,
+    ),
+    "finished_masks": Operator(
+        "Masks [N, D, H, W], 1 where they are and 0 elsewhere, of coefficients [N, D, K], prototypes [N, K, h, w] and "
+        "boxes [N, D, 4] (xyxy, pixels of the result): product, bilinear interpolation by scale (centres at halves, "
+        "edges clamped), above 0, and inside the box: x1 <= x < x2, y1 <= y < y2.",
+        inputs=3,
+        attributes=("scale", "dtype"),
+        shape=_finished_masks,
+        cost=_mask_cost,
+        dtype=lambda attributes: str(attributes["dtype"]),
     ),
 }

@@ -103,10 +103,13 @@ def choose_filters(
     )
     if problem := beyond_suppression(metadata, conf=conf, iou=iou, max_det=max_det):
         raise FilterError(problem)
+    finished = metadata.layout == "masks"
+    if finished and given.get("retina"):
+        raise FilterError("the model gives finished masks of its input's size: there is nothing to draw more finely")
     retina, agnostic = (
         getattr(defaults, name) if given.get(name) is None else bool(given[name]) for name in ("retina", "agnostic")
     )
-    if agnostic and metadata.conf is not None:
+    if agnostic and metadata.suppresses and not metadata.agnostic:
         raise FilterError("the model suppresses by itself, class by class: what that leaves is not agnostic")
     # A score that somebody asks for is asked of every class.
     by_class = defaults.by_class if given.get("conf") is None else None
@@ -115,7 +118,7 @@ def choose_filters(
     tiles = choose_tiling(given, defaults.tiles)
     asked_track = given.get("track")
     track = defaults.track if asked_track is None else (defaults.track or Tracking()) if asked_track else None
-    return Filters(conf, iou, max_det, retina, by_class, classes, agnostic, tiles, track)
+    return Filters(conf, iou, max_det, retina and not finished, by_class, classes, agnostic, tiles, track)
 
 
 def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | None:

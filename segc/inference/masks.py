@@ -6,8 +6,9 @@ x1 <= x < x2 and y1 <= y < y2 for its index (x, y).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -271,6 +272,37 @@ def image_masks(
         _box_mask(row, prototypes, box, ys, xs).trimmed()
         for row, box in zip(coefficients, boxes_to_image(boxes, geometry), strict=True)
     ]
+
+
+def detection_masks(
+    outputs: Mapping[str, npt.NDArray[Any]],
+    rows: npt.NDArray[np.int64],
+    boxes: npt.NDArray[np.float32],
+    geometry: Letterbox,
+    *,
+    retina: bool = False,
+) -> list[Mask]:
+    """Masks on the photograph from one image's named outputs.
+
+    Args:
+        outputs: without the batch axis, see `named_outputs`; with ``masks`` [A, H, W], or what masks are made of.
+        rows: [n], of the outputs.
+        boxes: [n, 4] (x1, y1, x2, y2) in pixels of the frame.
+        geometry: where the photograph lies in the frame.
+        retina: see `image_masks`; finished masks are as they are.
+    """
+    if "masks" not in outputs:
+        return image_masks(outputs["coefficients"][rows], outputs["prototypes"], boxes, geometry, retina=retina)
+    return masks_to_image(
+        [cut_mask(outputs["masks"][row], box) for row, box in zip(rows, boxes, strict=True)], geometry
+    )
+
+
+def cut_mask(finished: npt.NDArray[Any], box: npt.NDArray[np.float32]) -> Mask:
+    """The part of a finished mask [H, W] that its box (x1, y1, x2, y2) encloses; beyond it there is nothing."""
+    x0, x1 = _span(float(box[0]), float(box[2]), finished.shape[1])
+    y0, y1 = _span(float(box[1]), float(box[3]), finished.shape[0])
+    return Mask(x0, y0, finished[y0:y1, x0:x1] > 0) if x0 < x1 and y0 < y1 else _empty_mask()
 
 
 def affordable(boxes: npt.NDArray[np.float32]) -> int:

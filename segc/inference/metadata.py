@@ -36,8 +36,13 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "named": ("boxes", "scores", "coefficients", "prototypes"),
     "fused": ("output0", "output1"),
     "detections": ("boxes", "scores", "classes", "coefficients", "prototypes"),
+    "rows": ("output0", "output1"),
+    "masks": ("boxes", "scores", "classes", "masks"),
 }
 """Names of a model's outputs by its layout, see `named_outputs`."""
+
+SUPPRESSED = frozenset({"detections", "rows", "masks"})
+"""Layouts of models that suppress by themselves."""
 
 PADDING_GREY = 114
 """Value of all three channels in the padding around a photograph."""
@@ -86,9 +91,10 @@ class Metadata:
         precision: of ``PRECISIONS``.
         masks: the kind of mask head: ``prototypes``, of which each detection's mask is a linear combination.
         preprocessing: from a photograph to the input.
-        conf: a model that suppresses by itself (layout ``detections``) leaves out scores at or below this,
+        conf: a model that suppresses by itself (a layout of ``SUPPRESSED``) leaves out scores at or below this,
         iou: boxes that overlap a better one of their class more than this,
-        max_det: and all but so many of the best.
+        max_det: and all but so many of the best;
+        agnostic: the better one may be of any class.
         task: ``segment``.
         family: of architectures.
         spec_digest: of the project that it was made from.
@@ -110,11 +116,17 @@ class Metadata:
     conf: float | None = None
     iou: float | None = None
     max_det: int | None = None
+    agnostic: bool | None = None
     task: str = "segment"
     family: str = ""
     spec_digest: str = ""
     segc_version: str = ""
     schema: int = SCHEMA
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether the model suppresses overlapping boxes by itself."""
+        return self.layout in SUPPRESSED
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what a model without suppression has no values for is left out."""
@@ -216,10 +228,11 @@ def _check_together(metadata: Metadata) -> None:
             f"its metadata are damaged: {metadata.batch} images of {metadata.imgsz} are too many at a time"
         )
     thresholds = (metadata.conf, metadata.iou, metadata.max_det)
-    if (metadata.layout == "detections") != (None not in thresholds) or (
-        metadata.layout != "detections" and thresholds != (None, None, None)
+    if metadata.suppresses != (None not in thresholds) or (
+        not metadata.suppresses and (*thresholds, metadata.agnostic) != (None, None, None, None)
     ):
-        raise ModelError("its metadata are damaged: conf, iou and max_det go with the layout detections")
+        known = ", ".join(sorted(SUPPRESSED))
+        raise ModelError(f"its metadata are damaged: conf, iou, max_det and agnostic go with the layouts {known}")
 
 
 def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
@@ -281,6 +294,7 @@ def _rules() -> Mapping[str, tuple[Callable[[Any], bool], str]]:
         "conf": (_is_share, "between 0 and 1"),
         "iou": (_is_share, "between 0 and 1"),
         "max_det": (_is_whole(1, MOST_DETECTIONS), f"a number from 1 to {MOST_DETECTIONS}"),
+        "agnostic": (lambda value: isinstance(value, bool), "true or false"),
         "task": (_is_one_of("segment"), "segment"),
         "family": (_is_line, "a line"),
         "spec_digest": (_is_line, "a line"),

@@ -28,12 +28,14 @@ class Model:
     runtime: str
     raw: Raw
 
-    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Run on float32 [N, 3, H, W] RGB images in 0..1.
 
         Returns:
             float32 ``boxes`` [N, A, 4] (xyxy, pixels of the input), ``scores`` [N, A, nc] in 0..1,
-            ``coefficients`` [N, A, K], ``prototypes`` [N, K, H/4, W/4], whatever the layout in the file.
+            ``coefficients`` [N, A, K], ``prototypes`` [N, K, H/4, W/4], whatever the layout in the file. Of a model
+            that finishes masks by itself: boxes and scores of A detections, and ``masks`` [N, A, H, W] of any type, 0
+            where they are not.
 
         Raises:
             ModelError: where the outputs are not those that the metadata speak of.

@@ -1,6 +1,6 @@
 """From the network's outputs to detections: candidates above a confidence, then non-maximum suppression."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ MAX_CANDIDATES = 30_000
 
 CLASS_SHIFT = 7680.0
 """Pixels by which the boxes of one class are moved from those of the class before; see `suppress`."""
+
+SHIFTED_CLASSES = 128
+"""Classes after which that starts over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,18 @@ def model_input(images: npt.NDArray[np.float32], metadata: Metadata) -> npt.NDAr
 
 def named_outputs(
     outputs: Mapping[str, npt.NDArray[Any]], metadata: Metadata, images: int
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The four named outputs in fp32, whichever form they have in the model.
+) -> dict[str, npt.NDArray[Any]]:
+    """The named outputs, whichever form they have in the model: the four in fp32, or boxes, scores and masks.
 
     Args:
         outputs: by name, with the batch axis. Layout ``named``: ``boxes`` [N, A, 4] (x1, y1, x2, y2), ``scores``
             [N, A, nc], ``coefficients`` [N, A, K], ``prototypes`` [N, K, H/4, W/4]. Layout ``fused``: ``output0``
             [N, 4 + nc + K, A] with boxes as centre, width and height, and ``output1``, the prototypes. Layout
             ``detections``, of a model that suppresses by itself: as ``named``, but A is the most detections there can
-            be, ``scores`` is [N, A], with 0 where there is none, and ``classes`` [N, A] goes with it.
+            be, ``scores`` is [N, A], with 0 where there is none, and ``classes`` [N, A] goes with it. Layout ``rows``:
+            these as ``output0`` [N, A, 6 + K] of boxes, score, class and coefficients, and ``output1``, the prototypes.
+            Layout ``masks``: as ``detections``, but instead of coefficients and prototypes ``masks`` [N, A, H, W],
+            0 where a mask is not.
         metadata: the model's.
         images: how many there were.
 
@@ -56,29 +62,35 @@ def named_outputs(
         ModelError: where an output is missing, or of another shape than the metadata say.
     """
     nc = len(metadata.names)
+    finished = metadata.layout == "masks"
     try:
-        named = _unfused(outputs, nc) if metadata.layout == "fused" else dict(outputs)
-        if metadata.layout == "detections":
-            named["scores"] = _spread(named["scores"], named["classes"], nc)
+        named = _UNPACKED.get(metadata.layout, _as_they_are)(outputs, nc)
+        if metadata.suppresses:
+            named["scores"] = spread_scores(named["scores"], named["classes"], nc)
         if metadata.channels == "last":
-            named["prototypes"] = named["prototypes"].transpose(0, 3, 1, 2)
+            spatial = "masks" if finished else "prototypes"
+            named[spatial] = named[spatial].transpose(0, 3, 1, 2)
         if metadata.boxes == "normalized":
             height, width = metadata.imgsz
             named["boxes"] = named["boxes"] * np.array([width, height, width, height], np.float32)
-        found = {name: np.ascontiguousarray(named[name], np.float32) for name in LAYOUTS["named"]}
+        wanted = LAYOUTS["named"][: 2 if finished else 4]
+        found: dict[str, npt.NDArray[Any]] = {name: np.ascontiguousarray(named[name], np.float32) for name in wanted}
+        if finished:
+            # It may be the largest array of all, and is only read here and there: it stays where and what it is.
+            found["masks"] = named["masks"]
     except KeyError as error:
         raise ModelError(f"it has no output {error}") from None
     except (ValueError, IndexError):
         raise ModelError("its outputs have other shapes than its metadata speak of") from None
-    boxes, scores, coefficients, prototypes = found.values()
-    anchors, masks = boxes.shape[1:2], coefficients.shape[2:]
-    stated = (boxes.shape[2:] == (4,), scores.shape == (images, *anchors, nc), coefficients.shape[1:2] == anchors)
-    if (
-        not all(stated)
-        or prototypes.ndim != 4
-        or prototypes.shape[1:2] != masks
-        or any(len(array) != images for array in found.values())
-    ):
+    boxes, scores, *rest = found.values()
+    anchors = boxes.shape[1:2]
+    stated = [boxes.shape[2:] == (4,), scores.shape == (images, *anchors, nc), rest[0].shape[1:2] == anchors]
+    if finished:
+        stated.append(rest[0].shape[2:] == metadata.imgsz)
+    else:
+        coefficients, prototypes = rest
+        stated += [prototypes.ndim == 4, prototypes.shape[1:2] == coefficients.shape[2:]]
+    if not all(stated) or any(len(array) != images for array in found.values()):
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
         raise ModelError(f"its outputs have other shapes than its metadata speak of: {shapes}")
     return found
@@ -96,7 +108,25 @@ def _unfused(outputs: Mapping[str, npt.NDArray[Any]], nc: int) -> dict[str, npt.
     }
 
 
-def _spread(scores: npt.NDArray[Any], classes: npt.NDArray[Any], nc: int) -> npt.NDArray[np.float32]:
+def _from_rows(outputs: Mapping[str, npt.NDArray[Any]], _nc: int) -> dict[str, npt.NDArray[Any]]:
+    """The outputs of the layout ``detections`` from those of the layout ``rows``."""
+    rows = outputs["output0"]
+    parts = {"boxes": rows[..., :4], "scores": rows[..., 4], "classes": rows[..., 5], "coefficients": rows[..., 6:]}
+    return {**parts, "prototypes": outputs["output1"]}
+
+
+def _as_they_are(outputs: Mapping[str, npt.NDArray[Any]], _nc: int) -> dict[str, npt.NDArray[Any]]:
+    return dict(outputs)
+
+
+_UNPACKED: Mapping[str, Callable[[Mapping[str, npt.NDArray[Any]], int], dict[str, npt.NDArray[Any]]]] = {
+    "fused": _unfused,
+    "rows": _from_rows,
+}
+"""By layout: from a model's outputs to its parts by name, where they do not stand apart already."""
+
+
+def spread_scores(scores: npt.NDArray[Any], classes: npt.NDArray[Any], nc: int) -> npt.NDArray[np.float32]:
     """Scores [N, K] of one class each as scores [N, K, nc] of all classes, 0 for the others."""
     return np.asarray(scores[..., None] * (classes[..., None] == np.arange(nc)), np.float32)
 
@@ -148,7 +178,8 @@ def suppress(
     The usual way to keep classes apart is to move them apart in fp32, by class · 7680 pixels. Here only boxes of one
     class are compared at all, but the move stays for its rounding, up to 1/32 pixel in high classes: it decides pairs
     whose IoU is the threshold but for that, and so it belongs to giving the detections that others get from this
-    network (one of the 896 recorded ones hangs on it). It starts over after 128 classes, so that it grows no further.
+    network (one of the 896 recorded ones hangs on it). It starts over after `SHIFTED_CLASSES`, so that it grows no
+    further.
 
     Args:
         boxes: [n, 4] (x1, y1, x2, y2) in pixels.
@@ -163,7 +194,7 @@ def suppress(
     """
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     group = np.zeros_like(order) if agnostic else classes[order]
-    shift = (group % 128).astype(np.float32) * np.float32(CLASS_SHIFT)
+    shift = (group % SHIFTED_CLASSES).astype(np.float32) * np.float32(CLASS_SHIFT)
     # Class by class, best first within each, so that what a box may suppress lies in one stretch behind it.
     ranks = np.argsort(group, kind="stable")
     places = np.argsort(ranks)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from segc.inference.filters import Filters, Tiling
 from segc.inference.letterbox import Letterbox, boxes_to_image, letterbox
-from segc.inference.masks import affordable, image_masks
+from segc.inference.masks import affordable, detection_masks
 from segc.inference.metadata import Metadata
 from segc.inference.postprocess import detections
 from segc.inference.results import Prediction
@@ -17,7 +17,7 @@ from segc.inference.thresholds import above
 from segc.inference.tiles import DecodedPicture, Picture, Tile, merge_tiles, tile_grid
 
 Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
-"""Runs the network: images [N, 3, H, W] in 0..1 RGB to the four named outputs, see `named_outputs`."""
+"""Runs the network: images [N, 3, H, W] in 0..1 RGB to the named outputs, see `named_outputs`."""
 
 
 def predict_filtered(
@@ -201,7 +201,7 @@ def image_prediction(
     `MOST_MASK_PIXELS` allows; ``left_out`` counts the others.
 
     Args:
-        outputs: the four named outputs without the batch axis.
+        outputs: the named outputs without the batch axis.
         geometry: where the photograph lies in the frame that the network saw.
         names: the model's classes.
         conf: scores at or below it are left out.
@@ -225,8 +225,7 @@ def image_prediction(
     )
     boxes = boxes_to_image(found.boxes, geometry)
     kept = slice(affordable(boxes))
-    coefficients = outputs["coefficients"][found.anchors[kept]]
-    masks = image_masks(coefficients, outputs["prototypes"], found.boxes[kept], geometry, retina=retina)
+    masks = detection_masks(outputs, found.anchors[kept], found.boxes[kept], geometry, retina=retina)
     return Prediction(
         path=path,
         height=geometry.original[0],

@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from segc.graph.ir import Node, Shape
+from segc.targets.suppression import finished, suppressed
 
 
 class Constant(nn.Module):
@@ -51,6 +52,25 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
 def resize_nearest(x: Tensor, scale: Sequence[int]) -> Tensor:
     """Each pixel of [N, C, H, W] repeated ``scale`` (vertical, horizontal) times."""
     return F.interpolate(x, scale_factor=[float(factor) for factor in scale], mode="nearest")
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, coefficients: Tensor, settings: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`segc.targets.suppression.suppressed`, which does it."""
+    arrays = (value.float().cpu().numpy() for value in (boxes, scores, coefficients))
+    left = suppressed(*arrays, **settings)
+    made = [torch.from_numpy(value).to(boxes.device) for value in left]
+    return made[0], made[1], made[2], made[3]
+
+
+def finished_masks(
+    coefficients: Tensor, prototypes: Tensor, boxes: Tensor, scale: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """See :func:`segc.targets.suppression.finished`, which does it."""
+    height, width = (side * factor for side, factor in zip(prototypes.shape[2:], scale, strict=True))
+    first, second, third = (value.float().cpu().numpy() for value in (coefficients, prototypes, boxes))
+    return torch.from_numpy(finished(first, second, third, (height, width))).to(boxes.device, dtype)
 
 
 def _conv2d(node: Node, shapes: Mapping[str, Shape]) -> nn.Module:
@@ -130,6 +150,8 @@ FUNCTIONS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Call]] = {
         (x[0], a["scale"], a["zero"], a["low"], a["high"]),
         {},
     ),
+    "nms": lambda x, a: (nms, (*x, dict(a)), {}),
+    "finished_masks": lambda x, a: (finished_masks, (*x, a["scale"], getattr(torch, a["dtype"])), {}),
     "cast": lambda x, a: (torch.Tensor.to, (x[0], getattr(torch, a["dtype"])), {}),
 }
 """Operators without parameters: the function to call, its arguments and keywords."""

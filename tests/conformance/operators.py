@@ -135,6 +135,33 @@ def _boxes(b: GraphBuilder, x: str) -> str:
     return b.op("mul", [b.op("concat", [corners, right], "rows", axis=2), strides], "pixels", output="result")
 
 
+def _detections(b: GraphBuilder, x: str, **settings: Any) -> tuple[str, str, str, str]:
+    """What suppression leaves of 77 boxes of two classes round the pixels' centres, which overlap their neighbours."""
+    rows = _anchor_major(b, x)
+    points, strides = b.node("anchor_points", [x], "anchors", attributes={"strides": (4,)})
+    sides, scores = b.node("split", [rows], "pieces", attributes={"axis": 2, "sizes": (1, 2)})
+    near, far = b.op("sub", [points, sides], "near"), b.op("add", [points, sides], "far")
+    boxes = b.op("mul", [b.op("concat", [near, far], "corners", axis=2), strides], "pixels")
+    attributes = {"conf": 0.5, "iou": 0.3, "max_det": 40, "agnostic": False, **settings}
+    boxes, scores, classes, coefficients = b.node("nms", [boxes, scores, rows], "nms", attributes=attributes)
+    return boxes, scores, classes, coefficients
+
+
+def _suppressed(b: GraphBuilder, x: str, **settings: Any) -> str:
+    """A row a detection: box, score, class, coefficients."""
+    boxes, scores, classes, coefficients = _detections(b, x, **settings)
+    columns = [b.op("reshape", [value], f"column{i}", shape=(0, -1, 1)) for i, value in enumerate((scores, classes))]
+    return b.op("concat", [boxes, *columns, coefficients], "rows", output="result", axis=2)
+
+
+def _masks(b: GraphBuilder, x: str) -> str:
+    """Masks of what suppression leaves, with the image itself for prototypes."""
+    centred = b.op("sub", [x, b.op("sigmoid", [x], "sigmoid")], "centred")
+    boxes, _, _, coefficients = _detections(b, x, max_det=12)
+    settings = {"scale": (4, 4), "dtype": "uint8"}
+    return b.op("finished_masks", [coefficients, centred, boxes], "masks", output="result", **settings)
+
+
 def _then(op: str, first: Recipe, b: GraphBuilder, x: str, **attributes: Any) -> str:
     return b.op(op, [first(b, x)], op, output="result", **attributes)
 
@@ -240,6 +267,11 @@ RECIPES: dict[str, Recipe] = {
     "expected values of a distribution": _distribution,
     "flatten_spatial": partial(_one, "flatten_spatial"),
     "anchor_points and boxes": _boxes,
+    "nms": _suppressed,
+    "nms agnostic": partial(_suppressed, agnostic=True),
+    "nms with more places than anchors": partial(_suppressed, conf=0.0, iou=1.0, max_det=90),
+    "nms without detections": partial(_suppressed, conf=1.0),
+    "finished_masks": _masks,
 }
 """A graph by what it shows. All read ``images`` [N, 3, 11, 7] and make ``result``."""
 

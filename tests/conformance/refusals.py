@@ -1,8 +1,25 @@
 """What targets do not have, as facts: expected refusals stand beside expected results."""
 
+SUPPRESSION = (
+    "nms",
+    "nms agnostic",
+    "nms with more places than anchors",
+    "nms without detections",
+    "finished_masks",
+)
+"""Recipes of what a target has that suppresses in the graph."""
+
 REFUSALS: dict[str, dict[str, str]] = {
-    "tfjs": {"conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution with both a stride and a dilation"},
+    **{
+        target: dict.fromkeys(SUPPRESSION, "there is no nms")
+        for target in ("torchscript", "saved_model", "graphdef", "tflite", "edgetpu", "tfjs", "paddle", "ncnn", "keras")
+    },
+    "tfjs": {
+        **dict.fromkeys(SUPPRESSION, "there is no nms"),
+        "conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution with both a stride and a dilation",
+    },
     "keras": {
+        **dict.fromkeys(SUPPRESSION, "there is no nms"),
         "conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution is dilated or strided, not both",
         **dict.fromkeys(
             ("conv2d 3x3 groups 3", "conv2d 3x3 groups 3 stride 2, no bias", "conv2d 3x3 depthwise"),

@@ -10,13 +10,13 @@ import pytest
 from segc.diagnostics import SegcError
 from segc.emission.project import emit_project
 from segc.spec.load import load_project
+from segc.targets.contract import TargetOptions
 from segc.targets.registry import refusals, targets
+from segc.targets.suppression import SuppressionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from segc.targets.contract import TargetOptions
 
 Settings = dict[str, Any]
 
@@ -24,11 +24,16 @@ REFUSED: dict[str, list[tuple[Settings, str]]] = {
     "torchscript": [({"half": True, "optimize": True}, "leave one of the two out")],
     "onnx": [
         ({"dynamic": True, "batch": 3}, "a dynamic model takes every batch size"),
+        ({"nms": True, "masks": True, "layout": "fused"}, "masks go with named"),
+        ({"nms": True, "masks": True, "dynamic": True}, "finished masks of a free size take unbounded memory"),
+        ({"nms": True, "masks": True, "max_det": 5000}, "5000 finished masks at 96x160 take 307 MB a run: max_det of"),
         ({"half": True, "int8": True}, "half and int8 exclude each other"),
         ({"int8": True, "opset": 12}, "opset 13 is the first"),
         ({"deployment": "tensorrt", "int8": False}, "only int8 models differ by where they run"),
+        ({"nms": True, "deployment": "tensorrt"}, "only int8 models differ by where they run"),
     ],
     "openvino": [
+        ({"nms": True, "masks": True, "dynamic": True}, "finished masks of a free size take unbounded"),
         ({"half": True, "int8": True}, "half and int8 exclude each other"),
         ({"int8_weights": True, "int8": True}, "int8 says how weights are stored"),
         ({"int8_weights": True, "half": True}, "half says how weights are stored"),
@@ -62,13 +67,24 @@ def choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
+SUPPRESSION: list[Settings] = [{"nms": True}, {"nms": True, "agnostic": True}, {"nms": True, "masks": True}]
+"""Where a target suppresses in the graph: how."""
+
+ALONE: list[Settings] = [{"conf": 0.0}, {"iou": 0.5}, {"max_det": 9}, {"agnostic": True}, {"masks": True}]
+"""Settings that say nothing without it."""
+
+
 def combinations(target: str) -> Iterator[Settings]:
-    """Every combination of the settings that have few values."""
-    fields = targets()[target].options.model_fields
-    few = {name: choices(field.annotation) for name, field in fields.items() if name != "format"}
+    """Every combination of the settings that have few values; with suppression in the graph, each of them by itself."""
+    model = targets()[target].options
+    shared = SuppressionOptions.model_fields if issubclass(model, SuppressionOptions) else TargetOptions.model_fields
+    few = {name: choices(field.annotation) for name, field in model.model_fields.items() if name not in shared}
     few = {name: values for name, values in few.items() if values}
     for values in product(*few.values()):
         yield dict(zip(few, values, strict=True))
+    if issubclass(model, SuppressionOptions):
+        own = [{}, *({name: value} for name, values in few.items() for value in values[1:])]
+        yield from ({**way, **setting} for way in SUPPRESSION for setting in own)
 
 
 def options(target: str, settings: Settings) -> TargetOptions:
@@ -88,6 +104,14 @@ def test_a_combination_is_refused_where_the_table_says_so_and_nowhere_else(targe
         assert bool(messages) == (wanted is not None), settings
         if wanted is not None:
             assert any(wanted in message for message in messages), settings
+
+
+@pytest.mark.parametrize("settings", ALONE, ids=str)
+@pytest.mark.parametrize("target", [n for n, t in targets().items() if issubclass(t.options, SuppressionOptions)])
+def test_what_says_something_of_suppression_goes_with_it(target: str, settings: Settings) -> None:
+    ((path, message),) = refusals(options(target, settings), (96, 160))
+    assert path == tuple(settings)
+    assert "add nms: true, or leave it out" in message
 
 
 def rounds() -> list[list[tuple[str, Settings]]]:

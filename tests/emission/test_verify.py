@@ -119,7 +119,7 @@ def test_that_nothing_was_compared_is_said(outputs: dict[str, np.ndarray]) -> No
     assert result.detections.box_iou is None
 
 
-SUPPRESSION = {"conf": 0.25, "iou": 0.7, "max_det": 5}
+SUPPRESSION = {"conf": 0.25, "iou": 0.7, "max_det": 5, "agnostic": False}
 
 
 @pytest.fixture

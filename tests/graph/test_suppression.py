@@ -1,16 +1,11 @@
 """What a graph that suppresses by itself means is what happens to the outputs of one that does not."""
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from segc.architectures.yolov8_seg import SCALES, build
 from segc.graph.ir import Graph
-from segc.graph.passes import append_suppression, fold_batch_norm, training_form
-from segc.graph.passes.suppression import suppression
+from segc.graph.passes import append_suppression, fold_batch_norm, half_precision, training_form
 from segc.graph.serial import check, read_graph, write_graph
-from segc.inference.postprocess import detections
 from segc.network.initialise import initial_weights
 
 
@@ -30,7 +25,7 @@ def test_suppression_stands_behind_the_decode(graph: Graph) -> None:
         "coefficients": (2, 20, 32),
         "prototypes": (2, 32, 16, 24),
     }
-    assert suppressed.nodes[-1].attributes == {"conf": 0.25, "iou": 0.7, "max_det": 20}
+    assert suppressed.nodes[-1].attributes == {"conf": 0.25, "iou": 0.7, "max_det": 20, "agnostic": False}
     assert suppressed.nodes[-1].region == "decode"
     assert suppressed.tensors["boxes.anchors"].shape == graph.tensors["boxes"].shape
     assert read_graph(write_graph(suppressed)).nodes == suppressed.nodes
@@ -44,30 +39,17 @@ def test_the_rest_of_the_graph_stays_as_it_was(graph: Graph) -> None:
     assert training_form(suppressed).outputs == ("box_logits", "class_logits", "coefficients.anchors", "prototypes")
 
 
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    anchors=st.integers(1, 60),
-    nc=st.integers(1, 4),
-    conf=st.sampled_from([0.0, 0.3, 0.9]),
-    iou=st.sampled_from([0.05, 0.5, 0.95]),
-    max_det=st.integers(1, 40),
-)
-def test_it_leaves_what_prediction_leaves(
-    seed: int, anchors: int, nc: int, conf: float, iou: float, max_det: int
-) -> None:
-    random = np.random.default_rng(seed)
-    # Whole pixels: moving classes apart, as prediction does, then rounds nothing.
-    corners = random.integers(0, 60, (2, anchors, 2))
-    boxes = np.concatenate([corners, corners + random.integers(1, 40, (2, anchors, 2))], axis=2).astype(np.float32)
-    scores = random.random((2, anchors, nc), np.float32)
-    coefficients = random.random((2, anchors, 5), np.float32)
-    found = suppression(boxes, scores, coefficients, conf=conf, iou=iou, max_det=max_det)
-    assert [result.shape for result in found] == [(2, max_det, 4), (2, max_det), (2, max_det), (2, max_det, 5)]
-    for image in range(2):
-        wanted = detections(boxes[image], scores[image], conf=conf, iou=iou, max_det=max_det)
-        count = len(wanted.anchors)
-        rows = [result[image] for result in found]
-        expected = (wanted.boxes, wanted.scores, wanted.classes, coefficients[image, wanted.anchors])
-        for row, value in zip(rows, expected, strict=True):
-            np.testing.assert_array_equal(row[:count], value)
-            assert not row[count:].any()
+def test_masks_take_the_place_of_what_they_are_made_of(graph: Graph) -> None:
+    finished = append_suppression(graph, conf=0.25, iou=0.7, max_det=20, masks="uint8")
+    check(finished)
+    assert finished.outputs == ("boxes", "scores", "classes", "masks")
+    masks = finished.tensors["masks"]
+    assert (masks.shape, masks.dtype) == ((2, 20, 64, 96), "uint8")
+    assert read_graph(write_graph(finished)).tensors["masks"] == masks
+
+
+def test_half_precision_leaves_suppression_and_masks_what_they_are(graph: Graph) -> None:
+    finished = append_suppression(graph, conf=0.25, iou=0.7, max_det=20, masks="uint8")
+    halved, _ = half_precision(finished, initial_weights(graph.parameters, 0))
+    check(halved)
+    assert [halved.tensors[name].dtype for name in halved.outputs] == ["float32", "float32", "float32", "uint8"]

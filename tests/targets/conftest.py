@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +26,7 @@ from segc.inference.metadata import Metadata
 from segc.sessions.artifact import open_artifact, open_target
 from segc.targets.contract import EmitRequest, Emitted
 from segc.targets.registry import targets
+from segc.targets.suppression import with_thresholds
 from segc.weights.store import load_weights
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class Trained(NamedTuple):
         """What a target is asked to emit into a folder."""
         entry = targets()[target]
         chosen = entry.options.model_validate({"format": target, **options})
-        metadata = self.metadata(size, segc_version="0", **entry.settings(chosen))
-        if metadata.layout == "detections":
-            metadata = replace(metadata, conf=DEFAULTS.conf, iou=DEFAULTS.iou, max_det=DEFAULTS.max_det)
+        metadata = with_thresholds(self.metadata(size, segc_version="0", **entry.settings(chosen)), DEFAULTS)
         return EmitRequest(self.graph(size, metadata.batch), self.weights, chosen, metadata, "photos", folder)
 
     def emit_here(self, target: str, folder: Path, size: tuple[int, int], **options: Any) -> Emitted:
@@ -113,8 +111,10 @@ class Trained(NamedTuple):
         return Emitted(**{name: tuple(value) if isinstance(value, list) else value for name, value in made.items()})
 
 
-def run_in_worker(target: str, model: Path, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The named outputs of a model for images [N, 3, H, W], one at a time, and what its session says of itself."""
+def run_in_worker(
+    target: str, model: Path, images: np.ndarray, batch: int = 1
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The named outputs of a model for images [N, 3, H, W], so many at a time, and what its session says of itself."""
     entry = targets()[target]
     with tempfile.TemporaryDirectory() as name, Worker(f"the {target} model", threads=1) as worker:
         work = Path(name)
@@ -124,6 +124,7 @@ def run_in_worker(target: str, model: Path, images: np.ndarray) -> tuple[dict[st
             outputs=str(work / "outputs.safetensors"),
             model=str(model),
             opener=entry.stand_in(model) or entry.runtime,
+            batches={"case": batch},
         )
         worker.start("run", task, 600)
         said = worker.result()

@@ -84,7 +84,9 @@ class _Draft:
     def _make(self, name: str, dtype: Dtype) -> str:
         # An output's own name is kept for what leaves the graph.
         called = f"{name}{HALF}" if dtype == "float16" and name in self._graph.outputs else name
-        self._tensors[called] = Tensor(called, self._graph.tensors[name].shape, dtype)
+        tensor = self._graph.tensors[name]
+        # What is no floating-point number stays what it is.
+        self._tensors[called] = replace(tensor, name=called, dtype=dtype if tensor.dtype == "float32" else tensor.dtype)
         self._names[name, dtype] = called
         return called
 

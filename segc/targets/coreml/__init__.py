@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segc.graph.ir import Graph
-    from segc.graph.passes import Pass, Weights
+    from segc.graph.passes import Pass
     from segc.inference.metadata import Metadata
 
 APPLE = sys.platform == "darwin"
@@ -28,7 +32,7 @@ NOTE = (
 TOOLS = "segc.targets.coreml.tools"
 
 
-class CoremlOptions(TargetOptions):
+class CoremlOptions(SuppressionOptions):
     """Options of the Core ML target."""
 
     format: Literal["coreml"]
@@ -36,31 +40,14 @@ class CoremlOptions(TargetOptions):
     int8: bool = Field(
         default=False, description="Store the weights of convolutions in 8 bits; needs iOS 16 or macOS 13."
     )
-    nms: bool = Field(
-        default=False,
-        description="Suppress overlapping boxes in the model, by conf, iou and max_det of the hyperparameters: outputs "
-        "are boxes [1, max_det, 4], scores and classes [1, max_det], coefficients [1, max_det, 32] and prototypes.",
-    )
 
 
 def _passes(options: CoremlOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
 
-    found: list[Pass] = [fold_batch_norm, fixed_anchors]
-    if options.nms:
-        found.append(partial(_suppress, metadata))
-    if options.half:
-        found.append(half_precision)
-    return tuple(found)
-
-
-def _suppress(metadata: Metadata, graph: Graph, weights: Weights) -> tuple[Graph, Weights]:
-    from segc.graph.passes import append_suppression
-
-    conf, iou, most = metadata.conf, metadata.iou, metadata.max_det
-    if conf is None or iou is None or most is None:
-        raise ValueError("a model that suppresses has thresholds")
-    return append_suppression(graph, conf=conf, iou=iou, max_det=most), weights
+    # Core ML has no outputs of eight bits.
+    suppression = suppression_passes(options, metadata, masks="float32")
+    return fold_batch_norm, fixed_anchors, *suppression, *([half_precision] if options.half else [])
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -80,7 +67,7 @@ def oldest_system(options: CoremlOptions) -> int:
 
 def _settings(options: CoremlOptions) -> dict[str, Any]:
     precision = "weight-only-int8" if options.int8 else "fp16" if options.half else "fp32"
-    return {"layout": "detections" if options.nms else "named", "precision": precision}
+    return {**suppression_settings(options), "precision": precision}
 
 
 def _values(options: CoremlOptions) -> dict[str, Any]:
@@ -118,6 +105,7 @@ TARGET = Target(
     templates=(("predict.py.j2", "predict.py"), ("coreml.md.j2", "SWIFT.md")),
     values=_values,
     stand_in=_stand_in,
+    refusals=suppression_refusals,
     passes=_passes,
     settings=_settings,
     remarks=lambda: () if APPLE else (NOTE,),

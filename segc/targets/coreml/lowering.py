@@ -108,6 +108,12 @@ def _describe(description: Any, metadata: Metadata, converter: str) -> None:
         output.shortDescription = OUTPUT_DESCRIPTIONS[metadata.layout].get(output.name, "")
 
 
+_DETECTIONS = {
+    "boxes": "x1, y1, x2, y2 of every detection, best first, in pixels of the input",
+    "scores": "0..1 of every detection; 0 where there is none",
+    "classes": "index of every detection's class",
+}
+
 OUTPUT_DESCRIPTIONS = {
     "named": {
         "boxes": "x1, y1, x2, y2 of every anchor, in pixels of the input",
@@ -115,10 +121,9 @@ OUTPUT_DESCRIPTIONS = {
         "coefficients": "of every anchor's mask: a mask is where their sum over the prototypes is above 0",
         "prototypes": "what masks are made of, a pixel for 4 x 4 of the input",
     },
+    "masks": {**_DETECTIONS, "masks": "1 where every detection's mask is, 0 elsewhere, in pixels of the input"},
     "detections": {
-        "boxes": "x1, y1, x2, y2 of every detection, best first, in pixels of the input",
-        "scores": "0..1 of every detection; 0 where there is none",
-        "classes": "index of every detection's class",
+        **_DETECTIONS,
         "coefficients": "of every detection's mask: a mask is where their sum over the prototypes is above 0",
         "prototypes": "what masks are made of, a pixel for 4 x 4 of the input",
     },
@@ -336,7 +341,7 @@ def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
         iou_threshold=np.float32(iou),
         score_threshold=np.float32(conf),
         max_boxes=count,
-        per_class_suppression=True,
+        per_class_suppression=not node.attributes["agnostic"],
     )
     used = op("less", "used", x=np.arange(count, dtype=np.int32), y=found)
     share = op("reshape", "share", x=op("cast", "used.fp32", x=used, dtype="fp32"), shape=[1, count, 1])
@@ -353,6 +358,36 @@ def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
         result(name, values, shape)
         for name, values, shape in zip(node.outputs, (boxes, best, numbers, coefficients), shapes, strict=True)
     ]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    (coefficients, prototypes, boxes), np = inputs, w.np
+    _, _, height, width = w.shape(node.outputs[0])
+    n, channels, rows, columns = w.shape(node.inputs[1])
+    count = w.shape(node.inputs[0])[1]
+
+    def op(kind: str, name: str, **given: Any) -> Any:
+        return w.op(kind, f"{node.name}.{name}", **given)
+
+    flat = op("reshape", "flat", x=prototypes, shape=[n, channels, rows * columns])
+    product = op(
+        "reshape", "product", x=op("matmul", "flat_product", x=coefficients, y=flat), shape=[n, count, rows, columns]
+    )
+    # Its corners are not aligned: centres stand at halves, and edges are clamped.
+    target = {"target_size_height": height, "target_size_width": width, "sampling_mode": "UNALIGN_CORNERS"}
+    logits = op("resize_bilinear", "logits", x=product, **target)
+    inside = op("greater", "positive", x=logits, y=np.float32(0))
+    sides = op("split", "sides", x=boxes, split_sizes=[1, 1, 1, 1], axis=2)
+    x1, y1, x2, y2 = (op("reshape", f"edge{side}", x=part, shape=[n, count, 1, 1]) for side, part in enumerate(sides))
+    axes = (
+        ("columns", np.arange(width, dtype=np.float32).reshape(1, 1, 1, -1), x1, x2),
+        ("rows", np.arange(height, dtype=np.float32).reshape(1, 1, -1, 1), y1, y2),
+    )
+    for name, pixels, low, high in axes:
+        from_low = op("less_equal", f"{name}.from", x=low, y=pixels)
+        within = op("logical_and", f"{name}.within", x=from_low, y=op("greater", f"{name}.below", x=high, y=pixels))
+        inside = op("logical_and", f"{name}.inside", x=inside, y=within)
+    return [w.op("cast", w.name, x=inside, dtype="fp32")]
 
 
 LOWERINGS: dict[str, Lowering] = {
@@ -376,5 +411,6 @@ LOWERINGS: dict[str, Lowering] = {
     "constant": _constant,
     "cast": _cast,
     "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that writes its operations. Anchors are constants by then."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segc.inference.masks import sample_axis
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -175,6 +177,29 @@ def _upsample(inputs: Inputs, shapes: Shapes) -> list[Array]:
     return [result]
 
 
+def _matmul(inputs: Inputs, shapes: Shapes) -> list[Array]:
+    if inputs.get("transpose_x", False) or inputs.get("transpose_y", False):
+        raise ValueError("a product of what is turned")
+    return [np.matmul(inputs["x"], inputs["y"], out=np.empty(shapes[0], np.float32))]
+
+
+def _resize_bilinear(inputs: Inputs, shapes: Shapes) -> list[Array]:
+    """[N, C, H, W], centres of pixels at halves and edges clamped, along the rows and then down the columns."""
+    if inputs.get("sampling_mode") != "UNALIGN_CORNERS":
+        raise ValueError(f"sampling_mode is {inputs.get('sampling_mode')}")
+    x, (height, width) = inputs["x"], shapes[0][2:]
+    if shapes[0][:2] != x.shape[:2]:
+        raise ValueError(f"a resizing of {x.shape} gives {shapes[0]}")
+    ys, xs = (sample_axis(to, of / to, 0.0, of) for to, of in zip((height, width), x.shape[2:], strict=True))
+    wide = x[..., xs.lower] * (1 - xs.fraction) + x[..., xs.upper] * xs.fraction
+    result = np.empty(shapes[0], np.float32)
+    share = ys.fraction[:, None]
+    for made, plane in zip(result, wide, strict=True):
+        for one, rows in zip(made, plane, strict=True):
+            one[...] = rows[ys.lower] * (1 - share) + rows[ys.upper] * share
+    return [result]
+
+
 def _batch_norm(inputs: Inputs, _shapes: Shapes) -> list[Array]:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta a channel."""
     names = ("mean", "variance", "gamma", "beta")
@@ -294,6 +319,7 @@ OPERATIONS: dict[str, Operation] = {
     "equal": _elementwise(np.equal, np.bool_),
     "greater": _elementwise(np.greater, np.bool_),
     "less": _elementwise(np.less, np.bool_),
+    "less_equal": _elementwise(np.less_equal, np.bool_),
     "logical_and": _elementwise(np.logical_and, np.bool_),
     "batch_norm": _batch_norm,
     # Values are brought into the type of the result after every operation.
@@ -303,11 +329,13 @@ OPERATIONS: dict[str, Operation] = {
     "conv_transpose": _transposed_convolution,
     "gather": _gather,
     "identity": lambda inputs, _: [inputs["x"]],
+    "matmul": _matmul,
     "max_pool": _max_pool,
     "non_maximum_suppression": _non_maximum_suppression,
     "reduce_argmax": _reduce_argmax,
     "reduce_max": _reduce_max,
     "reduce_sum": _reduce_sum,
+    "resize_bilinear": _resize_bilinear,
     "reshape": lambda inputs, shapes: [inputs["x"].reshape(shapes[0])],
     "select": _select,
     "sigmoid": _sigmoid,

@@ -9,6 +9,12 @@ from pydantic import Field
 from segc.inference.metadata import MOST_IMAGES
 from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
 from segc.targets.int8 import Int8Options, int8_refusals, quantised
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +31,7 @@ QUANTISING_OPSET = 13
 """The first in which weights have a scale a channel."""
 
 
-class OnnxOptions(Int8Options):
+class OnnxOptions(Int8Options, SuppressionOptions):
     """Options of the ONNX target."""
 
     format: Literal["onnx"]
@@ -51,11 +57,12 @@ class OnnxOptions(Int8Options):
         "named",
         description="named: boxes, scores, coefficients, prototypes. fused: output0 [N, 4 + nc + 32, A] (xywh in "
         "pixels, scores, coefficients) and output1 (prototypes), with the metadata that existing deployment code "
-        "for this network family reads.",
+        "for this network family reads; with nms, output0 [N, max_det, 6 + 32] (xyxy in pixels, score, class, "
+        "coefficients).",
     )
 
 
-def _refusals(options: OnnxOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+def _refusals(options: OnnxOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     if options.dynamic and options.batch != 1:
         yield ("batch",), "a dynamic model takes every batch size: leave batch out, or set dynamic to false"
     yield from int8_refusals(options)
@@ -63,15 +70,19 @@ def _refusals(options: OnnxOptions, _size: tuple[int, int]) -> Iterable[Refusal]
         yield ("opset",), f"int8 needs a scale a channel, which opset {QUANTISING_OPSET} is the first to have"
     if options.deployment == "tensorrt" and not options.int8:
         yield ("deployment",), "only int8 models differ by where they run: set int8 to true, or leave it out"
+    if options.nms and options.masks and options.layout == "fused":
+        yield ("masks",), "the layout fused ends in prototypes, of which its clients make masks: masks go with named"
+    yield from suppression_refusals(options, size, batch=options.batch, dynamic=options.dynamic)
 
 
-def _passes(options: OnnxOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+def _passes(options: OnnxOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
     from segc.graph.passes.integers import silu_apart
 
     found: list[Pass] = [fold_batch_norm]
     if not options.dynamic:
         found.append(fixed_anchors)
+    found += suppression_passes(options, metadata)
     if options.half:
         found.append(half_precision)
     if options.int8 and options.deployment == "cpu":
@@ -96,7 +107,10 @@ def _scheme(options: OnnxOptions) -> Scheme | None:
 
 def _settings(options: OnnxOptions) -> dict[str, Any]:
     precision = "int8" if options.int8 else "fp16" if options.half else "fp32"
-    return {"layout": options.layout, "batch": options.batch, "dynamic": options.dynamic, "precision": precision}
+    layout = {"layout": options.layout, **suppression_settings(options)}
+    if options.nms and options.layout == "fused":
+        layout["layout"] = "rows"
+    return {**layout, "batch": options.batch, "dynamic": options.dynamic, "precision": precision}
 
 
 LOWERING = (Requirement("onnx", "onnx", "1.17"), Requirement("onnx-graphsurgeon", "onnx_graphsurgeon", "0.5.8"))

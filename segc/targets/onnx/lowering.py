@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segc.graph.passes.integers import Scheme, channel_axis
 from segc.inference.metadata import METADATA_KEY, metadata_text
 from segc.targets.lowering import Writer
+from segc.targets.suppression import class_shifts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
     writer.type = writer.np.float32  # of what follows
     outputs = [writer.values[name] for name in graph.outputs]
     if options.layout == "fused":
-        outputs = writer.fuse(*outputs)
+        outputs = writer.fuse(*outputs) if metadata.layout == "fused" else writer.rows(*outputs)
     lowered = gs.Graph(
         nodes=writer.nodes,
         inputs=[writer.values[name] for name in graph.inputs],
@@ -117,8 +118,13 @@ FREE_AXES: dict[str, list[str | None]] = {
     "scores": ["batch", "anchors", None],
     "coefficients": ["batch", "anchors", None],
     "prototypes": ["batch", None, "prototype_height", "prototype_width"],
+    "classes": ["batch", None],
 }
 """Names of the axes that a dynamic model leaves free; None where the graph's length holds."""
+
+
+SUPPRESSION = frozenset({"boxes", "scores", "classes", "coefficients"})
+"""Outputs of a model that suppresses."""
 
 
 class _Writer(Writer):
@@ -147,6 +153,7 @@ class _Writer(Writer):
         self.opset, self.dynamic, self.whole_bias = opset, dynamic, whole_bias
         self.np, self.gs = np, gs
         self.type: Any = np.float32
+        self.suppresses = any(node.op == "nms" for node in graph.nodes)
         self.nodes: list[Any] = []
         self._parameters: dict[str, Any] = {}
         self.values = {name: self.variable(name) for name in graph.inputs}
@@ -160,6 +167,9 @@ class _Writer(Writer):
         """A value of the graph. Only what leaves or enters a dynamic model says which sizes are free."""
         tensor = self.graph.tensors[name]
         free = FREE_AXES.get(name) if self.dynamic else [None] * len(tensor.shape)
+        if free and self.suppresses and name in SUPPRESSION:
+            # There are as many detections as there are places for them, whatever the size.
+            free = ["batch", *[None] * (len(tensor.shape) - 1)]
         shape = free and [axis or length for axis, length in zip(free, tensor.shape, strict=True)]
         return self.gs.Variable(name, dtype=self.np.dtype(tensor.dtype).type, shape=shape)
 
@@ -240,6 +250,15 @@ class _Writer(Writer):
         output0 = self.op("Transpose", "output0", [rows], perm=[0, 2, 1])
         n, anchors, _ = boxes.shape
         output0.shape = [n, 4 + scores.shape[2] + coefficients.shape[2], anchors]
+        prototypes.name = "output1"
+        return [output0, prototypes]
+
+    def rows(self, boxes: Any, scores: Any, classes: Any, coefficients: Any, prototypes: Any) -> list[Any]:
+        """The two outputs of the fused layout of a model that suppresses, from its five."""
+        column = self.integers("output0.column", [0, -1, 1])
+        single = [self.op("Reshape", f"output0.{value.name}", [value, column]) for value in (scores, classes)]
+        output0 = self.op("Concat", "output0", [boxes, *single, coefficients], axis=2)
+        output0.shape = [*boxes.shape[:2], 6 + coefficients.shape[2]]
         prototypes.name = "output1"
         return [output0, prototypes]
 
@@ -431,6 +450,114 @@ def _cast(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
     return [w.op("Cast", node.name, inputs, outputs=node.outputs, to=w.type)]
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    """``NonMaxSuppression`` of all boxes at once, those of different classes moved apart.
+
+    It says which anchors are left, of all images one after another. So that every image has ``max_det`` rows, best
+    first, the scores of the others become 0 and the highest are taken.
+    """
+    (boxes, scores, coefficients), np, name = inputs, w.np, node.name
+    conf, iou, count = node.attributes["conf"], node.attributes["iou"], int(node.attributes["max_det"])
+
+    def op(kind: str, part: str, *given: Any, dtype: Any = None, outputs: Sequence[str] = (), **attributes: Any) -> Any:
+        return w.op(kind, f"{name}.{part}", given, dtype=dtype, outputs=outputs, **attributes)
+
+    def highest(part: str, values: Any, number: int, axis: int) -> tuple[Any, Any]:
+        made = [w.gs.Variable(f"{name}.{part}"), w.gs.Variable(f"{name}.{part}.places")]
+        for variable, dtype in zip(made, (np.float32, np.int64), strict=True):
+            variable.dtype = dtype
+        many = w.integers(f"{name}.{part}.number", [number])
+        w.nodes.append(
+            w.gs.Node("TopK", name=f"{name}.{part}", attrs={"axis": axis}, inputs=[values, many], outputs=made)
+        )
+        return made[0], made[1]
+
+    row = w.integers(f"{name}.row", [0, -1])
+    score, label = highest("best", scores, 1, 2)
+    score = op("Reshape", "score", score, row)
+    label = op("Reshape", "label", label, row, dtype=np.int64)
+    shifts = w.constant(
+        f"{name}.shifts", class_shifts(w.shape(node.inputs[1])[2], agnostic=node.attributes["agnostic"])
+    )
+    moved = op("Add", "moved", boxes, op("Gather", "shift", shifts, label, axis=0))
+    left = op(
+        "NonMaxSuppression",
+        "left",
+        moved,
+        op("Reshape", "group", score, w.integers(f"{name}.group.shape", [0, 1, -1])),
+        w.integers(f"{name}.max_det", [count]),
+        w.constant(f"{name}.iou", [iou]),
+        w.constant(f"{name}.conf", [conf]),
+        dtype=np.int64,
+    )
+    places = op("Gather", "places", left, w.integers(f"{name}.image_and_anchor", [0, 2]), axis=1, dtype=np.int64)
+    shape = op("Shape", "shape", score, dtype=np.int64)
+    zero = op("ConstantOfShape", "zero", shape)
+    kept = op("ScatterND", "kept", zero, places, op("GatherND", "kept_scores", score, places))
+    if w.dynamic or w.shape(node.inputs[0])[1] < count:
+        # Room for as many as are asked for, however few anchors there are.
+        kept = op("Pad", "room", kept, w.integers(f"{name}.places_more", [0, 0, 0, count]))
+    best, anchors = highest("found", kept, count, 1)
+    used = op("Greater", "used", best, w.constant(f"{name}.nothing", [0.0]), dtype=np.bool_)
+    first = w.constant(f"{name}.first", [0], np.int64)
+    anchors = op("Where", "anchors", used, anchors, first, dtype=np.int64)
+    column = w.integers(f"{name}.column", [0, -1, 1])
+    used = op("Reshape", "used_rows", used, column, dtype=np.bool_)
+    anchors = op("Reshape", "anchor_rows", anchors, column, dtype=np.int64)
+    none = w.constant(f"{name}.none", [0.0])
+
+    def result(place: int, values: Any, width: int) -> Any:
+        output = node.outputs[place]
+        wide = op(
+            "Expand", f"{output}.anchors", anchors, w.integers(f"{name}.{output}.width", [1, 1, width]), dtype=np.int64
+        )
+        chosen = op("GatherElements", f"{output}.chosen", values, wide, axis=1)
+        if place != 2:
+            return op("Where", output, used, chosen, none, outputs=[output])
+        return op("Reshape", output, op("Where", f"{output}.rows", used, chosen, none), row, outputs=[output])
+
+    classes = op("Reshape", "labels", op("Cast", "label_numbers", label, to=np.float32), column)
+    return [
+        result(0, boxes, 4),
+        op("Identity", "scores", best, outputs=[node.outputs[1]]),
+        result(2, classes, 1),
+        result(3, coefficients, w.shape(node.inputs[2])[2]),
+    ]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    (coefficients, prototypes, boxes), np, name = inputs, w.np, node.name
+    _, _, height, width = w.shape(node.outputs[0])
+    _, channels, rows, columns = w.shape(node.inputs[1])
+
+    def op(kind: str, part: str, *given: Any, dtype: Any = np.float32, **attributes: Any) -> Any:
+        return w.op(kind, f"{name}.{part}", given, dtype=dtype, **attributes)
+
+    def reshaped(part: str, value: Any, *shape: int) -> Any:
+        return op("Reshape", part, value, w.integers(f"{name}.{part}.shape", shape))
+
+    flat = reshaped("flat", prototypes, 0, channels, rows * columns)
+    product = reshaped("product", op("MatMul", "flat_product", coefficients, flat), 0, -1, rows, columns)
+    region = w.constant(f"{name}.roi", [], np.float32) if w.opset < 13 else w.gs.Variable.empty()
+    scale = w.constant(f"{name}.scale", [1, 1, *node.attributes["scale"]], np.float32)
+    logits = op("Resize", "logits", product, region, scale, mode="linear", coordinate_transformation_mode="half_pixel")
+    inside = op("Greater", "positive", logits, w.constant(f"{name}.zero", [0.0], np.float32), dtype=np.bool_)
+    sides, attributes = w.split_sizes(f"{name}.sides", [1, 1, 1, 1])
+    parts = [w.gs.Variable(f"{name}.side{side}", dtype=np.float32) for side in range(4)]
+    w.nodes.append(
+        w.gs.Node("Split", name=f"{name}.sides", attrs={"axis": 2, **attributes}, inputs=[boxes, *sides], outputs=parts)
+    )
+    x1, y1, x2, y2 = (reshaped(f"edge{side}", part, 0, -1, 1, 1) for side, part in enumerate(parts))
+    axes = (("columns", np.arange(width), x1, x2), ("rows", np.arange(height)[:, None], y1, y2))
+    for part, numbers, low, high in axes:
+        pixels = w.constant(f"{name}.{part}", numbers, np.float32)
+        before = op("Less", f"{part}.before", pixels, low, dtype=np.bool_)
+        below = op("Less", f"{part}.below", pixels, high, dtype=np.bool_)
+        within = op("And", f"{part}.within", op("Not", f"{part}.after", before, dtype=np.bool_), below, dtype=np.bool_)
+        inside = op("And", f"{part}.inside", inside, within, dtype=np.bool_)
+    return [w.op("Cast", name, [inside], outputs=node.outputs, to=w.type)]
+
+
 LOWERINGS: dict[str, Lowering] = {
     "conv2d": _convolution,
     "conv_transpose2d": _convolution,
@@ -453,5 +580,7 @@ LOWERINGS: dict[str, Lowering] = {
     "constant": _constant,
     "cast": _cast,
     "fake_quantize": _fake_quantize,
+    "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that writes its ONNX nodes."""

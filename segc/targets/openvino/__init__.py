@@ -8,6 +8,12 @@ from pydantic import Field
 
 from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
 from segc.targets.int8 import Int8Options, int8_refusals, quantised
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +26,7 @@ DESCRIPTION = "metadata.yaml"
 """What the model is, for people and for deployment code that looks for this file beside the .xml."""
 
 
-class OpenVinoOptions(Int8Options):
+class OpenVinoOptions(Int8Options, SuppressionOptions):
     """Options of the OpenVINO target."""
 
     format: Literal["openvino"]
@@ -35,20 +41,22 @@ class OpenVinoOptions(Int8Options):
     dynamic: bool = Field(default=False, description="Leave batch, height and width free at run time.")
 
 
-def _refusals(options: OpenVinoOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+def _refusals(options: OpenVinoOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     yield from int8_refusals(options)
     if options.int8_weights and (options.int8 or options.half):
         other = "int8" if options.int8 else "half"
         yield ("int8_weights",), f"{other} says how weights are stored, too: choose one"
+    yield from suppression_refusals(options, size, dynamic=options.dynamic)
 
 
-def _passes(options: OpenVinoOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+def _passes(options: OpenVinoOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm
     from segc.graph.passes.integers import all_integer_weights
 
     found: list[Pass] = [fold_batch_norm]
     if not options.dynamic:
         found.append(fixed_anchors)
+    found += suppression_passes(options, metadata)
     if options.int8_weights:
         found.append(all_integer_weights)
     return tuple(found)
@@ -92,7 +100,8 @@ def _scheme(options: OpenVinoOptions) -> Scheme | None:
 
 def _settings(options: OpenVinoOptions) -> dict[str, Any]:
     asked = {"int8": options.int8, "weight-only-int8": options.int8_weights, "fp16": options.half, "fp32": True}
-    return {"dynamic": options.dynamic, "precision": next(name for name, wanted in asked.items() if wanted)}
+    precision = next(name for name, wanted in asked.items() if wanted)
+    return {**suppression_settings(options), "dynamic": options.dynamic, "precision": precision}
 
 
 OPENVINO = Requirement("openvino", "openvino", "2025.0")

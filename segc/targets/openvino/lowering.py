@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segc.graph.passes.integers import Scheme
 from segc.targets.lowering import Writer
 from segc.targets.openvino.runtime import import_openvino
+from segc.targets.suppression import class_shifts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class _Writer(Writer):
         """Axes, shapes and sizes."""
         return self.ops.constant(self.np.array(values, self.np.int64), name=name)
 
-    def numbers(self, name: str, values: float | Sequence[float]) -> Any:
+    def numbers(self, name: str, values: float | Sequence[float] | Array) -> Any:
         """Float32 constants."""
         return self.ops.constant(self.np.array(values, self.np.float32), name=name)
 
@@ -225,6 +226,103 @@ def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Any:
     return w.ops.constant(w.weights[node.parameters["value"]].reshape(node.attributes["shape"]))
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    """``NonMaxSuppression`` of all boxes at once, those of different classes moved apart.
+
+    It says which anchors are left, of all images one after another. So that every image has ``max_det`` rows, best
+    first, the scores of the others become 0 and the highest are taken.
+    """
+    (boxes, scores, coefficients), ops, name = inputs, w.ops, node.name
+    conf, iou, count = node.attributes["conf"], node.attributes["iou"], int(node.attributes["max_det"])
+
+    def integers(part: str, values: int | Sequence[int]) -> Any:
+        return w.integers(f"{name}.{part}", values)
+
+    def reshaped(part: str, x: Any, shape: Sequence[int]) -> Any:
+        return w.reshape(f"{name}.{part}", x, shape)
+
+    def highest(part: str, x: Any, number: int, axis: int) -> tuple[Any, Any]:
+        found = ops.topk(
+            x, integers(f"{part}.number", number), axis, "max", "value", "i64", stable=True, name=f"{name}.{part}"
+        )
+        return found.output(0), found.output(1)
+
+    best, place = highest("best", scores, 1, 2)
+    score, label = reshaped("score", best, [0, -1]), reshaped("label", place, [0, -1])
+    zero, one = integers("zero", 0), integers("one", 1)
+    table = class_shifts(w.shape(node.inputs[1])[2], agnostic=node.attributes["agnostic"])
+    shift = ops.gather(w.numbers(f"{name}.shifts", table), label, zero, name=f"{name}.shift")
+    left = ops.non_max_suppression(
+        ops.add(boxes, shift, name=f"{name}.moved"),
+        reshaped("group", score, [0, 1, -1]),
+        integers("max_det", count),
+        w.numbers(f"{name}.iou", iou),
+        w.numbers(f"{name}.conf", conf),
+        box_encoding="corner",
+        sort_result_descending=False,
+        output_type="i64",
+        name=f"{name}.left",
+    )
+    places = ops.gather(left.output(0), integers("image_and_anchor", [0, 2]), one, name=f"{name}.places")
+    shape = ops.shape_of(score, name=f"{name}.shape")
+    nothing = ops.broadcast(w.numbers(f"{name}.nothing", 0.0), shape, name=f"{name}.nothing_left")
+    kept = ops.scatter_nd_update(
+        nothing, places, ops.gather_nd(score, places, name=f"{name}.kept_scores"), name=f"{name}.kept"
+    )
+    # Room for as many as are asked for, however few anchors there are.
+    room = w.numbers(f"{name}.no_score", 0.0)
+    kept = ops.pad(
+        kept, integers("before", [0, 0]), integers("behind", [0, count]), "constant", room, name=f"{name}.room"
+    )
+    found, anchors = highest("found", kept, count, 1)
+    used = ops.greater(found, room, name=f"{name}.used")
+    anchors = ops.select(used, anchors, zero, name=f"{name}.anchors")
+    column = [0, -1, 1]
+    used, anchors = reshaped("used_rows", used, column), reshaped("anchor_rows", anchors, column)
+
+    def result(output: str, values: Any) -> Any:
+        # Gather with a dimension of batches spoils rows of four values, or brings the process down (2026.4, CPU).
+        chosen = ops.gather_nd(values, anchors, batch_dims=1, name=f"{name}.{output}.chosen")
+        return ops.select(used, chosen, room, name=f"{name}.{output}").output(0)
+
+    classes = reshaped("numbers", ops.convert(label, "f32", name=f"{name}.labels"), column)
+    return [
+        result("boxes", boxes),
+        found,
+        reshaped("classes_in_a_row", result("classes", classes), [0, -1]).output(0),
+        result("coefficients", coefficients),
+    ]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Any]) -> Any:
+    (coefficients, prototypes, boxes), ops, name, np = inputs, w.ops, node.name, w.np
+    _, _, height, width = w.shape(node.outputs[0])
+    _, channels, rows, columns = w.shape(node.inputs[1])
+    flat = w.reshape(f"{name}.flat", prototypes, [0, channels, rows * columns])
+    product = ops.matmul(coefficients, flat, transpose_a=False, transpose_b=False, name=f"{name}.flat_product")
+    logits = ops.interpolate(
+        w.reshape(f"{name}.product", product, [0, -1, rows, columns]),
+        w.numbers(f"{name}.scale", node.attributes["scale"]),
+        mode="linear_onnx",
+        shape_calculation_mode="scales",
+        coordinate_transformation_mode="half_pixel",
+        axes=w.integers(f"{name}.axes", [2, 3]),
+        name=f"{name}.logits",
+    )
+    inside = ops.greater(logits, w.numbers(f"{name}.zero", 0.0), name=f"{name}.positive")
+    parts = ops.split(boxes, w.integers(f"{name}.side_axis", 2), 4, name=f"{name}.sides").outputs()
+    x1, y1, x2, y2 = (w.reshape(f"{name}.edge{side}", part, [0, -1, 1, 1]) for side, part in enumerate(parts))
+    axes = (("columns", np.arange(width), x1, x2), ("rows", np.arange(height)[:, None], y1, y2))
+    for part, numbers, low, high in axes:
+        pixels = ops.constant(numbers.astype(np.float32), name=f"{name}.{part}")
+        after = ops.greater_equal(pixels, low, name=f"{name}.{part}.from")
+        within = ops.logical_and(
+            after, ops.less(pixels, high, name=f"{name}.{part}.below"), name=f"{name}.{part}.within"
+        )
+        inside = ops.logical_and(inside, within, name=f"{name}.{part}.inside")
+    return ops.convert(inside, "u8")
+
+
 def _named(call: Call) -> Lowering:
     """What makes one node of OpenVINO, which gets the name that the node has in the graph."""
 
@@ -257,10 +355,12 @@ _CALLS: dict[str, Call] = {
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
     "fake_quantize": _fake_quantize,
+    "finished_masks": _finished_masks,
 }
 
 LOWERINGS: dict[str, Lowering] = {
     **{op: _named(call) for op, call in _CALLS.items()},
     "anchor_points": _anchor_points,
+    "nms": _suppression,
 }
 """Operator of the graph to the function that makes its OpenVINO nodes, and gives their outputs."""
