@@ -41,7 +41,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 }
 """Names of a model's outputs by its layout, see `named_outputs`."""
 
-SUPPRESSED = frozenset({"detections", "rows", "masks"})
+SUPPRESSED = ("detections", "rows", "masks")
 """Layouts of models that suppress by themselves."""
 
 PADDING_GREY = 114
@@ -231,7 +231,7 @@ def _check_together(metadata: Metadata) -> None:
     if metadata.suppresses != (None not in thresholds) or (
         not metadata.suppresses and (*thresholds, metadata.agnostic) != (None, None, None, None)
     ):
-        known = ", ".join(sorted(SUPPRESSED))
+        known = ", ".join(SUPPRESSED)
         raise ModelError(f"its metadata are damaged: conf, iou, max_det and agnostic go with the layouts {known}")
 
 

@@ -120,7 +120,14 @@ def masks_metadata() -> Metadata:
 
 def test_finished_masks_are_not_drawn_more_finely() -> None:
     with pytest.raises(FilterError, match="finished masks of its input's size"):
-        choose_filters(masks_metadata(), {}, DEFAULTS, retina=True)
+        choose_filters(masks_metadata(), {"retina": True}, DEFAULTS)
+    assert not choose_filters(masks_metadata(), {}, DEFAULTS).retina
+
+
+def test_what_was_suppressed_across_classes_may_be_asked_for_so() -> None:
+    assert choose_filters(replace(masks_metadata(), agnostic=True), {"agnostic": True}, DEFAULTS).agnostic
+    with pytest.raises(FilterError, match="class by class"):
+        choose_filters(masks_metadata(), {"agnostic": True}, DEFAULTS)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
