@@ -12,7 +12,7 @@ SUPPRESSION = (
 REFUSALS: dict[str, dict[str, str]] = {
     **{
         target: dict.fromkeys(SUPPRESSION, "there is no nms")
-        for target in ("torchscript", "saved_model", "graphdef", "tflite", "edgetpu", "tfjs", "paddle", "ncnn", "keras")
+        for target in ("saved_model", "graphdef", "tflite", "edgetpu", "tfjs", "paddle", "ncnn", "keras")
     },
     "tfjs": {
         **dict.fromkeys(SUPPRESSION, "there is no nms"),

@@ -33,6 +33,9 @@ MADE: list[tuple[str, dict[str, Any]]] = [
     ("onnx", {"layout": "fused", "dynamic": True, "conf": 0.001, "iou": 0.45, "max_det": 30}),
     ("openvino", {"masks": True}),
     ("openvino", {"dynamic": True, "conf": 0.001, "agnostic": True}),
+    ("torchscript", {"masks": True, "conf": 0.001}),
+    ("tensorrt", {"dynamic": True, "agnostic": True}),
+    ("tensorrt", {"masks": True}),
 ]
 """Target and options beside ``nms``."""
 

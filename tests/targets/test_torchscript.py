@@ -62,8 +62,8 @@ def test_a_model_agrees_with_torch(
     agrees(session, reference, photographs[:1, :, : size[0], : size[1]], precision)
 
 
-def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points"}
+def test_every_operator_but_free_anchors_is_lowered() -> None:
+    assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points"}
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "anchor_points and boxes"])

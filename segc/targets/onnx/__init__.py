@@ -19,6 +19,7 @@ from segc.targets.suppression import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from segc.graph.ir import Dtype
     from segc.graph.passes import Pass
     from segc.graph.passes.integers import Scheme
     from segc.inference.metadata import Metadata
@@ -75,14 +76,15 @@ def _refusals(options: OnnxOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     yield from suppression_refusals(options, size, batch=options.batch, dynamic=options.dynamic)
 
 
-def _passes(options: OnnxOptions, metadata: Metadata) -> tuple[Pass, ...]:
+def passes(options: OnnxOptions, metadata: Metadata, masks: Dtype = "uint8") -> tuple[Pass, ...]:
+    """Passes of a model in ONNX; ``masks`` is the type of finished masks."""
     from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
     from segc.graph.passes.integers import silu_apart
 
     found: list[Pass] = [fold_batch_norm]
     if not options.dynamic:
         found.append(fixed_anchors)
-    found += suppression_passes(options, metadata)
+    found += suppression_passes(options, metadata, masks)
     if options.half:
         found.append(half_precision)
     if options.int8 and options.deployment == "cpu":
@@ -129,7 +131,7 @@ TARGET = Target(
     needed=(RUNTIME,),
     requirements=lambda _options: LOWERING,
     refusals=_refusals,
-    passes=_passes,
+    passes=passes,
     scheme=_scheme,
     settings=_settings,
 )

@@ -33,7 +33,7 @@ CHECKED_FOR = "SM89"
 """The GPUs that TensorRT-RTX builds for where it is only there as a check."""
 
 
-class TensorRtOptions(Int8Options):
+class TensorRtOptions(Int8Options, SuppressionOptions):
     """Options of the TensorRT target."""
 
     format: Literal["tensorrt"]

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
 
 
-class TorchScriptOptions(TargetOptions):
+class TorchScriptOptions(SuppressionOptions):
     """Options of the TorchScript target."""
 
     format: Literal["torchscript"]
@@ -30,15 +36,17 @@ class TorchScriptOptions(TargetOptions):
     )
 
 
-def _refusals(options: TorchScriptOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+def _refusals(options: TorchScriptOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     if options.optimize and options.half:
         yield ("half",), "the convolutions that optimize puts in compute in fp32: leave one of the two out"
+    yield from suppression_refusals(options, size)
 
 
-def _passes(options: TorchScriptOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+def _passes(options: TorchScriptOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
 
-    return fold_batch_norm, fixed_anchors, *([half_precision] if options.half else [])
+    suppression = suppression_passes(options, metadata)
+    return fold_batch_norm, fixed_anchors, *suppression, *([half_precision] if options.half else [])
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -51,7 +59,7 @@ def _emit(request: EmitRequest) -> Emitted:
 
 
 def _settings(options: TorchScriptOptions) -> dict[str, Any]:
-    return {"precision": "fp16" if options.half else "fp32"}
+    return {**suppression_settings(options), "precision": "fp16" if options.half else "fp32"}
 
 
 TORCH = Requirement("torch", "torch", "2.6")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from segc.archives import BROKEN, read_entry
 from segc.diagnostics import fail
+from segc.inference.metadata import MOST_DETECTIONS
 from segc.targets.torchscript.runtime import METADATA_ENTRY
 
 if TYPE_CHECKING:
@@ -30,9 +31,16 @@ CALLS = frozenset(
         *("batch_norm", "cat", "conv2d", "conv_transpose2d", "max_pool2d", "sigmoid", "silu", "softmax"),
         *("add", "mul", "sub", "sum", "flatten", "permute", "reshape", "size", "split", "to", "transpose"),
         "upsample_nearest2d",
+        # Of suppression.
+        *("amax", "argmax", "clamp_max", "clamp_min", "copy_", "div", "ge", "gt", "index_fill", "index_select", "lt"),
+        *("logical_and", "matmul", "maximum", "minimum", "new_zeros", "select", "slice", "unsqueeze"),
+        *("upsample_bilinear2d", "where", "zeros_like"),
     }
 )
 """What the text of an archive may call, as ``torch.<name>``."""
+
+CALLS_OF_ROUNDS = frozenset({"int", "range"})
+"""What it may call by name alone, for its rounds."""
 
 CALLS_FOR_PHONES = frozenset({"conv2d_clamp_run", "conv2d_transpose_clamp_run"})
 """What it may call as ``ops.prepacked.<name>``."""
@@ -52,7 +60,12 @@ _FLAGS = 0x808
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 """Records at the end of an archive, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16."""
 
-_STATEMENTS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.Assign, ast.AnnAssign, ast.Return, ast.arguments, ast.arg)
+_LIMITED = re.compile(r"(?P<name>\w+) = int\(torch\.clamp_max\(\w+, (?P<most>\d{1,9})\)\)", re.ASCII)
+
+_CALLS_BY_SPACE = {"torch": CALLS, "ops.prepacked": CALLS_FOR_PHONES, "": CALLS_OF_ROUNDS}
+
+_BLOCKS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.For)
+_STATEMENTS = (*_BLOCKS, ast.Assign, ast.AnnAssign, ast.Return, ast.arguments, ast.arg)
 _EXPRESSIONS = (ast.Attribute, ast.Call, ast.Constant, ast.Dict, ast.List, ast.Name, ast.Subscript, ast.Tuple)
 _MARKS = (ast.Load, ast.Store, ast.UnaryOp, ast.USub)
 _FORMS = (*_STATEMENTS, *_EXPRESSIONS, *_MARKS)
@@ -119,6 +132,18 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
             raise fail("T006", f"not a model of segc: its archive holds {name!r:.80}", file=path)
 
 
+def _bounded_rounds(tree: ast.Module) -> list[ast.expr]:
+    """What loops may run over: ``range`` of a number that was limited before to what an image can have of detections."""
+    limited = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            found = _LIMITED.fullmatch(f"{ast.unparse(node.targets[0])} = {ast.unparse(node.value)}")
+            if found and int(found["most"]) <= MOST_DETECTIONS:
+                limited.add(f"range({found['name']})")
+    loops = [node.iter for node in ast.walk(tree) if isinstance(node, ast.For)]
+    return [one for one in loops if ast.unparse(one) in limited]
+
+
 def _check_program(text: bytes, path: Path) -> None:
     """Look for anything in the text of a program that this target does not write.
 
@@ -129,11 +154,16 @@ def _check_program(text: bytes, path: Path) -> None:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise fail("T006", "its program cannot be read", file=path) from None
+    bounded = _bounded_rounds(tree)
     for node in ast.walk(tree):
         strange = not isinstance(node, _FORMS)
         if isinstance(node, ast.Call):
             space, _, function = ast.unparse(node.func).rpartition(".")
-            strange = function not in {"torch": CALLS, "ops.prepacked": CALLS_FOR_PHONES}.get(space, frozenset())
+            strange = function not in _CALLS_BY_SPACE.get(space, frozenset())
+        elif isinstance(node, ast.For):
+            strange = node.iter not in bounded or any(
+                isinstance(one, ast.For) for one in ast.walk(node) if one is not node
+            )
         elif isinstance(node, ast.FunctionDef):
             strange = node.name != "forward" or bool(node.decorator_list)
         if strange:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segc.diagnostics import fail
 from segc.inference.metadata import metadata_text
 from segc.targets.lowering import Writer
+from segc.targets.suppression import class_shifts
 from segc.targets.torchscript.runtime import INPUT_SHAPES, METADATA_ENTRY, without_deprecations
 
 if TYPE_CHECKING:
@@ -124,6 +125,22 @@ class _Writer(Writer):
         self._lines.append(f"{', '.join(made)}{comma} = {call}")
         return made
 
+    def line(self, name: str, call: str) -> str:
+        """Append a line that makes a value of no tensor of the graph; gives its variable."""
+        variable = self._variable(name)
+        self._lines.append(f"{variable} = {call}")
+        return variable
+
+    def lines(self, *texts: str) -> None:
+        """Append lines."""
+        self._lines += texts
+
+    def held(self, name: str, value: Array) -> str:
+        """A value that no parameter of the graph is, as an expression."""
+        attribute = _identifier(name, self.buffers)
+        self.buffers[attribute] = value
+        return f"self.{attribute}"
+
     def parameter(self, node: Node, role: str) -> str:
         """A node's parameter as an expression; ``None`` where it has none."""
         return self.stored(node, role, self.weights[node.parameters[role]]) if role in node.parameters else "None"
@@ -206,6 +223,75 @@ def _cast(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]:
     return w.assign(node, f"{inputs[0]}.{'half' if w.dtype(node) == 'float16' else 'float'}()")
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]:
+    """A round for each detection, which takes the best box left and leaves out what overlaps it too much.
+
+    Boxes of different classes are moved apart. A score of 0 stands for what is no candidate, or not any more.
+    """
+    boxes, scores, coefficients = (f"{name}[0]" for name in inputs)
+    conf, iou, count = (node.attributes[key] for key in ("conf", "iou", "max_det"))
+    table = class_shifts(w.shape(node.inputs[1])[2], agnostic=node.attributes["agnostic"])
+
+    def line(name: str, call: str) -> str:
+        return w.line(f"{node.name}.{name}", call)
+
+    best, label = line("best", f"torch.amax({scores}, 1)"), line("label", f"torch.argmax({scores}, 1)")
+    shift = f"torch.index_select({w.held(f'{node.name}.shifts', table)}, 0, {label})"
+    corners = line("corners", f"torch.transpose(torch.add({boxes}, {shift}), 0, 1)")
+    area = line("area", f"({corners}[2] - {corners}[0]) * ({corners}[3] - {corners}[1])")
+    left = line("left", f"torch.where({best} > {conf}, {best}, torch.zeros_like({best}))")
+    found, places = line("found", f"{best}.new_zeros([{count}])"), line("places", f"{label}.new_zeros([{count}])")
+    number = line("number", f"int(torch.clamp_max(torch.sum({left} > 0.0), {count}))")
+    w.lines(
+        f"for i in range({number}):",
+        f"    place = torch.argmax({left}, 0, keepdim=True)",
+        f"    {found}[i] = torch.index_select({left}, 0, place)[0]",
+        f"    {places}[i] = place[0]",
+        f"    box = torch.index_select({corners}, 1, place)",
+        f"    low = torch.maximum({corners}[:2], box[:2])",
+        f"    sides = torch.clamp_min(torch.minimum({corners}[2:], box[2:]) - low, 0.0)",
+        "    common = sides[0] * sides[1]",
+        f"    overlap = common / (torch.index_select({area}, 0, place) + {area} - common)",
+        f"    {left} = torch.where(overlap > {iou}, torch.zeros_like({left}), {left})",
+        f"    {left} = torch.index_fill({left}, 0, place, 0.0)",
+    )
+    used = line("used", f"({found} > 0.0).float()")
+
+    def rows(values: str, times: str) -> str:
+        return f"torch.unsqueeze(torch.index_select({values}, 0, {places}) * {times}, 0)"
+
+    results = (
+        rows(boxes, f"{used}.unsqueeze(1)"),
+        f"torch.unsqueeze({found}, 0)",
+        rows(label, used),
+        rows(coefficients, f"{used}.unsqueeze(1)"),
+    )
+    return w.assign(node, ", ".join(results))
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]:
+    import numpy as np
+
+    coefficients, prototypes, boxes = inputs
+    n, count, height, width = w.shape(node.outputs[0])
+    grid = list(w.shape(node.inputs[1])[2:])
+
+    def line(name: str, call: str) -> str:
+        return w.line(f"{node.name}.{name}", call)
+
+    product = f"torch.matmul({coefficients}, torch.flatten({prototypes}, 2)).reshape({[n, count, *grid]})"
+    logits = line("logits", f"torch._C._nn.upsample_bilinear2d({product}, [{height}, {width}], False)")
+    edges = line("edges", f"{boxes}.reshape([{n}, {count}, 4, 1, 1])")
+    inside = line("positive", f"{logits} > 0.0")
+    axes = (("columns", np.arange(width), 0), ("rows", np.arange(height)[:, None], 1))
+    for name, pixels, low in axes:
+        held = w.held(f"{node.name}.{name}", pixels.astype(np.float32))
+        edge = [f"{edges}[:, :, {side}]" for side in (low, low + 2)]
+        within = f"torch.logical_and({held} >= {edge[0]}, {held} < {edge[1]})"
+        inside = line(f"inside_{name}", f"torch.logical_and({inside}, {within})")
+    return w.assign(node, f"{inside}.to(torch.uint8)")
+
+
 def _call(form: str) -> Lowering:
     """A lowering that fills a form: ``{x}`` the only input, ``{a}`` and ``{b}`` two, ``{all}`` all, and attributes."""
 
@@ -236,5 +322,7 @@ LOWERINGS: dict[str, Lowering] = {
     "flatten_spatial": _call("torch.transpose(torch.flatten({x}, 2), 1, 2)"),
     "constant": _constant,
     "cast": _cast,
+    "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that writes it. Anchors are fixed before."""
