@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
+SUPPRESSION = ("nms", "conf", "iou", "max_det", "agnostic", "masks")
+"""Names of the options below."""
+
 MOST_FINISHED = 100
 """Detections with finished masks where nothing else is asked for: each takes a mask of the whole input."""
 
@@ -83,7 +86,7 @@ def suppression_refusals(
         dynamic: whether the size is free.
     """
     if not options.nms:
-        for name in ("conf", "iou", "max_det", "agnostic", "masks"):
+        for name in SUPPRESSION[1:]:
             if getattr(options, name) not in {None, False} or isinstance(getattr(options, name), float):
                 yield (name,), "it says something of suppression in the model: add nms: true, or leave it out"
         return

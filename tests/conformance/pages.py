@@ -108,6 +108,7 @@ WORDS: dict[object, str] = {
     int: "whole number",
     float: "number",
     float | None: "number",
+    int | None: "whole number",
     ImageSize | None: "pixels",
     str | None: "text",
     KeepFloat: "auto, false, or a list of patterns",

@@ -16,11 +16,12 @@ from pydantic import Field
 
 from segc.diagnostics import fail
 from segc.targets import onnx
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
 from segc.targets.int8 import Int8Options, int8_refusals, quantised
+from segc.targets.suppression import SUPPRESSION, SuppressionOptions, suppression_refusals, suppression_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from segc.graph.passes import Pass
@@ -58,11 +59,18 @@ def _onnx_options(options: TensorRtOptions) -> onnx.OnnxOptions:
         dynamic=options.dynamic,
         int8=options.int8,
         deployment="tensorrt" if options.int8 else "cpu",
+        **{name: getattr(options, name) for name in SUPPRESSION},
     )
 
 
+def _refusals(options: TensorRtOptions, size: tuple[int, int]) -> Iterable[Refusal]:
+    yield from int8_refusals(options)
+    yield from suppression_refusals(options, size, dynamic=options.dynamic)
+
+
 def _passes(options: TensorRtOptions, metadata: Metadata) -> tuple[Pass, ...]:
-    return onnx.TARGET.passes(_onnx_options(options), metadata)
+    # TensorRT's outputs of eight bits have conditions; floats have none.
+    return onnx.passes(_onnx_options(options), metadata, masks="float32")
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -74,8 +82,11 @@ def _emit(request: EmitRequest) -> Emitted:
     if problem := no_engine_here():
         command = f"pip install tensorrt numpy, then python {BUILD_SCRIPT} in this folder"
         notes = [f"no engine was built: {problem}", f"to be done on the machine with the GPU: {command}"]
-        with suppress(ImportError, OSError):
-            notes.append(_check(request, model))
+        if request.options.nms:
+            notes.append("no engine was tried: TensorRT-RTX, which needs no GPU for that, has no NonMaxSuppression")
+        else:
+            with suppress(ImportError, OSError):
+                notes.append(_check(request, model))
         return Emitted(name, tuple(notes), deferred=True)
     return _build_here(request, model)
 
@@ -178,7 +189,8 @@ def _engine_of(model: str) -> str:
 
 
 def _settings(options: TensorRtOptions) -> Mapping[str, Any]:
-    return {"dynamic": options.dynamic, "precision": "int8" if options.int8 else "fp16" if options.half else "fp32"}
+    precision = "int8" if options.int8 else "fp16" if options.half else "fp32"
+    return {**suppression_settings(options), "dynamic": options.dynamic, "precision": precision}
 
 
 TARGET = Target(
@@ -199,7 +211,7 @@ TARGET = Target(
     script_needed=(Requirement("tensorrt", "tensorrt", "10.0"),),
     stand_in=lambda path: "segc.targets.tensorrt.stand_in" if _is_kit(path) else None,
     aliases=("engine",),
-    refusals=lambda options, _size: int8_refusals(options),
+    refusals=_refusals,
     passes=_passes,
     scheme=lambda options: onnx.TARGET.scheme(_onnx_options(options)),
     remarks=_remarks,

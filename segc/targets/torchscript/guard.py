@@ -133,7 +133,7 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
 
 
 def _bounded_rounds(tree: ast.Module) -> list[ast.expr]:
-    """What loops may run over: ``range`` of a number that was limited before to what an image can have of detections."""
+    """What loops may run over: ``range`` of a number that was limited to what an image can have of detections."""
     limited = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
