@@ -81,7 +81,8 @@ def render_readme(
             "target": target,
             "model": description["model"],
             "metadata": metadata,
-            "suppresses": metadata.conf is not None,
+            "suppresses": metadata.suppresses,
+            "agnostic": metadata.agnostic or defaults.agnostic,
             "defaults": defaults,
             "install": install_line(target),
             "height": metadata.imgsz[0],
@@ -89,6 +90,7 @@ def render_readme(
             "channels": 3,
             "reads": {**READS, **given.get("reads", {})},
             "writes": given.get("writes", WRITES),
+            "mask_writes": given.get("mask_writes", "uint8"),
             "input": given.get("reads", {}).get("shape")
             or shapes.last(["N" if metadata.dynamic else metadata.batch, 3, *shapes.frame]),
             "anchors": shapes.anchors,
@@ -171,18 +173,37 @@ def _fused(s: _Shapes) -> list[dict[str, Any]]:
     ]
 
 
-def _detections(s: _Shapes) -> list[dict[str, Any]]:
+def _found(s: _Shapes) -> list[dict[str, Any]]:
     most = s.metadata.max_det or 0
     return [
         _row("boxes", [s.batch, most, 4], f"x1, y1, x2, y2, best first, {_unit(s.metadata)}"),
         _row("scores", [s.batch, most], "0..1; 0 where there is no detection"),
         _row("classes", [s.batch, most], "index into the classes below"),
-        _row("coefficients", [s.batch, most, s.masks], "of each mask, one for each prototype"),
+    ]
+
+
+def _detections(s: _Shapes) -> list[dict[str, Any]]:
+    return [
+        *_found(s),
+        _row("coefficients", [s.batch, s.metadata.max_det or 0, s.masks], "of each mask, one for each prototype"),
         _row("prototypes", s.prototypes(), PROTOTYPES),
     ]
 
 
-OUTPUTS = {"named": _named, "fused": _fused, "detections": _detections}
+def _rows(s: _Shapes) -> list[dict[str, Any]]:
+    row = f"a row a detection, best first: x1, y1, x2, y2 {_unit(s.metadata)}; score, 0 where there is none; class; "
+    return [
+        _row("output0", [s.batch, s.metadata.max_det or 0, 6 + s.masks], f"{row}{s.masks} coefficients"),
+        _row("output1", s.prototypes(), f"the prototypes, {PROTOTYPES}"),
+    ]
+
+
+def _finished(s: _Shapes) -> list[dict[str, Any]]:
+    shape = s.last([s.batch, s.metadata.max_det or 0, *s.frame])
+    return [*_found(s), _row("masks", shape, "of each detection, in pixels of the input: 0 where it is not, else 1")]
+
+
+OUTPUTS = {"named": _named, "fused": _fused, "detections": _detections, "rows": _rows, "masks": _finished}
 """By layout: the outputs, in the order of the file."""
 
 
@@ -202,7 +223,18 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         "x2 = centre x + width / 2, y2 = centre y + height / 2; then the scores; then the coefficients."
     )
     done = "The model has suppressed overlapping boxes already: take the rows with a score above 0."
-    first = {"named": candidates, "fused": [apart, *candidates], "detections": [done]}
+    rows = "Take the rows of `output0` apart: box, score, class, coefficients."
+    first = {
+        "named": candidates,
+        "fused": [apart, *candidates],
+        "detections": [done],
+        "rows": [rows, done],
+        "masks": [done],
+    }
+    finished = (
+        "Mask: cut the frame's mask where the photograph lies in it, left, top, w' x h', and scale it to w x h: "
+        "bilinearly, and cut at one half."
+    )
     mask = (
         f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}, on the grid of the prototypes; sigmoid(m) is the "
         "probability that a place belongs to the object. The centre of the photograph's pixel (px, py) lies at the "
@@ -213,7 +245,7 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
     return [
         *first[metadata.layout],
         "Box on the photograph: x = (x - left) · w / w', y = (y - top) · h / h', cut off at 0, w and h.",
-        mask,
+        finished if metadata.layout == "masks" else mask,
     ]
 
 

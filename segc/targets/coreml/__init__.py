@@ -81,7 +81,7 @@ def _values(options: CoremlOptions) -> dict[str, Any]:
         "range": "RGB, 8 bits",
         "last_step": "Nothing more: the program takes the image, and divides by 255 itself.",
     }
-    return {"system": oldest_system(options), "reads": reads}
+    return {"system": oldest_system(options), "reads": reads, "mask_writes": "float32"}
 
 
 def _stand_in(_path: Path) -> str | None:
