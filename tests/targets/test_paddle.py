@@ -67,7 +67,7 @@ def test_a_model_that_is_not_square_agrees_with_torch(
 
 
 def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points", "cast"}
+    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points", "cast", "fake_quantize"}
 
 
 def test_the_same_input_gives_the_same_bytes_in_every_process(

@@ -112,7 +112,7 @@ def test_what_is_lowered_is_what_may_be_read_and_no_more() -> None:
     assert operations == []
     assert classes == []
     # Passes have fixed the anchors, and there is no half precision in these formats.
-    assert missing == [["anchor_points", "cast", "finished_masks", "nms"]] * 2
+    assert missing == [["anchor_points", "cast", "fake_quantize", "finished_masks", "nms"]] * 2
 
 
 def test_a_saved_model_holds_one_signature_with_named_outputs_and_its_metadata(forms: Forms) -> None:
