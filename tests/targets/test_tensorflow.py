@@ -81,6 +81,7 @@ LOWERED = """\
 import io, json, sys, zipfile
 sys.path.insert(0, sys.argv[1])
 from operators import RECIPES, build_recipe
+from refusals import SUPPRESSION
 from segc.diagnostics import SegcError
 from segc.graph.ops import OPERATORS
 from segc.graph.passes import run_passes
@@ -88,7 +89,7 @@ from segc.inference.metadata import Metadata
 from segc.network.initialise import initial_weights
 from segc.targets.tensorflow import keras_lowering, keras_runtime, lowering, operations, passes
 made, classes = set(), set()
-for graph in map(build_recipe, RECIPES):
+for graph in map(build_recipe, [name for name in RECIPES if name not in SUPPRESSION]):
     form = run_passes(passes(None, None), graph, initial_weights(graph.parameters, 0))
     made |= {node.op for node in lowering.freeze(*form).definition.node}
     try:
