@@ -137,7 +137,8 @@ def _boxes(b: GraphBuilder, x: str) -> str:
 
 def _detections(b: GraphBuilder, x: str, **settings: Any) -> tuple[str, str, str, str]:
     """What suppression leaves of 77 boxes of two classes round the pixels' centres, which overlap their neighbours."""
-    rows = _anchor_major(b, x)
+    # In 0..1, as scores are, and no box is turned inside out.
+    rows = b.op("sigmoid", [_anchor_major(b, x)], "shares")
     points, strides = b.node("anchor_points", [x], "anchors", attributes={"strides": (4,)})
     sides, scores = b.node("split", [rows], "pieces", attributes={"axis": 2, "sizes": (1, 2)})
     near, far = b.op("sub", [points, sides], "near"), b.op("add", [points, sides], "far")

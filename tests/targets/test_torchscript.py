@@ -26,6 +26,7 @@ from segc.targets.torchscript import TARGET
 from segc.targets.torchscript.lowering import LOWERINGS, lower
 from segc.targets.torchscript.runtime import INPUT_SHAPES, METADATA_ENTRY
 from tests.conformance.operators import RECIPES, build_recipe
+from tests.conformance.refusals import SUPPRESSION
 from tests.targets.conftest import agrees, open_here, refusal
 from tests.targets.standalone import ABSENT, Standalone
 
@@ -66,7 +67,7 @@ def test_every_operator_but_free_anchors_is_lowered() -> None:
     assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points", "fake_quantize"}
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "anchor_points and boxes"])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in ("anchor_points and boxes", *SUPPRESSION)])
 def test_an_operator_in_half_precision_is_close_to_torch(name: str) -> None:
     graph = build_recipe(name)
     weights = initial_weights(graph.parameters, 0)
