@@ -90,7 +90,7 @@ def _store(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path on it.
 
     Raises:
-        SegcError: I001 where there is no such kind of address, or its package is missing.
+        SegcError: I001 where there is no such kind of address, its package is missing, or nobody answers.
     """
     import fsspec
 
@@ -100,4 +100,6 @@ def _store(address: str) -> tuple[Any, str]:
         raise fail(
             "I001", f"{address}: {error}", help="addresses are those that fsspec and its packages know"
         ) from None
+    except Exception as error:  # noqa: BLE001 - likewise; some connect at once
+        raise fail("I001", f"{address}: cannot be reached ({error or type(error).__name__})") from None
     return store, str(path)

@@ -359,17 +359,16 @@ class Order:
         Raises:
             SegcError: where there is no artifact to judge.
         """
-        watch(self.name, "emitting")
+        watch(self.name, "calibrating" if self.calibration.images else "emitting")
         self.files.mkdir(parents=True)
         trained = None
         with (
             pool.worker(f"the {self.name} emitter", modules(self.target.requirements(self.options))) as emitter,
             pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner,
         ):
-            if self.calibration.images:
-                watch(self.name, "calibrating")
             pool.start(emitter, "emit", self._emit_task(references))
-            watch(self.name, "emitting")
+            if self.calibration.images:
+                watch(self.name, "emitting")
             reference = references.of(self.size, self.photographs, dynamic=self.metadata.dynamic)
             if self.split is not None:
                 # On its way while the model is emitted.

@@ -89,7 +89,7 @@ def test_a_roboflow_export_becomes_a_valid_project_in_one_command(
         "roboflow:\n  workspace: x\n  version: 1\n"
     )
     assert cli.run(["init", "--from", "export"]) == 0
-    assert "not used of the data file: test, roboflow" in capsys.readouterr().out
+    assert "not used of the data file: roboflow" in capsys.readouterr().out
     assert cli.run(["validate"]) == 0
     loaded = load_project(folder / "project.yaml")
     assert images_of(loaded) == [["export/train/images/a.jpg"], ["export/valid/images/a.jpg"]]

@@ -49,7 +49,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
         ("path: ../datasets/rf\n" + SPLITS + NAMES, ["X222"]),
         ("path: C:\\Users\\x\\rf\n" + SPLITS + NAMES, ["X222"]),
         ("path: rf.zip\n" + SPLITS + NAMES, ["X222"]),
-        ("train: ../train/images\nval: ../valid/images\ntest: ../test/images\n" + NAMES, ["X222"] * 2),
+        ("train: ../train/images\nval: ../valid/images\ntest: ../test/images\n" + NAMES, ["X222"] * 3),
         ("train: ../../rf/train/images\nval: valid/images\n" + NAMES, ["X222"]),
         ("train: train\\images\nval: valid\\images\n" + NAMES, ["X222"] * 2),
         ("train: 'train/images '\nval: valid/images\n" + NAMES, ["X222"]),

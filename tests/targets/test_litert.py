@@ -16,6 +16,7 @@ import pytest
 
 from segc.diagnostics import SegcError
 from segc.emission.verify import OUTPUTS, Case, cases, compare
+from segc.sessions.artifact import open_artifact
 from segc.targets.litert.conversion import convert, with_metadata
 from segc.targets.litert.edgetpu import COMPILER, TARGET, _compile, _tools
 from segc.targets.litert.flatbuffer import DamagedError
@@ -224,7 +225,7 @@ def test_what_was_compiled_is_evaluated_by_the_model_from_before_where_there_is_
     script = Standalone(made.model.parent)
     done = script(forms.photos[0], "-o", tmp_path / "found")
     assert done.returncode == 1
-    assert "compiled for the Edge TPU, and there is none here" in done.stderr
+    assert "libedgetpu.so.1 cannot be loaded" in done.stderr
     assert "take photos.tflite" in done.stderr
     assert script(forms.photos[0], "-o", tmp_path / "found", "--model", beside).returncode == 0
     # A model from before of something else does not stand for it.
@@ -234,7 +235,9 @@ def test_what_was_compiled_is_evaluated_by_the_model_from_before_where_there_is_
     spoiled(beside, "changed")
     assert "damaged" in refusal(made.model)
     beside.unlink()
-    assert "compiled for the Edge TPU, and there is none here" in refusal(made.model)
+    with pytest.raises(SegcError) as caught:
+        open_artifact(made.model, 1)
+    assert [(one.code, "cannot be loaded" in one.message) for one in caught.value.diagnostics] == [("R007", True)]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_without_a_gpu_a_kit_is_written_that_says_what_is_left_to_do(trained: Tr
     assert len(emitted.notes) == (3 if HAS_RTX else 2)
     assert [path.name for path in (tmp_path / "kit").iterdir()] == ["photos.onnx"]
     session = open_here("tensorrt", tmp_path / "kit" / emitted.model)
-    assert session.runtime == "the ONNX model of the build kit on onnxruntime; no engine was run"
+    assert session.runtime == "the ONNX model of the build kit, onnxruntime on the CPU; no engine was run"
 
 
 def test_the_alias_and_doctor_know_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +221,7 @@ def test_the_predict_script_runs_the_engine_and_finds_what_segc_predict_finds(
         (tmp_path / "kit").mkdir()
         artifact = {"format": 3, "target": "tensorrt", "model": "photos.onnx", "status": "deferred"}
         (kit / "artifact.json").write_text(json.dumps(artifact))
-        script.finds_what_segc_predict_finds(kit, photos, tmp_path)
+        script.finds_what_segc_predict_finds(kit, photos, tmp_path, same_runtime=False)
         capsys.readouterr()
         (kit / "photos.engine").write_bytes(b"\x10\x00\x00\x00{}")
         done = script(photos[0])
