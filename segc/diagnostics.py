@@ -128,7 +128,7 @@ CODES: dict[str, str] = {
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",
-    "E003": "masks of tiles have no grid of prototypes",
+    "E003": "masks have no grid of prototypes",
     # T is for targets and artifacts
     "T001": "target not known",
     "T002": "package too old for a target",

@@ -116,8 +116,8 @@ def evaluate_project(
         warn: told what there is to say about the weights.
 
     Raises:
-        SegcError: E001 where no image has an object; E003 where masks of tiles are to be compared on the grid of
-            prototypes; E002 where the model has other classes; D0xx for faults of the
+        SegcError: E001 where no image has an object; E003 where masks of tiles, or of a model that finishes them, are
+            to be compared on the grid of prototypes; E002 where the model has other classes; D0xx for faults of the
             dataset; else as ``segc.sessions``.
     """
     project = loaded.project
@@ -133,6 +133,8 @@ def evaluate_project(
         session = weights_session(loaded, build_dir, weights, runtime=runtime, device=device, warn=warn)
     else:
         session = artifact_session(loaded, build_dir, artifact, device)
+    if mask_grid != "photograph" and session.metadata.layout == "masks":
+        raise fail("E003", "the model gives finished masks, and no prototypes", help="--mask-grid photograph")
     chosen = project.hyperparameters
     size = _size(session, loaded)
     given = [option for option, is_given in (("--rect", rect), ("--batch", batch > 1)) if is_given]

@@ -11,6 +11,7 @@ import pytest
 
 from segc.cli import run
 from segc.diagnostics import SegcError
+from segc.emission.project import emit_project
 from segc.evaluation.project import evaluate_project
 from segc.inference.filters import Filters, Tiling
 from segc.inference.predict import predict_filtered, predict_image, predict_tiled
@@ -138,6 +139,17 @@ def test_masks_of_tiles_are_not_compared_on_the_grid_of_prototypes(sheet, shapes
     loaded = load_project(write_project(tmp_path, sheet, ", tiles: {size: 176}"))
     with pytest.raises(SegcError) as caught:
         evaluate_project(loaded, tmp_path / "build", weights=shapes_weights, mask_grid="prototypes")
+    assert caught.value.diagnostics[0].code == "E003"
+
+
+def test_finished_masks_are_not_compared_on_the_grid_of_prototypes(shapes, shapes_weights, tmp_path):
+    path = write_project(tmp_path, shapes)
+    path.write_text(path.read_text() + "targets: [{format: onnx, name: m, nms: true, masks: true}]\n")
+    loaded = load_project(path)
+    (made,) = emit_project(loaded, tmp_path / "build", ["onnx"], weights=shapes_weights)
+    assert made.status == "verified"
+    with pytest.raises(SegcError) as caught:
+        evaluate_project(loaded, tmp_path / "build", artifact=tmp_path / "build/artifacts/m", mask_grid="prototypes")
     assert caught.value.diagnostics[0].code == "E003"
 
 

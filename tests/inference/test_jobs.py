@@ -239,7 +239,7 @@ def test_ctrl_c_ends_it_with_what_was_predicted_written(here, predict, capsys):
         arguments = ("--save", "json,jsonl,coco,csv", "--every", "frame")
         assert predict(f"{address}/endless", *arguments, network=network) == 130
     records = json.loads((here / "out/predictions.json").read_text())
-    assert 0 < len(records) <= 8
+    assert records
     assert [record["frame"] for record in records] == list(range(len(records)))
     assert len(lines()) == len(records)
     assert len(json.loads((here / "out/coco_results.json").read_text())) == len(records)
