@@ -30,6 +30,14 @@ from tests.inference.streams import serving
 from tests.inference.videos import pictures, turn, vary_rate, write_video
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C is Python's, whatever ran in this process before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
