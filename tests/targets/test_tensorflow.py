@@ -41,7 +41,7 @@ def photographs(forms: Forms) -> np.ndarray:
 def expected(trained: Trained, photographs: np.ndarray) -> dict[str, np.ndarray]:
     from segc.network.session import TorchSession
 
-    return TorchSession(trained.graph(SIZE), trained.weights, {}).run(photographs)
+    return TorchSession(trained.graph(SIZE), trained.weights, trained.metadata(SIZE)).run(photographs)
 
 
 @pytest.mark.parametrize("form", FORMATS)
