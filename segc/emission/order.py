@@ -287,7 +287,7 @@ class Order:
         Returns:
             The first attempt that is accepted, else the one that loses least; and what was tried, where anything was.
         """
-        auto = getattr(self.options, "keep_float", None) == "auto"
+        auto = getattr(self.options, "keep_float", None) == "auto" and self.metadata.precision in CALIBRATED
         if not auto or not first.accuracy or first.accuracy["passed"] is not False:
             return first, None
         watch(self.name, "ranking scopes")

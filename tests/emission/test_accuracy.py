@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from segc.emission.order import Emission
+    from segc.emission.reference import References
     from segc.emission.requests import EmitTask
 
     Change = Callable[[dict[str, np.ndarray]], None]
@@ -131,11 +132,12 @@ def emit(project: Path, monkeypatch: pytest.MonkeyPatch, change: Change | None =
     """Emit the project's ONNX model, with a defect planted in the weights that the emitter gets."""
     task = Order._emit_task
 
-    def planted(self: Order, weights: Path) -> EmitTask:
-        values = {name: value.copy() for name, value in load_arrays(weights).items()}
+    def planted(self: Order, references: References) -> EmitTask:
+        made = task(self, references)
+        values = {name: value.copy() for name, value in load_arrays(Path(made.weights)).items()}
         change(values)
         save_arrays(self.work / "planted.safetensors", values)
-        return task(self, self.work / "planted.safetensors")
+        return replace(made, weights=str(self.work / "planted.safetensors"))
 
     if change is not None:
         monkeypatch.setattr(Order, "_emit_task", planted)

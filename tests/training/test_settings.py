@@ -77,6 +77,8 @@ BESIDE = {"augment.copy_paste_mode": {"augment.copy_paste": 1.0}}
 """What has to hold for a key to have an effect at all."""
 
 ELSEWHERE = {
+    "tiles": "of predicting and of segc val",
+    "track": "of predicting",
     "class_weights": "tests of the balance of classes",
     "time": "test_a_training_fits_into_its_time",
     "save_period": "test_weights_of_epochs_are_kept_as_asked",
