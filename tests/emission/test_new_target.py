@@ -108,7 +108,7 @@ def test_a_new_target_is_one_folder_and_a_line(project: Path, shapes: Path, tmp_
     assert "toy: a toy" in done.stdout
     folder = project.parent / "build" / "artifacts" / "toy"
     description = json.loads((folder / "artifact.json").read_text())
-    assert description["options"] == {"format": "toy", "name": None, "imgsz": None, "level": 2}
+    assert description["options"] == {"format": "toy", "name": None, "imgsz": None, "accept": None, "level": 2}
     assert description["script"] == {
         "file": "predict.py",
         "digest": digest_file(folder / "predict.py"),
