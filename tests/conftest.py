@@ -13,9 +13,13 @@ import pytest
 from segc.diagnostics import SegcError
 from segc.locks import exclusive
 
-# A shell starts background jobs with SIGINT ignored, and children inherit that: what tests interrupt must hear it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """Ctrl-C is heard: a shell starts background jobs with SIGINT ignored, and what ran before may have left it so."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 _DRAW = Path(__file__).resolve().parents[1] / "examples" / "shapes" / "generate.py"
