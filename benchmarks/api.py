@@ -2,7 +2,7 @@
 
     python benchmarks/api.py [--frames 200] [--json benchmarks/api.json]
 
-The same frame goes through the same session in turn by ``model(frame)`` and by the carried ``predict_filtered``, which
+The same frame goes through the same session in turn by ``model(frame)`` and by the carried ``predict_image``, which
 is all that a script does to it. Processor time of the calling thread is compared, which load from elsewhere disturbs
 least.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 import segc
 from segc.inference.filters import Filters
-from segc.inference.predict import predict_filtered
+from segc.inference.predict import predict_image
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "tests" / "material" / "shapes.safetensors"
 
@@ -47,7 +47,7 @@ def main() -> None:
     session, filters = model.session, Filters(0.01)
 
     def by_script() -> object:
-        return predict_filtered(frame, session.run, session.metadata, filters, "")
+        return predict_image(frame, session.run, session.metadata, filters, "")
 
     def by_model() -> object:
         return model(frame)

@@ -27,7 +27,7 @@ import numpy as np
 
 from segc.inference.filters import Filters
 from segc.inference.letterbox import letterbox_geometry
-from segc.inference.predict import filtered_prediction, network_input
+from segc.inference.predict import image_prediction, network_input
 from segc.inference.sources import find_sources
 
 OPENED = """
@@ -118,13 +118,13 @@ def host(detections, classes=80, size=(480, 640)):
     names, image = tuple(map(str, range(classes))), random.integers(0, 256, (*size, 3), dtype=np.uint8)
     geometry, filters = letterbox_geometry(size, (640, 640)), Filters(iou=0.99)
     before = processor(lambda: network_input(image, (640, 640)))
-    found = len(filtered_prediction(outputs, geometry, names, filters))
+    found = len(image_prediction(outputs, geometry, names, filters))
     return {
         "detections": found,
         "before": before,
-        "after": processor(lambda: filtered_prediction(outputs, geometry, names, filters)),
+        "after": processor(lambda: image_prediction(outputs, geometry, names, filters)),
         "after, masks of the frame": processor(
-            lambda: filtered_prediction(outputs, geometry, names, replace(filters, retina=False))
+            lambda: image_prediction(outputs, geometry, names, replace(filters, retina=False))
         ),
     }
 

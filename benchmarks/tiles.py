@@ -69,7 +69,7 @@ if int(size):
     tiling = Tiling(int(size), 0.2, whole == "whole")
     found = predict_tiled(opened, session.run, session.metadata, filters, tiling)
 else:
-    found = predict_image(opened.image, session.run, session.metadata, conf=filters.conf, retina=True)
+    found = predict_image(opened.image, session.run, session.metadata, filters)
 figures = {
     "seconds": time.perf_counter() - started,
     "processor seconds": time.process_time() - before,
@@ -200,6 +200,7 @@ def rows_of(prediction: Prediction, x: int = 0, y: int = 0) -> list[tuple[int, f
 
 def in_small_pictures(options: argparse.Namespace, parts: Sequence[Any]) -> dict[str, float]:
     """Figures of the small pictures, each predicted by itself."""
+    from segc.inference.filters import Filters
     from segc.inference.predict import predict_image
     from segc.sessions.choose import weights_session
     from segc.spec.load import load_project
@@ -212,7 +213,7 @@ def in_small_pictures(options: argparse.Namespace, parts: Sequence[Any]) -> dict
         for number, (image, objects) in enumerate(parts):
             # Far enough apart that nothing of one can be taken for something of another.
             truth += [(class_id, mask.moved(number * 2 * SMALL, 0)) for class_id, mask in objects]
-            prediction = predict_image(image, session.run, session.metadata, conf=CONF, retina=True)
+            prediction = predict_image(image, session.run, session.metadata, Filters(CONF))
             found += rows_of(prediction, number * 2 * SMALL)
     return figures_of(truth, found)
 

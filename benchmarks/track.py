@@ -163,6 +163,7 @@ def drawn_film(draw: ModuleType, count: int, seed: int, side: int = 352) -> tupl
 
 def network_detections(project: Path, weights: Path, pictures: Sequence[np.ndarray[Any, Any]]) -> list[Prediction]:
     """What a project's network finds, at the scale that it was trained at, down to the tracker's least score."""
+    from segc.inference.filters import Filters
     from segc.inference.predict import predict_image
     from segc.sessions.choose import weights_session
     from segc.spec.load import load_project
@@ -170,7 +171,8 @@ def network_detections(project: Path, weights: Path, pictures: Sequence[np.ndarr
     with TemporaryDirectory() as folder:
         loaded = load_project(project, ("hyperparameters.imgsz=320",))
         session = weights_session(loaded, Path(folder), weights, runtime="auto", warn=lambda _: None)
-        return [predict_image(p, session.run, session.metadata, conf=Tracking().low, retina=True) for p in pictures]
+        filters = Filters(Tracking().low)
+        return [predict_image(p, session.run, session.metadata, filters) for p in pictures]
 
 
 def row(kept: Kept, milliseconds: float) -> dict[str, float]:

@@ -212,11 +212,11 @@ class Model:
         self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None, name: str = ""
     ) -> Prediction:
         from segc.inference.metadata import ModelError
-        from segc.inference.predict import predict_filtered
+        from segc.inference.predict import predict_image
         from segc.results import Prediction
 
         try:
-            found = predict_filtered(
+            found = predict_image(
                 image, self._run, self._metadata, filters, name if frame is None else frame.source.name
             )
         except ModelError as error:

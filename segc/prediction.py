@@ -173,12 +173,12 @@ def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[
         SegcError: I002 where it cannot be read, T006 where the model cannot be run.
     """
     from segc.inference.metadata import ModelError
-    from segc.inference.predict import predict_filtered
+    from segc.inference.predict import predict_image
     from segc.inference.sources import ImageError
 
     try:
         image = source.read()
-        return image, predict_filtered(image, session.run, session.metadata, filters, source.name)
+        return image, predict_image(image, session.run, session.metadata, filters, source.name)
     except ImageError as error:
         raise image_problem(error) from None
     except ModelError as error:

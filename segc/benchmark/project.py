@@ -119,6 +119,8 @@ def benchmark(
             rows[name] = replace(rows[name], box_map=answer["box"], mask_map=answer["mask"])
     chosen = {"images": len(photographs), "rounds": settings.rounds, "warm-up": settings.warm_up, "seed": task.seed}
     told = {"threads": settings.threads or "the runtime's choice", "device": settings.device or "as verified"}
+    if loaded.project.hyperparameters.tiles is not None:
+        told["frames"] = "whole photographs, not the project's tiles"
     used = {row.target for row in rows.values()}
     return Benchmark(
         loaded.project.name,

@@ -67,7 +67,7 @@ def time_round(request: Mapping[str, Any]) -> dict[str, Any]:
     task = BenchTask(**request)
     prepare_to_compute()
     from segc.data.samples import read_image
-    from segc.inference.predict import predict_filtered
+    from segc.inference.predict import predict_image
     from segc.prediction import filters_of
     from segc.spec.load import load_project
 
@@ -75,7 +75,8 @@ def time_round(request: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     session = _open(task, loaded)
     load = time.perf_counter() - started
-    filters = filters_of(session, {}, loaded)
+    # A photograph is one run of the network: what tiles cost is their number.
+    filters = filters_of(session, {"tile": 0}, loaded)
     clock: list[float] = []
 
     def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
@@ -86,12 +87,12 @@ def time_round(request: Mapping[str, Any]) -> dict[str, Any]:
 
     paths = [Path(name) for name in task.images]
     for index in range(task.warm_up):
-        predict_filtered(read_image(paths[index % len(paths)]), session.run, session.metadata, filters)
+        predict_image(read_image(paths[index % len(paths)]), session.run, session.metadata, filters)
     parts: dict[str, list[float]] = {"pre": [], "inference": [], "post": []}
     for path in paths:
         image = read_image(path)
         clock[:] = [time.perf_counter()]
-        predict_filtered(image, run, session.metadata, filters)
+        predict_image(image, run, session.metadata, filters)
         clock.append(time.perf_counter())
         for part, (before, after) in zip(parts, pairwise(clock), strict=True):
             parts[part].append((after - before) * 1000)

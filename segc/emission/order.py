@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.emission import accuracy
+from segc.emission.attempt import Attempt, Ran, parity_entry, slower, told_kept, tried
 from segc.emission.calibration import CalibrationImages, calibration_images
 from segc.emission.publish import UP_TO_DATE, Inputs, file_entries, intact, publish
 from segc.emission.requests import EmitReply, EmitTask, RunReply, RunTask, ScriptTask, SensitivityTask
@@ -139,55 +140,6 @@ class Job:
         return project_filters(self.loaded.project)
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """How the model was run.
-
-    Attributes:
-        runtime: what ran it.
-        parity: how far it is from PyTorch.
-        shipped: whether the predict script that ships did.
-    """
-
-    runtime: str
-    parity: Parity
-    shipped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A model that was emitted, run and measured.
-
-    Attributes:
-        lowered: what the emitter made.
-        photographs: what it was compared on.
-        ran: how it was run.
-        beside: likewise, the further models that were written.
-        accuracy: see ``segc.emission.accuracy``; None where it was not measured.
-        notes: what is to be said of it.
-        files: the folder where it lies.
-        milliseconds: that an image took, where mAP was measured.
-        kept: scopes that were kept in float, rows of a ranking.
-    """
-
-    lowered: EmitReply
-    photographs: Sequence[Path]
-    ran: Ran
-    beside: Mapping[str, Ran]
-    accuracy: dict[str, Any] | None
-    notes: tuple[str, ...]
-    files: Path
-    milliseconds: float = 0.0
-    kept: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the model."""
-        path = self.files / self.lowered.model
-        parts = path.rglob("*") if path.is_dir() else [path]
-        return sum(part.stat().st_size for part in parts if part.is_file())
-
-
 class Order:
     """One artifact to make.
 
@@ -252,7 +204,7 @@ class Order:
         if not force and (there := intact(self.place, key)) is not None:
             return self._emission(UP_TO_DATE, self.place, there)
         first = self._attempt(pool, references, watch)
-        made, tried = self._keep_float(first, pool, references, watch)
+        made, kept = self._keep_float(first, pool, references, watch)
         status = self._status(made)
         notes = [*made.lowered.notes, *made.notes]
         if not made.ran.shipped and self.target.script is not None:
@@ -267,16 +219,16 @@ class Order:
             "files": file_entries(self.files),
             "script": self._script_entry(made.ran),
             "notes": notes,
-            "parity": _parity_entry(made.ran),
-            **({"beside": {name: _parity_entry(one) for name, one in made.beside.items()}} if made.beside else {}),
+            "parity": parity_entry(made.ran),
+            **({"beside": {name: parity_entry(one) for name, one in made.beside.items()}} if made.beside else {}),
             **({"accuracy": made.accuracy} if made.accuracy else {}),
-            **({"kept_float": tried} if tried else {}),
+            **({"kept_float": kept} if kept else {}),
         }
         self._write_readme(description)
         folder = publish(self.place, self.files, description)
         problems = self._problems(made, folder) if status == "failed" else ()
         emission = self._emission(status, folder, Description.model_validate(description))
-        said = (*emission.notes, *_slower(first, made))
+        said = (*emission.notes, *slower(first, made))
         return replace(emission, lowering_seconds=made.lowered.seconds, notes=said, diagnostics=problems)
 
     def _keep_float(
@@ -292,22 +244,22 @@ class Order:
             return first, None
         watch(self.name, "ranking scopes")
         ranking = self.ranking(pool, references)
-        asked, best, tried = self.options, first, [first]
+        asked, best, attempts = self.options, first, [first]
         for number, scopes in enumerate(steps(ranking), 1):
             names = tuple(one["scope"] for one in scopes)
             self.options, self.files = asked.model_copy(update={"keep_float": names}), self.work / f"files{number}"
             made = replace(self._attempt(pool, references, watch), kept=tuple(scopes))
-            tried.append(made)
+            attempts.append(made)
             best = min(best, made, key=lambda one: accuracy.excess(one.accuracy))
             if made.accuracy and made.accuracy["passed"]:
                 break
         self.options, self.files = asked, best.files
-        told = [_told_kept(first, best, len(tried) - 1)]
-        if large := too_large(ranking, tried[-1].kept)[:MOST_NAMED]:
+        told = [told_kept(first, best, len(attempts) - 1)]
+        if large := too_large(ranking, attempts[-1].kept)[:MOST_NAMED]:
             named = ", ".join(large)
             told.append(f"left in int8, for they compute too much: {named}; keep_float can name them all the same")
         best = replace(best, notes=(*best.notes, *told))
-        return best, {"tried": [_tried(one) for one in tried], "ranking": ranking}
+        return best, {"tried": [tried(one) for one in attempts], "ranking": ranking}
 
     def check_ranking(self) -> None:
         """See that there is something to rank.
@@ -533,7 +485,8 @@ class Order:
             model=str(path),
             photographs=[str(photograph) for photograph in reference.photographs],
             predictions=str(predictions),
-            arguments=["--threads", "1"],
+            # What is compared are single frames, as the model sees them.
+            arguments=["--threads", "1", "--tile", "0", "--no-track"],
         )
         pool.start(runner, "script", task)
         said = runner.result()
@@ -636,44 +589,6 @@ class Order:
         )
 
 
-def _parity_entry(ran: Ran) -> dict[str, Any]:
-    return {"runtime": ran.runtime, "summary": ran.parity.summary(), **ran.parity.to_json()}
-
-
 def _unmeasured(error: SegcError) -> str:
     first = error.diagnostics[0]
     return f"mAP was not measured: {first.message}" + (f" ({first.help})" if first.help else "")
-
-
-def _tried(made: Attempt) -> dict[str, Any]:
-    """An attempt, as ``artifact.json`` has it: no times, so that equal emissions are equal."""
-    figures = {side: made.accuracy[side] for side in ("artifact",)} if made.accuracy else {}
-    drops = {f"{part}_map50_95": figures["artifact"][part]["map50_95"] if figures else None for part in accuracy.PARTS}
-    return {"scopes": [one["scope"] for one in made.kept], "bytes": made.size, **drops}
-
-
-def _told_kept(first: Attempt, best: Attempt, number: int) -> str:
-    """What was kept in float, and what that costs in size and arithmetic."""
-    if not best.kept:
-        times = f"{number} times" if number > 1 else "once" if number else "not once, for each is too large"
-        return f"keeping the worst scopes in float was tried {times}, and nothing was gained"
-    scopes = ", ".join(one["scope"] for one in best.kept)
-    share = sum(one["arithmetic"] for one in best.kept)
-    gained = " and ".join(
-        f"{part} mAP {accuracy.figure(first.accuracy['artifact'][part]['map50_95'])} became "
-        f"{accuracy.figure(best.accuracy['artifact'][part]['map50_95'])}"
-        for part in accuracy.PARTS
-        if first.accuracy and best.accuracy
-    )
-    return (
-        f"kept in float, where eight bits bring the largest errors: {scopes}; {gained}; it is {best.size / 1e6:.2f} MB "
-        f"in place of {first.size / 1e6:.2f}, and {share:.1%} of the arithmetic is float"
-    )
-
-
-def _slower(first: Attempt, made: Attempt) -> tuple[str, ...]:
-    """What scopes in float cost in time; it is said, and not kept on record: it is another every time."""
-    if not made.kept or not made.milliseconds:
-        return ()
-    times = f"{made.milliseconds:.1f} ms an image in place of {first.milliseconds:.1f}"
-    return (f"that takes {times}, on one thread and beside whatever else ran: segc bench measures it properly",)

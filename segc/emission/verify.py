@@ -506,9 +506,7 @@ def script_faults(
             {name: value[index] for name, value in own.items()},
             letterbox_geometry((image.shape[0], image.shape[1]), metadata.imgsz),
             metadata.names,
-            conf=filters.conf,
-            iou=filters.iou,
-            max_det=filters.max_det,
+            filters,
         )
         found = record["detections"]
         boxes = np.array([one["box"] for one in found]).reshape(-1, 4)

@@ -21,6 +21,7 @@ from segc.data.labels import Instance
 from segc.data.samples import Sample, Split, read_sample
 from segc.diagnostics import Findings, SegcError
 from segc.evaluation.coco import Progress
+from segc.inference.filters import Filters
 from segc.inference.masks import Mask
 from segc.inference.predict import predict_image
 from segc.inference.results import Prediction
@@ -159,6 +160,9 @@ def audit_project(
     done = Audit(project.dataset.class_names, circumstances=f"{', '.join(splits)}, {session.runtime}")
     strongest: list[tuple[float, int, Suspicion]] = []
     metadata = replace(session.metadata, imgsz=project.hyperparameters.size, names=done.names)
+    chosen = project.hyperparameters
+    # Masks of the network's frame will do to be compared with outlines.
+    filters = Filters(LEAST_SCORE, chosen.iou, chosen.max_det, retina=False)
     number = 0
     for place, sample in enumerate(samples, 1):
         try:
@@ -166,14 +170,7 @@ def audit_project(
         except SegcError as error:
             done.skipped.extend(error.diagnostics)
             continue
-        found = predict_image(
-            image,
-            session.run,
-            metadata,
-            conf=LEAST_SCORE,
-            iou=project.hyperparameters.iou,
-            max_det=project.hyperparameters.max_det,
-        )
+        found = predict_image(image, session.run, metadata, filters)
         done.images += 1
         done.objects += len(sample.instances)
         for one in contradictions(sample, found, conf):

@@ -23,7 +23,7 @@ from segc.inference.letterbox import Letterbox
 from segc.inference.metadata import Metadata
 from segc.inference.output import file_identity, first_in_place_of, output_stems, overlay_suffix
 from segc.inference.pipeline import Line
-from segc.inference.predict import Run, filtered_prediction, network_input, predict_tiled
+from segc.inference.predict import Run, image_prediction, network_input, predict_tiled
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
 from segc.inference.sources import ImageError, Source, SourceError
@@ -306,7 +306,7 @@ def _answer(items: Sequence[_Ready | _Event], run: Run, metadata: Metadata) -> I
 def _find(answered: _Answered, metadata: Metadata, filters: Filters) -> _Predicted:
     started = time.perf_counter()
     name = answered.frame.source.name
-    prediction = filtered_prediction(answered.outputs, answered.geometry, metadata.names, filters, name)
+    prediction = image_prediction(answered.outputs, answered.geometry, metadata.names, filters, name)
     return _Predicted(answered.frame, prediction, answered.seconds + time.perf_counter() - started)
 
 

@@ -1,6 +1,6 @@
 """From a photograph to its prediction, through any function that runs the network."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import cv2
@@ -20,25 +20,26 @@ Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
 """Runs the network: images [N, 3, H, W] in 0..1 RGB to the named outputs, see `named_outputs`."""
 
 
-def predict_filtered(
+def predict_image(
     image: npt.NDArray[np.uint8], run: Run, metadata: Metadata, filters: Filters, path: str = ""
 ) -> Prediction:
-    """What counts as a detection on one photograph [h, w, 3] BGR, in tiles where they are asked for."""
+    """What counts as a detection on one photograph, in tiles where they are asked for.
+
+    Args:
+        image: [h, w, 3] BGR, as OpenCV reads it.
+        run: runs the network.
+        metadata: the model's.
+        filters: what counts as a detection.
+        path: the name that the prediction carries.
+    """
     if filters.tiles is not None:
         return predict_tiled(DecodedPicture(image), run, metadata, filters, filters.tiles, path=path)
-    prediction = predict_image(
-        image,
-        run,
-        metadata,
-        conf=filters.conf,
-        iou=filters.iou,
-        max_det=filters.max_det,
-        retina=filters.retina,
-        only=filters.classes,
-        agnostic=filters.agnostic,
-        path=path,
-    )
-    return above(prediction, filters.by_class)
+    tensor, geometry = network_input(image, metadata.imgsz)
+    # A model of a fixed larger batch gets the frame that often; its first answer counts.
+    batch = 1 if metadata.dynamic else metadata.batch
+    outputs = run(tensor if batch == 1 else tensor.repeat(batch, axis=0))
+    first = {name: value[0] for name, value in outputs.items()}
+    return image_prediction(first, geometry, metadata.names, filters, path)
 
 
 def predict_tiled(
@@ -80,7 +81,7 @@ def predict_tiled(
             outputs = run(np.concatenate([*inputs, *inputs[-1:] * (number - len(inputs))]))
             for place, (tile, geometry) in enumerate(zip(tiles, geometries, strict=True)):
                 mine = {name: value[place] for name, value in outputs.items()}
-                yield tile, filtered_prediction(mine, geometry, metadata.names, filters, multi_label=multi_label)
+                yield tile, image_prediction(mine, geometry, metadata.names, filters, multi_label=multi_label)
 
     return merge_tiles(found(), height, width, path)
 
@@ -90,54 +91,6 @@ def _tile_input(picture: Picture, tile: Tile, size: tuple[int, int]) -> tuple[np
     ends = tile.x1, tile.y1, tile.x2, tile.y2
     image = picture.reduced(2 * max(size)) if tile.is_whole else picture.region(*ends)
     return network_input(image, size, (tile.y2 - tile.y1, tile.x2 - tile.x1))
-
-
-def predict_image(
-    image: npt.NDArray[np.uint8],
-    run: Run,
-    metadata: Metadata,
-    *,
-    conf: float = 0.25,
-    iou: float = 0.7,
-    max_det: int = 300,
-    retina: bool = False,
-    multi_label: bool = False,
-    only: Sequence[int] | None = None,
-    agnostic: bool = False,
-    path: str = "",
-) -> Prediction:
-    """Detect on one photograph.
-
-    Args:
-        image: [h, w, 3] BGR, as OpenCV reads it.
-        run: runs the network.
-        metadata: the model's.
-        conf: scores at or below it are left out.
-        iou: threshold of the non-maximum suppression.
-        max_det: at most so many detections.
-        retina: masks interpolated at the photograph's resolution.
-        multi_label: an anchor may stand for several classes (evaluation).
-        only: numbers of the classes that count; None for all.
-        agnostic: boxes of different classes suppress each other, too.
-        path: the name that the prediction carries.
-    """
-    tensor, geometry = network_input(image, metadata.imgsz)
-    # A model of a fixed larger batch gets the frame that often; its first answer counts.
-    batch = 1 if metadata.dynamic else metadata.batch
-    outputs = run(tensor if batch == 1 else tensor.repeat(batch, axis=0))
-    return image_prediction(
-        {name: value[0] for name, value in outputs.items()},
-        geometry,
-        metadata.names,
-        conf=conf,
-        iou=iou,
-        max_det=max_det,
-        retina=retina,
-        multi_label=multi_label,
-        only=only,
-        agnostic=agnostic,
-        path=path,
-    )
 
 
 def network_input(
@@ -155,7 +108,7 @@ def network_input(
     return tensor, geometry
 
 
-def filtered_prediction(
+def image_prediction(
     outputs: Mapping[str, npt.NDArray[np.float32]],
     geometry: Letterbox,
     names: tuple[str, ...],
@@ -163,37 +116,6 @@ def filtered_prediction(
     path: str = "",
     *,
     multi_label: bool = False,
-) -> Prediction:
-    """What counts as a detection of one image's network outputs; see `image_prediction`."""
-    prediction = image_prediction(
-        outputs,
-        geometry,
-        names,
-        conf=filters.conf,
-        iou=filters.iou,
-        max_det=filters.max_det,
-        retina=filters.retina,
-        multi_label=multi_label,
-        only=filters.classes,
-        agnostic=filters.agnostic,
-        path=path,
-    )
-    return above(prediction, filters.by_class)
-
-
-def image_prediction(
-    outputs: Mapping[str, npt.NDArray[np.float32]],
-    geometry: Letterbox,
-    names: tuple[str, ...],
-    *,
-    conf: float,
-    iou: float,
-    max_det: int,
-    retina: bool = False,
-    multi_label: bool = False,
-    only: Sequence[int] | None = None,
-    agnostic: bool = False,
-    path: str = "",
 ) -> Prediction:
     """The prediction from one image's network outputs: what `predict_image` does after the network.
 
@@ -204,29 +126,24 @@ def image_prediction(
         outputs: the named outputs without the batch axis.
         geometry: where the photograph lies in the frame that the network saw.
         names: the model's classes.
-        conf: scores at or below it are left out.
-        iou: threshold of the non-maximum suppression.
-        max_det: at most so many detections.
-        retina: masks interpolated at the photograph's resolution.
-        multi_label: an anchor may stand for several classes (evaluation).
-        only: numbers of the classes that count; None for all.
-        agnostic: boxes of different classes suppress each other, too.
+        filters: what counts as a detection.
         path: the name that the prediction carries.
+        multi_label: an anchor may stand for several classes (evaluation).
     """
     found = detections(
         outputs["boxes"],
         outputs["scores"],
-        conf=conf,
-        iou=iou,
-        max_det=max_det,
+        conf=filters.conf,
+        iou=filters.iou,
+        max_det=filters.max_det,
         multi_label=multi_label,
-        only=only,
-        agnostic=agnostic,
+        only=filters.classes,
+        agnostic=filters.agnostic,
     )
     boxes = boxes_to_image(found.boxes, geometry)
     kept = slice(affordable(boxes))
-    masks = detection_masks(outputs, found.anchors[kept], found.boxes[kept], geometry, retina=retina)
-    return Prediction(
+    masks = detection_masks(outputs, found.anchors[kept], found.boxes[kept], geometry, retina=filters.retina)
+    prediction = Prediction(
         path=path,
         height=geometry.original[0],
         width=geometry.original[1],
@@ -237,3 +154,4 @@ def image_prediction(
         masks=tuple(masks),
         left_out=len(boxes) - len(masks),
     )
+    return above(prediction, filters.by_class)

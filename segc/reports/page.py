@@ -15,7 +15,7 @@ from segc.evaluation.curves import CONFIDENCES, IOU
 from segc.evaluation.metrics import Metrics, MetricSet
 from segc.evaluation.project import Evaluated
 from segc.inference.filters import Filters
-from segc.inference.predict import predict_filtered
+from segc.inference.predict import predict_image
 from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
@@ -425,7 +425,7 @@ def _examples(evaluated: Evaluated, filters: Filters) -> list[Example]:
     for sample in (labelled[i] for i in chosen):
         image = read_sample(sample)
         metadata = replace(evaluated.session.metadata, imgsz=evaluated.size, names=tuple(evaluated.metrics.names))
-        prediction = predict_filtered(image, evaluated.session.run, metadata, filters)
+        prediction = predict_image(image, evaluated.session.run, metadata, filters)
         small = pictures.fit(image, _EXAMPLE_SIDE)
         size = (small.shape[0], small.shape[1])
         label = pictures.draw(small, pictures.truth(sample, size, evaluated.metrics.names))

@@ -63,7 +63,8 @@ def test_every_artifact_is_a_row_and_one_that_fails_has_its_reason(
 def test_weights_and_a_comparison_are_measured_without_map(
     project: Path, build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["bench", str(project), "--artifact", "onnx", *SETTINGS, "--no-map"]
+    tiles = ["--set", "hyperparameters.tiles={size: 64}"]
+    arguments = ["bench", str(project), "--artifact", "onnx", *SETTINGS, "--no-map", *tiles]
     assert run([*arguments, "--json", str(tmp_path / "a.json")]) == 0
     before = json.loads((tmp_path / "a.json").read_text())
     before["rows"][0]["bytes"] *= 2
@@ -75,6 +76,7 @@ def test_weights_and_a_comparison_are_measured_without_map(
     assert "changed: onnx: size " in said
     assert "PyTorch on cpu" in said
     assert "mAP50-95" not in said
+    assert "whole photographs, not the project's tiles" in said
     assert build.is_dir()
 
 

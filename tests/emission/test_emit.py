@@ -402,6 +402,15 @@ def test_what_is_being_done_is_told(project: Path) -> None:
     assert made[0].status == "verified"
 
 
+@pytest.mark.parametrize(
+    "setting", ["tiles={size: 64}", "track={}", "conf={circle: 0.95, default: 0.1}"], ids=["tiles", "track", "conf"]
+)
+def test_how_a_project_looks_at_pictures_is_not_held_against_its_models(setting: str, project: Path) -> None:
+    loaded = load_project(project, ("hyperparameters.imgsz=160", f"hyperparameters.{setting}"))
+    (made,) = emit_project(loaded, project.parent / "build")
+    assert made.status == "verified", made.diagnostics
+
+
 def test_the_live_table_has_state_seconds_size_and_parity() -> None:
     board = Board(["onnx", "ncnn", "paddle"])
     board.watch("onnx", "running")

@@ -215,6 +215,7 @@ def test_the_script_takes_videos_and_finds_on_them_what_it_finds_on_their_frames
 def test_the_script_finds_what_the_trained_network_finds(
     standalone: Standalone, trained: Trained, shapes: Path, tmp_path: Path
 ) -> None:
+    from segc.inference.filters import Filters
     from segc.inference.predict import predict_image
     from segc.inference.sources import find_sources
     from segc.network.session import TorchSession
@@ -224,7 +225,7 @@ def test_the_script_finds_what_the_trained_network_finds(
     theirs = json.loads((tmp_path / "predictions.json").read_bytes())
     session = TorchSession(trained.graph((160, 160)), trained.weights, trained.metadata((160, 160)))
     for source, record in zip(find_sources([str(photo) for photo in photos]), theirs, strict=True):
-        ours = predict_image(source.read(), session.run, session.metadata, retina=True).to_json()["detections"]
+        ours = predict_image(source.read(), session.run, session.metadata, Filters()).to_json()["detections"]
         assert [d["class"] for d in ours] == [d["class"] for d in record["detections"]]
         for mine, other in zip(ours, record["detections"], strict=True):
             assert mine["score"] == pytest.approx(other["score"], abs=2e-5)

@@ -14,7 +14,7 @@ from segc.diagnostics import SegcError
 from segc.emission.project import emit_project
 from segc.evaluation.project import evaluate_project
 from segc.inference.filters import Filters, Tiling
-from segc.inference.predict import predict_filtered, predict_image, predict_tiled
+from segc.inference.predict import predict_image, predict_tiled
 from segc.inference.regions import open_picture
 from segc.inference.sources import Source
 from segc.sessions.choose import weights_session
@@ -70,17 +70,17 @@ def session(sheet: Path, shapes_weights: Path):
 
 def test_one_tile_is_the_prediction_of_the_photograph(sheet, session):
     image = cv2.imread(str(sheet / "images" / "train" / "sheet.png"))[:176, :176]
-    plain = predict_filtered(image, session.run, session.metadata, Filters())
-    tiled = predict_filtered(image, session.run, session.metadata, Filters(tiles=Tiling(176)))
+    plain = predict_image(image, session.run, session.metadata, Filters())
+    tiled = predict_image(image, session.run, session.metadata, Filters(tiles=Tiling(176)))
     assert len(plain) > 1
     assert tiled.to_json() == plain.to_json()
 
 
 def test_tiles_that_fit_the_pictures_find_what_is_found_in_them(sheet, session):
     image = cv2.imread(str(sheet / "images" / "train" / "sheet.png"))
-    tiled = predict_filtered(image, session.run, session.metadata, Filters(tiles=Tiling(176, 0.0)))
+    tiled = predict_image(image, session.run, session.metadata, Filters(tiles=Tiling(176, 0.0)))
     alone = [
-        predict_image(image[y : y + 176, x : x + 176], session.run, session.metadata, retina=True)
+        predict_image(image[y : y + 176, x : x + 176], session.run, session.metadata, Filters())
         for y in range(0, 528, 176)
         for x in range(0, 704, 176)
     ]
@@ -102,10 +102,10 @@ def test_a_model_of_a_fixed_batch_gets_as_many_tiles_at_a_time(sheet, session):
         return session.run(images)
 
     fixed = replace(session.metadata, dynamic=False, batch=3)
-    found = predict_filtered(image, counted, fixed, filters)
+    found = predict_image(image, counted, fixed, filters)
     assert set(sizes) == {3}
     assert len(sizes) == -(-4 * 5 // 3)
-    expected = predict_filtered(image, session.run, session.metadata, filters)
+    expected = predict_image(image, session.run, session.metadata, filters)
     assert np.abs(np.sort(found.scores) - np.sort(expected.scores)).max() < 1e-4
 
 
@@ -115,7 +115,7 @@ def test_a_file_read_in_parts_gives_what_the_decoded_one_gives(sheet, session, t
     picture = open_picture(Source("sheet.tif", tmp_path / "sheet.tif"))
     filters, tiling = Filters(), Tiling(176, 0.3)
     found = predict_tiled(picture, session.run, session.metadata, filters, tiling)
-    decoded = predict_filtered(image, session.run, session.metadata, Filters(tiles=tiling))
+    decoded = predict_image(image, session.run, session.metadata, Filters(tiles=tiling))
     assert len(found) > 20
     assert found.to_json() == decoded.to_json()
 

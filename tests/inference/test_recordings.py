@@ -7,6 +7,7 @@ import pytest
 
 from segc.architectures import build_graph
 from segc.data.samples import read_image
+from segc.inference.filters import Filters
 from segc.inference.letterbox import letterbox, to_input
 from segc.inference.masks import frame_masks
 from segc.inference.metadata import Metadata
@@ -62,7 +63,7 @@ def overlaps(boxes, others):
 def test_detections_match_one_to_one(runs, recorded, tag):
     found_in_all = 0
     for name, (geometry, outputs) in runs.items():
-        found = image_prediction(outputs, geometry, NAMES, conf=CONFIDENCES[tag], iou=0.7, max_det=300)
+        found = image_prediction(outputs, geometry, NAMES, Filters(CONFIDENCES[tag], retina=False))
         expected = {key: recorded[f"{name}_{tag}_{key}"] for key in ("boxes", "scores", "cls")}
         assert found.classes.tolist() == expected["cls"].tolist()
         assert np.abs(found.scores - expected["scores"]).max() < 1e-4
@@ -89,7 +90,7 @@ def test_masks_on_the_frame_match_pixel_for_pixel(runs, recorded, tag):
 
 def test_retina_masks_have_the_recorded_areas(runs, recorded):
     for name, (geometry, outputs) in runs.items():
-        found = image_prediction(outputs, geometry, NAMES, conf=0.25, iou=0.7, max_det=300, retina=True)
+        found = image_prediction(outputs, geometry, NAMES, Filters(retina=True))
         areas = np.array([mask.area for mask in found.masks])
         expected = recorded[f"{name}_c25_retina_areas"]
         assert (np.abs(areas - expected) <= np.maximum(0.02 * expected, 3)).all()
@@ -97,10 +98,7 @@ def test_retina_masks_have_the_recorded_areas(runs, recorded):
 
 def test_masks_on_the_photograph_agree_with_those_of_the_frame_and_with_retina(runs):
     for geometry, outputs in runs.values():
-        plain, retina = (
-            image_prediction(outputs, geometry, NAMES, conf=0.25, iou=0.7, max_det=300, retina=retina)
-            for retina in (False, True)
-        )
+        plain, retina = (image_prediction(outputs, geometry, NAMES, Filters(retina=retina)) for retina in (False, True))
         scale = 1 / (geometry.ratio_x * geometry.ratio_y)
         found = detections(outputs["boxes"], outputs["scores"], conf=0.25, iou=0.7, max_det=300)
         frame = frame_masks(outputs["coefficients"][found.anchors], outputs["prototypes"], found.boxes, SIZE)
@@ -114,7 +112,7 @@ def test_masks_on_the_photograph_agree_with_those_of_the_frame_and_with_retina(r
 def test_predict_image_does_all_of_it(session, recorded, coco):
     name = "000000000110"
     image = read_image(coco / "images" / "train" / f"{name}.jpg")
-    found = predict_image(image, session.run, session.metadata, conf=0.25, path=name)
+    found = predict_image(image, session.run, session.metadata, Filters(), name)
     assert (found.height, found.width) == tuple(recorded[f"{name}_shape"])
     assert found.classes.tolist() == recorded[f"{name}_c25_cls"].tolist()
     assert np.abs(found.boxes - recorded[f"{name}_c25_boxes"]).max() < 0.02
@@ -124,7 +122,7 @@ def test_predict_image_does_all_of_it(session, recorded, coco):
 def test_multi_label_adds_classes_to_anchors_and_loses_none(runs):
     for geometry, outputs in list(runs.values())[:8]:
         single, multi = (
-            image_prediction(outputs, geometry, NAMES, conf=0.001, iou=0.7, max_det=300, multi_label=multi_label)
+            image_prediction(outputs, geometry, NAMES, Filters(0.001, retina=False), multi_label=multi_label)
             for multi_label in (False, True)
         )
         assert len(multi) >= len(single)
@@ -140,8 +138,8 @@ def test_a_model_of_a_fixed_larger_batch_is_fed_the_frame_that_often(runs):
         return {name: np.repeat(value[None], len(images), axis=0) for name, value in outputs.items()}
 
     image = np.zeros((48, 64, 3), np.uint8)
-    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4))
-    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4, dynamic=True))
+    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4), Filters())
+    predict_image(image, run, Metadata(NAMES, (320, 320), batch=4, dynamic=True), Filters())
     assert shapes == [(4, 3, 320, 320), (1, 3, 320, 320)]
 
 

@@ -86,7 +86,7 @@ def test_one_text_made_of_all_predicts():
             "prototypes": np.ones((1, 32, 8, 8), np.float32),
         }
         image = np.zeros((64, 64, 3), np.uint8)
-        found = script.predict_image(image, lambda _: outputs, script.Metadata(("a",), (32, 32)))
+        found = script.predict_image(image, lambda _: outputs, script.Metadata(("a",), (32, 32)), script.Filters())
         assert found.boxes.tolist() == [[0, 0, 64, 64]]
         assert found.masks[0].area == 64 * 64
         assert (script.draw_prediction(image, found) == draw_prediction(image, found)).all()
