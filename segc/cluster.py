@@ -100,9 +100,7 @@ def predict(
     import ray.data
 
     rows = (
-        paths
-        if isinstance(paths, ray.data.Dataset)
-        else ray.data.from_items([{"path": str(path)} for path in paths], override_num_blocks=None)
+        paths if isinstance(paths, ray.data.Dataset) else ray.data.from_items([{"path": str(path)} for path in paths])
     )
     options = {"trusted": trusted, "device": device, "threads": threads, **asked}
     return rows.map_batches(

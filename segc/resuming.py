@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.files import canonical_json, digest, digest_file
+from segc.files import canonical_json, digest, digest_file, write_atomic
 
 if TYPE_CHECKING:
     from segc.inference.jobs import Plan
@@ -56,12 +56,11 @@ class Record:
         if self.outdated:
             done, lengths, left = {}, {}, list(sources)
         self.lengths = lengths
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         lines: list[Mapping[str, Any]] = [
             self._head,
             *({"name": name, "digest": known, "tables": lengths} for name, known in done.items()),
         ]
-        self._path.write_text("".join(f"{_line(line)}\n" for line in lines), encoding="utf-8")
+        write_atomic(self._path, "".join(f"{_line(line)}\n" for line in lines))
         return left
 
     def add(self, source: "Source") -> None:
