@@ -1,5 +1,8 @@
 """COCO instances JSON, read as it is: images, categories, and annotations with polygons, run-length codes or boxes.
 
+A file is gone through twice, an entry at a time: first for its images and categories, which may stand behind the
+annotations, then for the annotations. What is kept of it are the objects, so it may be of any size.
+
 Faults are named by their JSON pointers (RFC 6901), as ``/annotations/12/segmentation``.
 """
 
@@ -7,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -20,10 +23,8 @@ from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
 from segc.data.samples import LabelFaultsError, Sample, left_out
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail
 from segc.files import is_file
+from segc.json_stream import Elements, JsonError, NoObjectError, members
 from segc.spec.paths import missing_path_help
-
-MOST_BYTES = 2**31
-"""Largest annotation file that is read."""
 
 MOST_PIXELS = 2**28
 """Most pixels of an image that annotations can be for: masks are decoded at its size."""
@@ -85,15 +86,23 @@ class _Faults:
             raise LabelFaultsError(self.found)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Image:
-    """An image of the file."""
+    """An image of the file.
+
+    Attributes:
+        path: its file.
+        height: its height in pixels.
+        width: its width in pixels.
+        instances: its objects so far.
+        seen: places of annotations by 64-bit hashes of what they say, which take a fraction of the memory.
+    """
 
     path: Path
     height: int
     width: int
     instances: list[Instance] = field(default_factory=list)
-    seen: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    seen: dict[int, int] = field(default_factory=dict)
 
 
 def read_annotations(
@@ -119,33 +128,38 @@ def read_annotations(
             once, else all of annotations.
         OSError: where the file cannot be read.
     """
-    document = _document(file)
     faults = _Faults(file, Findings() if found is None else found, skip)
-    images, skipped = _images(document, folders, faults)
-    annotations = _entries(document, "annotations", faults)
-    classes = _classes(document, names, annotations, faults)
+    images, categories, used = _Images(folders, faults), [], _Used()
+    for key, place, entry in _entries(file, _LISTS, faults):
+        if key == "images":
+            images.add(place, entry)
+        elif key == "categories":
+            categories.append(entry)
+        else:
+            used.add(entry)
+    images.settle()
+    classes = _classes(categories, names, used, faults)
     faults.settle()  # annotations of what is not known would be faults as well
     others: Counter[str] = Counter()
-    for place, entry in enumerate(annotations):
+    for _, place, entry in _entries(file, ("annotations",), faults):
         with faults.entry(f"/annotations/{place}"):
-            number = _id(entry, "image_id")
-            if number in skipped:
+            image = images.of(_id(entry, "image_id"))
+            if image is None:
                 continue
-            image = _known(images, number)
             target = _class(entry, classes)
             if isinstance(target, str):
                 others[target] += 1
                 continue
             _take(image, _instance(entry, image, target), place, faults)
     faults.settle()
-    if not annotations:
+    if not used.annotations:
         raise fail("D006", "there are no annotations", file=file)
     if others:
         shown = ", ".join(f"{count} x {name}" for name, count in others.most_common(_MOST_NAMES))
         more = ", …" if len(others) > _MOST_NAMES else ""
         text = f"objects of categories that are no class are left out: {shown}{more}"
         faults.odd("D021", "", text, sum(others.values()))
-    samples = [Sample(one.path, file, tuple(one.instances), (one.height, one.width)) for one in images.values()]
+    samples = [Sample(one.path, file, tuple(one.instances), (one.height, one.width)) for one in images.known()]
     return tuple(sorted(samples, key=lambda sample: sample.image))
 
 
@@ -159,46 +173,82 @@ def annotated_images(
         OSError: where the file cannot be read.
     """
     faults = _Faults(file, Findings() if found is None else found, skip)
-    images, _ = _images(_document(file), folders, faults)
+    images = _Images(folders, faults)
+    for _, place, entry in _entries(file, ("images",), faults):
+        images.add(place, entry)
+    images.settle()
     faults.settle()
-    return tuple(sorted(one.path for one in images.values()))
+    return tuple(sorted(one.path for one in images.known()))
 
 
 _MOST_NAMES = 12
 """Names of categories or classes that a message lists."""
 
 
-def _document(file: Path) -> Mapping[str, Any]:
+_LISTS = ("images", "annotations", "categories")
+
+
+def _entries(file: Path, wanted: Sequence[str], faults: _Faults) -> Iterator[tuple[str, int, Any]]:
+    """The entries of the lists that are wanted, as they stand in the file: the list's key, the place in it, the entry.
+
+    Lists that are not there are noted.
+
+    Raises:
+        SegcError: F001 where there is no such file, D003 where it is no JSON with such lists.
+    """
     if not file.is_file():
         raise fail("F001", f"no such annotation file: {file}", file=file, help=missing_path_help(file))
-    if file.stat().st_size > MOST_BYTES:
-        raise fail("D003", f"the annotation file is larger than {MOST_BYTES >> 30} GiB", file=file)
-    try:
-        # NaN and Infinity are no JSON, but Python writes them: where they matter they are found with their place.
-        document = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        raise SegcError(
-            Diagnostic("D003", f"not JSON: {error.msg}", file=file, line=error.lineno, column=error.colno)
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise fail("D003", f"not JSON that annotations can be read from: {error}", file=file) from None
-    if isinstance(document, list):
-        advice = "results of a model are no annotations: the file has to list `images` and `categories`, too"
-        raise fail("D003", "not COCO annotations: the file holds a list", file=file, help=advice)
-    if not isinstance(document, dict):
-        raise fail("D003", "not COCO annotations: the file holds no object with images and annotations", file=file)
-    if "shapes" in document and "images" not in document:
+    there: set[str] = set()
+    with _located(file):
+        for key, value in members(file):
+            if key in wanted and key in there:
+                raise fail("D003", f"`{key}` stands in the file twice", file=file, help="make one list of them")
+            there.add(key)
+            if key in wanted and isinstance(value, Elements):
+                yield from ((key, place, entry) for place, entry in enumerate(value))
+            elif key in wanted:
+                faults.note(f"/{key}", _Fault("D003", "not a list"))
+    if "shapes" in there and "images" not in there:
         text = "not COCO annotations: this is a LabelMe file, of one image"
         raise fail("D003", text, file=file, help="convert the folder to COCO or YOLO first")
-    return document
+    for key in wanted:
+        if key not in there:
+            faults.note(f"/{key}", _Fault("D003", "missing"))
 
 
-def _entries(document: Mapping[str, Any], key: str, faults: _Faults) -> Sequence[Any]:
-    value = document.get(key)
-    if isinstance(value, list):
-        return value
-    faults.note(f"/{key}", _Fault("D003", "not a list" if key in document else "missing"))
-    return ()
+@contextmanager
+def _located(file: Path) -> Iterator[None]:
+    """Say of a file that is no JSON, or no object, where and what it is."""
+    try:
+        # NaN and Infinity are no JSON, but Python writes them: where they matter they are found with their place.
+        yield
+    except NoObjectError as error:
+        text = "holds a list" if error.is_list else "holds no object with images and annotations"
+        advice = "results of a model are no annotations: the file has to list `images` and `categories`, too"
+        help_text = advice if error.is_list else None
+        raise fail("D003", f"not COCO annotations: the file {text}", file=file, help=help_text) from None
+    except JsonError as error:
+        fault = Diagnostic("D003", f"not JSON: {error}", file=file, line=error.line, column=error.column)
+        raise SegcError(fault) from None
+
+
+@dataclass
+class _Used:
+    """What is to be known of annotations before they are read.
+
+    Attributes:
+        annotations: their number.
+        categories: ids of the categories that they name.
+    """
+
+    annotations: int = 0
+    categories: set[Any] = field(default_factory=set)
+
+    def add(self, entry: Any) -> None:
+        """Take in an annotation, of any form."""
+        self.annotations += 1
+        with suppress(_Fault):
+            self.categories.add(_id(entry, "category_id"))
 
 
 def _get(entry: Any, key: str, kind: type | tuple[type, ...], what: str) -> Any:
@@ -236,43 +286,62 @@ def _id(entry: Any, key: str) -> int | str:
     return _whole(entry, key, "an id")
 
 
-def _known(images: Mapping[Any, _Image], number: int | str) -> _Image:
-    if number not in images:
-        raise _Fault("D003", f"there is no image {_shown(number)}", at="/image_id")
-    return images[number]
+class _Images:
+    """The images of the file, by id.
 
+    Args:
+        folders: where they are.
+        faults: takes in what is wrong with them.
+    """
 
-def _images(
-    document: Mapping[str, Any], folders: Sequence[Path], faults: _Faults
-) -> tuple[dict[Any, _Image], frozenset[Any]]:
-    """The images by id, and the ids of those that are left out."""
-    images: dict[Any, _Image] = {}
-    ids: set[Any] = set()
-    paths: set[Path] = set()
-    entries = _entries(document, "images", faults)
-    for place, entry in enumerate(entries):
-        with faults.entry(f"/images/{place}"):
+    def __init__(self, folders: Sequence[Path], faults: _Faults) -> None:
+        self._folders, self._faults = folders, faults
+        self._images: dict[Any, _Image | None] = {}
+        self._paths: set[Path] = set()
+        self._number = 0
+
+    def add(self, place: int, entry: Any) -> None:
+        """Take in an entry of the list of images; one that is wrong is noted, and left out."""
+        self._number += 1
+        with self._faults.entry(f"/images/{place}"):
             number = _id(entry, "id")
-            if number in ids:
+            if number in self._images:
                 raise _Fault("D003", f"image {_shown(number)} is there already", at="/id")
-            ids.add(number)
+            self._images[number] = None
             height, width = (_whole(entry, side, "a number of pixels") for side in ("height", "width"))
             if min(height, width) < 1 or height * width > MOST_PIXELS:
                 raise _Fault("D003", f"an image of {height} x {width} pixels cannot be (height x width)")
-            path, note = _path(_get(entry, "file_name", str, "a file name"), folders)
+            path, note = _path(_get(entry, "file_name", str, "a file name"), self._folders)
             if note:
-                faults.odd("X222", f"/images/{place}/file_name", note)
-            if path in paths:
+                self._faults.odd("X222", f"/images/{place}/file_name", note)
+            if path in self._paths:
                 raise _Fault("D003", f"{path} is there already", at="/file_name")
-            paths.add(path)
-            images[number] = _Image(path, height, width)
-    if not entries and not faults.found:
-        raise fail("D001", "the annotation file lists no images", file=faults.file)
-    if entries and not images and not faults.found:
-        raise SegcError(
-            (Diagnostic("D001", "not one of the listed images can be used", file=faults.file), *faults.noted)
-        )
-    return images, frozenset(ids - images.keys())
+            self._paths.add(path)
+            self._images[number] = _Image(path, height, width)
+
+    def settle(self) -> None:
+        """Refuse a file without an image.
+
+        Raises:
+            SegcError: D001.
+        """
+        faults = self._faults
+        if not self._number and not faults.found:
+            raise fail("D001", "the annotation file lists no images", file=faults.file)
+        if self._number and not self._paths and not faults.found:
+            raise SegcError(
+                (Diagnostic("D001", "not one of the listed images can be used", file=faults.file), *faults.noted)
+            )
+
+    def known(self) -> Iterator[_Image]:
+        """Those that were not left out."""
+        return (image for image in self._images.values() if image is not None)
+
+    def of(self, number: int | str) -> _Image | None:
+        """The image of an id; None where it was left out."""
+        if number not in self._images:
+            raise _Fault("D003", f"there is no image {_shown(number)}", at="/image_id")
+        return self._images[number]
 
 
 def _path(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
@@ -293,14 +362,12 @@ def _path(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
     raise _Fault("D007", f"there is no image {_shown(name)} in {where}", at="/file_name")
 
 
-def _classes(
-    document: Mapping[str, Any], names: Sequence[str], annotations: Sequence[Any], faults: _Faults
-) -> dict[Any, int | str]:
+def _classes(entries: Sequence[Any], names: Sequence[str], used: _Used, faults: _Faults) -> dict[Any, int | str]:
     """Class numbers by category id; the category's name instead where it is of no class."""
     categories: dict[Any, str] = {}
     first: dict[str, Any] = {}
     before = len(faults.found.counts)
-    for place, entry in enumerate(_entries(document, "categories", faults)):
+    for place, entry in enumerate(entries):
         # Without a category its objects would go without a word.
         with faults.entry(f"/categories/{place}", needed=True):
             number, name = _id(entry, "id"), _get(entry, "name", str, "a name").strip()
@@ -313,7 +380,7 @@ def _classes(
             first[name] = number
     found = match_names(categories, names)
     if len(faults.found.counts) == before:
-        _refuse_contradiction(found, names, annotations, faults)
+        _refuse_contradiction(found, names, used, faults)
     return found
 
 
@@ -333,9 +400,7 @@ def _loosely(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
 
 
-def _refuse_contradiction(
-    found: Mapping[Any, int | str], names: Sequence[str], annotations: Sequence[Any], faults: _Faults
-) -> None:
+def _refuse_contradiction(found: Mapping[Any, int | str], names: Sequence[str], used: _Used, faults: _Faults) -> None:
     """Note where classes have no category while objects are of categories that have no class: one may be the other."""
     taken = [target for target in found.values() if isinstance(target, int)]
     twice = [names[target] for target, count in Counter(taken).items() if count > 1]
@@ -345,19 +410,10 @@ def _refuse_contradiction(
         return
     lacking = [name for index, name in enumerate(names) if index not in taken]
     nameless = {number: name for number, name in found.items() if isinstance(name, str)}
-    used = {_loose_id(entry.get("category_id")) for entry in annotations if isinstance(entry, dict)}
-    if lacking and any(number in used for number in nameless):
+    if lacking and any(number in used.categories for number in nameless):
         text = f"no category is called {_listed(lacking)}; categories without a class are {_listed(nameless.values())}"
         advice = "write dataset.names as the file has them; names that are left out leave out their objects"
         faults.note("/categories", _Fault("D023", text, advice))
-
-
-def _loose_id(value: Any) -> Any:
-    """An id as :func:`_id` has it, of a value that need not be one."""
-    try:
-        return _id({"id": value}, "id")
-    except _Fault:
-        return None
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -367,7 +423,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _take(image: _Image, instance: Instance, place: int, faults: _Faults) -> None:
     """Add an object to its image, unless it is there already or has no area."""
-    before = image.seen.setdefault(identity_of(instance), place)
+    before = image.seen.setdefault(hash(identity_of(instance)), place)
     if odd := oddity(instance, None if before == place else f"/annotations/{before}"):
         faults.odd(odd[0], f"/annotations/{place}", odd[1])
     else:

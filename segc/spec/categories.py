@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_KEY = re.compile(rb'"categories"\s*:\s*\[')
-_LARGEST_WHOLE = 1 << 28
-"""Bytes of a file that is read whole where its categories do not stand out."""
+from segc.json_stream import Elements, JsonError, members
 
+_KEY = re.compile(rb'"categories"\s*:\s*\[')
 _LARGEST_LIST = 1 << 24
 
 
@@ -49,7 +48,7 @@ def _order(item: tuple[int | str, str]) -> tuple[bool, int, str]:
 
 
 def _entries(file: Path) -> list[Any]:
-    """The list of categories: found by its key where that stands in the file once, else by reading all."""
+    """The list of categories: found by its key where that stands in the file once, else by going through all."""
     if file.stat().st_size == 0:
         raise CategoriesError("the file is empty")
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -59,13 +58,18 @@ def _entries(file: Path) -> list[Any]:
             return entries
         if not starts:
             raise CategoriesError("there is no list of categories in it")
-        if len(data) > _LARGEST_WHOLE:
-            raise CategoriesError("`categories` stands in it several times")
-        document = _parsed(data[:])
-    found = document.get("categories") if isinstance(document, dict) else None
-    if not isinstance(found, list):
-        raise CategoriesError("there is no list of categories in it")
-    return found
+    return _gone_through(file)
+
+
+def _gone_through(file: Path) -> list[Any]:
+    """The list of categories of a file that has the key in other places, too."""
+    try:
+        lists = [list(value) for key, value in members(file) if key == "categories" and isinstance(value, Elements)]
+    except JsonError as error:
+        raise CategoriesError(f"this is no JSON: {error}") from None
+    if len(lists) != 1:
+        raise CategoriesError(f"there are {len(lists) or 'no'} lists of categories in it")
+    return lists[0]
 
 
 def _few(places: Iterator[int]) -> Iterator[int]:

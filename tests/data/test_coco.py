@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import json
 import re
 from pathlib import Path
@@ -320,6 +321,27 @@ def test_a_fault_is_named_with_its_pointer(folder, content, code, words):
     ((found, message),) = faults(folder, content)
     assert found == code
     assert words in message
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["images", "categories", "annotations"])), ids=" ".join)
+def test_lists_may_stand_in_any_order(folder, order):
+    first, _ = read(folder, {"info": {}, **{key: document()[key] for key in order}, "more": [1]})
+    assert [one.class_id for one in first.instances] == [1, 0, 0]
+
+
+def test_a_list_that_is_there_twice_is_an_error(folder):
+    text = json.dumps(document())
+    ((code, message),) = faults(folder, text[:-1] + ', "annotations": []}')
+    assert (code, message) == ("D003", "`annotations` stands in the file twice")
+
+
+def test_a_file_that_breaks_off_is_an_error_with_its_place(folder):
+    text = json.dumps(document(), indent=1)
+    text = text[: text.index('"iscrowd"') + 3]
+    with pytest.raises(SegcError) as error:
+        read(folder, text)
+    (fault,) = error.value.diagnostics
+    assert (fault.code, fault.line, fault.column) == ("D003", text.count("\n") + 1, 4)
 
 
 def test_all_faults_are_told_at_once_and_many_are_counted(folder):
