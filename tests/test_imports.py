@@ -67,6 +67,22 @@ def test_a_light_command_imports_no_framework(arguments: list[str], project: Pat
     assert done.returncode == 0, done.stderr
 
 
+NOT_FOR_HELP = FRAMEWORKS | {"numpy", "pydantic", "ruamel", "rich", "jinja2", "email"}
+"""What no help needs; importing pydantic takes longer than all the rest of one."""
+
+
+def test_help_imports_no_more_than_the_command_line() -> None:
+    code = (
+        "import sys; from segc.cli import COMMANDS, run\n"
+        "for words in ([], *([name] for name in COMMANDS)):\n"
+        "    status = run([*words, '--help'])\n"
+        f"    heavy = {NOT_FOR_HELP!r} & set(sys.modules)\n"
+        "    if heavy or status: sys.exit(f'{words}: {heavy or status}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_segc_and_every_target_imports_no_framework() -> None:
     modules = ", ".join(MODULES)
     code = f"import sys, segc, {modules}; sys.exit(str({FRAMEWORKS!r} & set(sys.modules) or ''))"

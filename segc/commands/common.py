@@ -9,7 +9,6 @@ import click
 
 from segc.inference.filters import MOST_OVERLAP
 from segc.inference.metadata import LARGEST_SIDE
-from segc.schema import LARGEST_STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +53,11 @@ build_dir_option = click.option(
 
 
 def _tile_side(_context: click.Context, _option: click.Parameter, value: int | None) -> int | None:
-    if value and value < LARGEST_STRIDE:
+    if not value:
+        return value
+    from segc.schema import LARGEST_STRIDE
+
+    if value < LARGEST_STRIDE:
         raise click.BadParameter(f"tiles are {LARGEST_STRIDE} pixels wide at least, or 0: there are none")
     return value
 

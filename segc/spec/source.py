@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
     StreamEndEvent,
 )
-from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.reader import Reader, ReaderError
 
 from segc.diagnostics import LINE_BREAK, Diagnostic, Severity
 
@@ -221,6 +221,19 @@ def compose(source: SpecText) -> tuple[Node | None, list[Diagnostic]]:
     return None, composer.diagnostics
 
 
+class _Reader(Reader):
+    """ruamel.yaml's reader, without the regular expression over all of Unicode that it compiles for every text."""
+
+    def check_printable(self, data: Any) -> None:
+        if not all(map(_is_printable, set(data))):
+            super().check_printable(data)  # which says where
+
+
+def _is_printable(character: str) -> bool:
+    """Whether YAML allows a character; some are left to ruamel.yaml to judge."""
+    return " " <= character <= "~" or character in "\t\n\r\x85" or "\xa0" <= character < "\ud800"
+
+
 class _Composer:
     """Builds nodes from parser events."""
 
@@ -246,6 +259,7 @@ class _Composer:
 
     def _parse(self) -> Iterator[Event]:
         yaml = YAML(typ="safe", pure=True)
+        yaml.Reader = _Reader
         yield from yaml.parse(self.source.text)
 
     def _next(self) -> Event:

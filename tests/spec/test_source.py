@@ -159,3 +159,17 @@ def test_reading_stops_where_there_are_too_many_values() -> None:
     root, diagnostics = compose(SpecText("- a\n" * (MOST_VALUES + 1000)))
     assert root is None
     assert [(d.code, d.line) for d in diagnostics] == [("Y005", MOST_VALUES)]
+
+
+@pytest.mark.parametrize("character", ["\x07", "\x1b", "\x7f", "\x9f", "\ufffe", "\uffff"])
+def test_a_character_that_yaml_does_not_allow_is_an_error_where_it_stands(character):
+    root, (fault,) = compose(SpecText(f"a: 1\nb: é{character}\n"))
+    assert root is None
+    assert (fault.code, fault.line, fault.column) == ("Y002", 2, 5)
+
+
+@pytest.mark.parametrize("character", ["\t", "\xa0", "é", "\ud7ff", "\ue000", "\ufffd", "\U0001f600"])
+def test_a_character_that_yaml_allows_is_read(character):
+    root, found = compose(SpecText(f"b: 'é{character}x'\n"))
+    assert not found
+    assert root.value["b"].value == f"é{character}x"
