@@ -9,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from segc.diagnostics import SegcError
 from segc.locks import exclusive
+
+# How long an example takes is the machine's affair.
+settings.register_profile("segc", settings(), deadline=None)
+settings.load_profile("segc")
 
 
 @pytest.fixture(autouse=True)

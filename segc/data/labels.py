@@ -68,7 +68,9 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
     found: list[Diagnostic] = []
     first: dict[tuple[Any, ...], int] = {}
     faults = 0
-    rows = LINE_BREAK.split(text)
+    rows = _rows(text)
+    # Python takes underlines between digits, and digits of other scripts, for numbers, too.
+    plain = text.isascii() and "_" not in text
     for line, row in enumerate(rows, 1):
         if not row.strip():
             continue
@@ -78,7 +80,7 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
             found.append(Diagnostic("D003", text, file=path, line=line, column=1, help="is this a label file?"))
             break
         try:
-            instance = replace(_instance(row.split(), nc), origin=line)
+            instance = replace(_instance(row.split(), nc, plain=plain), origin=line)
         except _Fault as fault:
             faults += 1
             column, length = _field_place(row, fault.field)
@@ -100,6 +102,11 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
         else:
             instances.append(instance)
     return tuple(instances), tuple(found)
+
+
+def _rows(text: str) -> list[str]:
+    """The lines of a text, which for ASCII are found without an expression over it, ten times as fast."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if text.isascii() else LINE_BREAK.split(text)
 
 
 def identity_of(instance: Instance) -> tuple[Any, ...]:
@@ -147,18 +154,22 @@ def _field_place(row: str, field: int) -> tuple[int, int]:
     return start + 1, end - start
 
 
-def _instance(fields: Sequence[str], nc: int) -> Instance:
-    class_id, *numbers = _numbers(fields)
-    return Instance(_class_id(class_id, nc), (_polygon(numbers),), len(numbers) == 4)
+def _instance(fields: Sequence[str], nc: int, *, plain: bool) -> Instance:
+    values = _numbers(fields, plain=plain)
+    return Instance(_class_id(float(values[0]), nc), (_polygon(values[1:]),), len(values) == 5)
 
 
-def _numbers(fields: Sequence[str]) -> list[float]:
-    """The numbers of a row, of which there are millions: only where one is wrong they are looked at one by one."""
-    # Python takes underlines between digits, and digits of other scripts, for numbers, too.
-    if not any("_" in field or not field.isascii() for field in fields):
+def _numbers(fields: Sequence[str], *, plain: bool) -> NDArray[np.float64]:
+    """The numbers of a row, of which there are millions: only where one is wrong they are looked at one by one.
+
+    Args:
+        fields: the row's.
+        plain: none of them has a character that Python takes for a part of a number and other programs do not.
+    """
+    if plain:
         with suppress(ValueError):
-            values = list(map(float, fields))
-            if all(map(isfinite, values)):
+            values = np.array(list(map(float, fields)))
+            if isfinite(values.sum()):  # so all of them are; of a sum that is too large they may be
                 return values
     for index, field in enumerate(fields):
         try:
@@ -170,7 +181,7 @@ def _numbers(fields: Sequence[str]) -> list[float]:
             raise _Fault("D003", f"`{field[:40]}` is not a number", advice, index)
         if not isfinite(value):
             raise _Fault("D003", f"{field[:40]} is not a finite number", None, index)
-    raise AssertionError("a row without a fault")
+    return np.array(list(map(float, fields)))
 
 
 def _class_id(value: float, nc: int) -> int:
@@ -189,18 +200,20 @@ def _class_id(value: float, nc: int) -> int:
 _IN_FRACTIONS = "coordinates are fractions of the image's width and height, between 0 and 1"
 
 
-def _polygon(numbers: Sequence[float]) -> NDArray[np.float32]:
+def _polygon(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
     """The polygon [K, 2] of the numbers after the class."""
     if len(numbers) == 4:
-        return _box(*numbers)
+        return _box(*numbers.tolist())
     if len(numbers) < 6 or len(numbers) % 2:
         advice = "a box has 4; a polygon has 2 a point and at least 3 points"
         raise _Fault("D003", f"{len(numbers)} numbers follow the class", advice, len(numbers))
-    outside = [index for index, value in enumerate(numbers) if not -OVERSHOOT <= value <= 1 + OVERSHOOT]
-    if outside:
-        text = f"coordinates run from {min(numbers):g} to {max(numbers):g}"
-        raise _Fault("D004", text, _IN_FRACTIONS, outside[0] + 1)
-    return np.clip(np.array(numbers, np.float64).reshape(-1, 2), 0, 1).astype(np.float32)
+    least, most = numbers.min(), numbers.max()
+    if least < -OVERSHOOT or most > 1 + OVERSHOOT:
+        outside = np.flatnonzero((numbers < -OVERSHOOT) | (numbers > 1 + OVERSHOOT))
+        text = f"coordinates run from {least:g} to {most:g}"
+        raise _Fault("D004", text, _IN_FRACTIONS, int(outside[0]) + 1)
+    inside = numbers if least >= 0 and most <= 1 else np.clip(numbers, 0, 1)
+    return inside.reshape(-1, 2).astype(np.float32)
 
 
 def _box(x: float, y: float, width: float, height: float) -> NDArray[np.float32]:
