@@ -42,7 +42,10 @@ ROWS: dict[str, tuple[str, dict[str, Any], str, int | None]] = {
     "openvino int8, mse, weights of 8 bits": ("openvino", {"int8": True}, "mse", 8),
     "openvino, weights in int8": ("openvino", {"int8_weights": True}, "mse", None),
     "tflite fp32": ("tflite", {}, "mse", None),
-    "tflite int8": ("tflite", {"int8": True}, "min-max", None),
+    "tflite int8, mse": ("tflite", {"int8": True}, "mse", None),
+    "tflite int8, percentile": ("tflite", {"int8": True}, "percentile", None),
+    "tflite int8, min-max": ("tflite", {"int8": True}, "min-max", None),
+    "tflite, weights in int8": ("tflite", {"int8_weights": True}, "mse", None),
 }
 """By title: target, options, method, and bits of the weights where they are not the target's."""
 
@@ -149,7 +152,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     seen = pickle.loads(given.seen.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
         request = EmitRequest(graph, weights, chosen, metadata, "model", Path(folder))
-        request = replace(request, calibration=frames, observations=seen, method=method)  # type: ignore[arg-type]
+        request = replace(request, observations=seen, method=method)  # type: ignore[arg-type]
         if bits and name != "library":
             _with_bits(bits)
         started = time.perf_counter()

@@ -24,7 +24,7 @@ from segc.spec.load import load_project
 VARIANTS: dict[str, list[dict[str, bool]]] = {
     "onnx": [{}, {"half": True}, {"int8": True}],
     "openvino": [{}, {"half": True}, {"int8_weights": True}, {"int8": True}],
-    "tflite": [{}, {"half": True}, {"int8": True}],
+    "tflite": [{}, {"half": True}, {"int8_weights": True}, {"int8": True}],
     "ncnn": [{}, {"half": True}],
     "torchscript": [{}, {"half": True}],
 }

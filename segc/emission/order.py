@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from segc.arrays import load_arrays, save_arrays
+from segc.arrays import load_arrays
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.emission import accuracy
 from segc.emission.attempt import Attempt, Ran, parity_entry, slower, told_kept, tried
@@ -172,9 +172,6 @@ class Order:
         self.photographs = choose(job.images)
         self.split: Validation | None = None
         self.remarks: list[str] = list(self.calibration.notes)
-        how = project.calibration
-        if calibrated and self.target.sees_images and how.method != "min-max" and "method" in how.model_fields_set:
-            self.remarks.append(f"calibrated by min-max, the only way that its converter has, not by {how.method}")
         if self.accept is not None or metadata.precision in QUANTISED:
             self._choose_images((self.accept or Accept()).images)
         self.place = job.build_dir / "artifacts" / self.name
@@ -269,7 +266,7 @@ class Order:
         """
         if self.target.scheme(self.options) is None:
             able = [name for name, target in targets().items() if "keep_float" in target.options.model_fields]
-            text = f"{self.name}: scopes cannot be ranked: there is no int8, or what it rounds is not segc's choice"
+            text = f"{self.name}: scopes cannot be ranked: nothing of it computes in int8"
             raise fail("X210", text, help=f"they are for {', '.join(able)} with `int8: true`")
 
     def ranking(self, pool: WorkerPool, references: References) -> list[dict[str, Any]]:
@@ -428,7 +425,7 @@ class Order:
 
     def _emit_task(self, references: References) -> EmitTask:
         images, weights = self.calibration.images, references.weights()
-        observations = references.observations(self.size, images) if images and not self.target.sees_images else None
+        observations = references.observations(self.size, images) if images else None
         (self.work / "graph.json").write_text(self.graph, encoding="utf-8")
         return EmitTask(
             target=self.target.name,
@@ -438,20 +435,9 @@ class Order:
             metadata=self.metadata.to_json(),
             stem=self.job.loaded.project.name,
             folder=str(self.files),
-            calibration=self._write_calibration() if self.target.sees_images else None,
             observations=str(observations) if observations else None,
             method=self.job.loaded.project.calibration.method,
         )
-
-    def _write_calibration(self) -> str | None:
-        from segc.emission.verify import cases
-
-        if not self.calibration.images:
-            return None
-        (case,) = cases(self.calibration.images, self.size, dynamic=False)
-        path = self.work / "calibration.safetensors"
-        save_arrays(path, {"images": case.images})
-        return str(path)
 
     def _write_scripts(self, model: str) -> None:
         from segc.emission.script import render_files

@@ -28,8 +28,7 @@ class EmitTask(Request):
         metadata: that the artifact gets, as JSON values.
         stem: file name of the model without suffix.
         folder: to write into.
-        calibration: file with images to calibrate on; None where they are not needed.
-        observations: file with what the feature maps hold on such images; None likewise.
+        observations: file with what the feature maps hold on images to calibrate on; None where it is not needed.
         method: how the range of a map follows from that.
     """
 
@@ -40,7 +39,6 @@ class EmitTask(Request):
     metadata: Mapping[str, Any]
     stem: str
     folder: str
-    calibration: str | None = None
     observations: str | None = None
     method: str = "mse"
 

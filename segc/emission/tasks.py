@@ -53,7 +53,6 @@ def _emit(request: dict[str, Any]) -> dict[str, Any]:
         metadata=parse_metadata(task.metadata),
         stem=task.stem,
         folder=Path(task.folder),
-        calibration=load_arrays(Path(task.calibration))["images"] if task.calibration else None,
         observations=read_observations(load_arrays(Path(task.observations))) if task.observations else None,
         method=cast("Method", task.method),
     )

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from segc.graph.ir import Graph
@@ -162,8 +161,8 @@ class EmitRequest:
         metadata: what the artifact says about itself.
         stem: file name of the model without suffix.
         folder: existing folder to write into.
-        calibration: images [n, 3, H, W] in 0..1 as the network sees them, where the precision is in ``CALIBRATED``.
-        observations: likewise, what the network's feature maps hold on them, by tensor.
+        observations: what the network's feature maps hold on the images to calibrate on, by tensor, where the
+            precision is in ``CALIBRATED``.
         method: how a map's 256 steps follow from that.
     """
 
@@ -173,7 +172,6 @@ class EmitRequest:
     metadata: Metadata
     stem: str
     folder: Path
-    calibration: NDArray[np.float32] | None = None
     observations: Mapping[str, Observation] | None = None
     method: Method = "mse"
 
@@ -241,8 +239,7 @@ class Target:
         passes: over the graph before it is emitted, given the options and, for suppression in the graph, the metadata.
         environment: a reason why this machine cannot emit with these options, or None.
         run_environment: a reason why this machine cannot run the artifact, or None.
-        scheme: what computes in integers with these options; None where that is not segc's to say.
-        sees_images: whether what is calibrated looks at the images by itself, not at observations of feature maps.
+        scheme: what computes in integers with these options; None where nothing does.
         remarks: what emitting or running comes to less than on another machine, a sentence each.
         settings: the fields of the metadata that the options decide.
         tools: versions of what it uses beside Python packages, None for what is not there.
@@ -271,7 +268,6 @@ class Target:
     environment: Callable[[Any], str | None] = field(default=lambda _options: None)
     run_environment: Callable[[], str | None] = field(default=lambda: None)
     scheme: Callable[[Any], Scheme | None] = field(default=lambda _options: None)
-    sees_images: bool = False
     remarks: Callable[[], tuple[str, ...]] = field(default=lambda: ())
     settings: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
     tools: Callable[[], Mapping[str, str | None]] = field(default=dict)

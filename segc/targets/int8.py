@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 KeepFloat = Annotated[tuple[str, ...], Field(strict=False)] | Literal["auto", False]
 
 
-class Int8Options(TargetOptions):
-    """What the options of a target have that computes in int8."""
+class KeepFloatOptions(TargetOptions):
+    """What the options of a target have whose int8 is that of our own pass."""
 
-    int8: bool = Field(
-        default=False,
-        description="Compute in int8, calibrated on images of the dataset (see `calibration`); inputs, outputs, pixels "
-        "and probabilities stay in fp32.",
-    )
     keep_float: KeepFloat = Field(
         "auto",
         description="With int8: scopes of the network that compute in fp32 all the same, as `segc build` lists them; "
@@ -41,12 +36,35 @@ class Int8Options(TargetOptions):
         return self.keep_float if isinstance(self.keep_float, tuple) else ()
 
 
+class Int8Options(KeepFloatOptions):
+    """What the options of a target have that computes in int8 where that is asked for."""
+
+    int8: bool = Field(
+        default=False,
+        description="Compute in int8, calibrated on images of the dataset (see `calibration`); inputs, outputs, pixels "
+        "and probabilities stay in fp32.",
+    )
+
+
 def int8_refusals(options: Any) -> Iterator[Refusal]:
     """What goes with int8, and what only does."""
     if options.int8 and options.half:
         yield ("half",), "half and int8 exclude each other: choose one"
     if options.kept and not options.int8:
         yield ("keep_float",), "without int8 all is float: set int8 to true, or leave it out"
+
+
+def int8_weights_refusals(options: Any) -> Iterator[Refusal]:
+    """What says of its own how weights are stored, beside ``int8_weights``."""
+    if options.int8_weights and (options.int8 or options.half):
+        other = "int8" if options.int8 else "half"
+        yield ("int8_weights",), f"{other} says how weights are stored, too: choose one"
+
+
+def precision(options: Any) -> str:
+    """What options with ``int8``, ``half`` and ``int8_weights`` compute or store in."""
+    asked = {"int8": options.int8, "weight-only-int8": options.int8_weights, "fp16": options.half, "fp32": True}
+    return next(name for name, wanted in asked.items() if wanted)
 
 
 def quantised(request: EmitRequest, target: Target) -> tuple[Graph, dict[str, NDArray[Any]]]:

@@ -2,7 +2,8 @@
 
     python run.py TARGET FOLDER
 
-writes FOLDER/outputs.safetensors (recipe to result, channels first) and FOLDER/refusals.json (recipe to message).
+writes FOLDER/outputs.safetensors (recipe to result, channels first) and FOLDER/refusals.json (recipe to message). For a
+target that computes in int8, FOLDER/observations.safetensors has what the recipes' feature maps hold.
 """
 
 import json
@@ -15,18 +16,21 @@ from types import ModuleType
 import numpy as np
 from operators import RECIPES, SIZE, build_recipe
 
-from segc.arrays import save_arrays
+from segc.arrays import load_arrays, save_arrays
 from segc.diagnostics import SegcError
 from segc.graph.passes import fold_batch_norm
+from segc.graph.passes.ranges import read_observations
 from segc.inference.metadata import Metadata
 from segc.inference.model import Model
 from segc.inference.postprocess import model_input
 from segc.network.initialise import initial_weights
-from segc.targets.contract import EmitRequest
+from segc.targets.contract import CALIBRATED, EmitRequest
 from segc.targets.registry import targets
 
 BESIDE: dict[str, tuple[str, dict[str, object]]] = {"keras": ("saved_model", {"keras": True})}
 """Further models that a target writes beside its own: the target, and the options that ask for them."""
+
+OBSERVATIONS = "observations.safetensors"
 
 METADATA = Metadata(("a",), SIZE, strides=(1,))
 """Of all recipes: no size is a multiple of anything. Their outputs are none of a model, so runtimes do not ask for
@@ -46,6 +50,25 @@ def open_any(opener: ModuleType, path: Path) -> Model:
     return opener.open_model(path, 1)
 
 
+def calibrated(name: str) -> bool:
+    """Whether a target computes in int8 unasked."""
+    target = targets()[BESIDE.get(name, (name,))[0]]
+    return target.precision(target.default_options()) in CALIBRATED
+
+
+def observed() -> dict[str, np.ndarray]:
+    """What the feature maps of every recipe hold, by recipe and tensor."""
+    from segc.network.observing import observe
+
+    found = {}
+    for recipe in RECIPES:
+        graph = build_recipe(recipe)
+        graph = replace(graph, metadata={**graph.metadata, "size": SIZE})
+        seen = observe(graph, initial_weights(graph.parameters, 0), images())
+        found.update({f"{recipe}/{name}": one.to_array() for name, one in seen.items()})
+    return found
+
+
 def main() -> None:
     """Emit and run every recipe."""
     name, folder = sys.argv[1], Path(sys.argv[2])
@@ -54,12 +77,15 @@ def main() -> None:
     options = target.options.model_validate({"format": format_, **given})
     metadata = replace(METADATA, **target.settings(options))
     outputs, refusals = {}, {}
+    seen = load_arrays(folder / OBSERVATIONS) if calibrated(name) else {}
     for number, recipe in enumerate(RECIPES):
         graph = build_recipe(recipe)
         place = folder / str(number)
         place.mkdir(parents=True)
         weights = initial_weights(graph.parameters, 0)
-        request = EmitRequest(graph, weights, options, metadata, "model", place, calibration=images())
+        own = {name.removeprefix(f"{recipe}/"): array for name, array in seen.items() if name.startswith(f"{recipe}/")}
+        observations = read_observations(own) if seen else None
+        request = EmitRequest(graph, weights, options, metadata, "model", place, observations=observations)
         try:
             emitted = target.make(request)
         except SegcError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segc.arrays import load_arrays
+from segc.arrays import load_arrays, save_arrays
 from segc.graph.ops import OPERATORS
 from segc.targets.registry import targets
 
@@ -22,10 +22,10 @@ sys.path.insert(0, str(HERE))
 from operators import RECIPES, build_recipe  # noqa: E402
 from pages import DOCS, PAGES  # noqa: E402
 from refusals import REFUSALS  # noqa: E402
-from run import BESIDE, reference  # noqa: E402
+from run import BESIDE, OBSERVATIONS, calibrated, observed, reference  # noqa: E402
 
 ROUNDING = {"edgetpu": 0.04}
-"""By target: by how much of a result's range it may be off. Full integer: a step is a 256th, and several add up."""
+"""By target: by how much of a result's range it may be off. Eight bits have 256 steps, and several add up."""
 
 
 @cache
@@ -44,6 +44,9 @@ class Results:
         if target not in self._done:
             folder = self._root / target
             environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+            if calibrated(target):
+                folder.mkdir(parents=True)
+                save_arrays(folder / OBSERVATIONS, observed())
             command = [sys.executable, str(HERE / "run.py"), target, str(folder)]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-3000:]

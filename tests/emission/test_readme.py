@@ -92,12 +92,12 @@ def test_shapes_are_those_of_the_file(settings: dict[str, Any], taken: str, prot
     assert rows(text, "output")[1][2] == f"[{taken[1]}, {anchors}, 2]"
 
 
-def test_what_a_client_must_know_of_full_integers_and_images_is_said() -> None:
+def test_what_a_client_must_know_of_integers_and_images_is_said() -> None:
     options = targets()["tflite"].options.model_validate({"format": "tflite", "int8": True})
     text = page("tflite", options=options)
     assert "Subtract 128 from every byte" in text
-    assert "multiply x by W, y by H" in text
-    assert {row[1] for row in rows(text, "output")[:4]} == {"int8"}
+    assert "value = (integer + 128) / 255. Outputs are floats" in text
+    assert {row[1] for row in rows(text, "output")[:4]} == {"float32"}
     assert rows(page("coreml"), "input")[0][:3] == ["`image`", "image", "H x W"]
 
 

@@ -108,12 +108,12 @@ def test_where_int8_loses_too_much_the_worst_scopes_stay_in_float_and_that_is_sa
     assert kept["scopes"] == ranking
 
 
-@pytest.mark.parametrize("asked", ["{format: onnx}", "{format: tflite, int8: true}"])
+@pytest.mark.parametrize("asked", ["{format: onnx}", "{format: tflite, int8_weights: true}"])
 def test_what_segc_does_not_round_is_not_ranked(asked: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["emit", str(project), "--sensitivity", "--set", f"targets.0={asked}"]) == 1
     said = capsys.readouterr().err
     assert "X210" in said
-    assert "they are for onnx, openvino, tensorrt with `int8: true`" in said
+    assert "they are for onnx, openvino, tensorrt, tflite, edgetpu with `int8: true`" in said
     assert not list(project.parent.glob("build/sensitivity/*"))
 
 

@@ -89,8 +89,11 @@ class Trained(NamedTuple):
         (work / "graph.json").write_text(write_graph(request.graph))
         save_arrays(work / "weights.safetensors", self.weights)
         if calibration:
+            from segc.network.observing import observe
+
             (case,) = cases(calibration, size, dynamic=False)
-            save_arrays(work / "calibration.safetensors", {"images": case.images})
+            seen = observe(self.graph(size), self.weights, case.images)
+            save_arrays(work / "observations.safetensors", {name: one.to_array() for name, one in seen.items()})
         task = EmitTask(
             target=target,
             graph=str(work / "graph.json"),
@@ -99,7 +102,7 @@ class Trained(NamedTuple):
             metadata=request.metadata.to_json(),
             stem="photos",
             folder=str(folder),
-            calibration=str(work / "calibration.safetensors") if calibration else None,
+            observations=str(work / "observations.safetensors") if calibration else None,
         )
         with Worker(f"the {target} emitter", threads=1) as worker:
             worker.start("emit", task, 600)

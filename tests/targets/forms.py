@@ -24,6 +24,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "graphdef": ("graphdef", {}),
     "tflite": ("tflite", {}),
     "tflite half": ("tflite", {"half": True}),
+    "tflite int8 weights": ("tflite", {"int8_weights": True}),
     "tflite int8": ("tflite", {"int8": True}),
     "edgetpu": ("edgetpu", {}),
 }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segc.graph.ir import Graph, Node, Parameter, Tensor, pruned
-from segc.graph.passes.ranges import Grid, Observation, chosen_grid, grid
+from segc.graph.passes.ranges import Grid, Observation, chosen_grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +49,14 @@ class Scheme:
         weight_bits: of weights, 8 or 7. Processors without instructions of their own for it (VNNI, or ARM's dot
             product) add pairs of products in 16 bits, which those of 8 bits can exceed: sums are then cut off without
             a word, and with 7 bits they never are.
+        gate_step: of what sigmoids give, which lies in 0..1.
     """
 
     signed: bool
     throughout: bool
     operators: frozenset[str]
     weight_bits: int
+    gate_step: float = 1 / 255
 
 
 def kept_in_float(name: str, patterns: Iterable[str]) -> bool:
@@ -116,13 +118,14 @@ def quantise(
 
 
 def computing(graph: Graph, scheme: Scheme) -> list[Node]:
-    """The nodes that compute in integers; a transposed convolution in groups does nowhere."""
+    """The nodes that compute in integers: neither a transposed convolution in groups does, nor what reads constants."""
+    constants = {name for node in graph.nodes if node.op == "constant" for name in node.outputs}
     return [
         node
         for node in graph.nodes
         if node.op in scheme.operators
         and node.region != "decode"
-        and all(_is_map(graph, name) for name in (*node.inputs, *node.outputs))
+        and all(_is_map(graph, name) and name not in constants for name in (*node.inputs, *node.outputs))
         and not (node.op == "conv_transpose2d" and node.attributes["groups"] != 1)
     ]
 
@@ -264,10 +267,10 @@ def _grids(
     graph: Graph, group: Sequence[str], observations: Mapping[str, Observation], scheme: Scheme, method: Method
 ) -> dict[str, Grid]:
     """The grid of maps that share one."""
-    known = [name for name in group if name in graph.inputs or name.endswith(GATE)]
-    if known:
+    if any(name in graph.inputs or name.endswith(GATE) for name in group):
         # Images and sigmoids lie in 0..1, whatever was seen; so a step of an image is that of its bytes.
-        chosen = Grid(1 / 127, 0, -128, 127) if scheme.signed else grid(0.0, 1.0, signed=False)
+        step = 1 / 255 if any(name in graph.inputs for name in group) else scheme.gate_step
+        chosen = Grid(1 / 127, 0, -128, 127) if scheme.signed else Grid(float(np.float32(step)), 0, 0, 255)
     else:
         # Of what only moves values, the source has them all.
         seen = [observations[name] for name in group if name in observations]

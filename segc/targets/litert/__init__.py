@@ -1,4 +1,4 @@
-"""What TFLite and Edge TPU share: what runs their models, and the passes of full-integer ones."""
+"""What TFLite and Edge TPU share: what makes and runs their models, and what of those computes in integers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from segc.targets.contract import Requirement
 
 if TYPE_CHECKING:
     from segc.graph.passes import Pass
+    from segc.graph.passes.integers import Scheme
 
-RUNTIME = Requirement("ai-edge-litert", "ai_edge_litert", "2.0")
+LITERT = Requirement("ai-edge-litert", "ai_edge_litert", "2.0")
+"""LiteRT, and the classes of TFLite's schema that come with it."""
 
-
-INTEGERS: dict[str, Any] = {
+READS: dict[str, Any] = {
     "reads": {"type": "int8", "range": "-128..127", "last_step": "Subtract 128 from every byte."},
-    "writes": "int8",
 }
-"""What is said of full-integer models beside them."""
+"""What is said beside models that compute in integers."""
 
 
 def float_passes() -> tuple[Pass, ...]:
@@ -27,7 +27,14 @@ def float_passes() -> tuple[Pass, ...]:
 
 
 def integer_passes() -> tuple[Pass, ...]:
-    """Of models in which all is an integer: what shares a scale then is of one kind."""
-    from segc.graph.passes.quantisation import levels_apart, normalized_boxes
+    """Of models that compute in int8."""
+    from segc.graph.passes.integers import silu_apart
 
-    return (*float_passes(), levels_apart, normalized_boxes)
+    return (*float_passes(), silu_apart)
+
+
+def integers() -> Scheme:
+    """What those compute so."""
+    from segc.targets.litert.lowering import INTEGERS
+
+    return INTEGERS

@@ -1,8 +1,9 @@
-"""Edge TPU: TFLite's full-integer model, checked against what Coral's chip has, compiled where its compiler is.
+"""Edge TPU: TFLite's int8 model, checked against what Coral's chip has, compiled where its compiler is.
 
 The compiler, ``edgetpu_compiler``, is no Python package and runs on Linux on x86-64 only. It maps the operators from
-the input up to the first that the chip does not have; those behind run on the CPU. What was compiled runs on the chip
-alone; the model from before is kept beside it and runs anywhere.
+the input up to the first that the chip does not have; those behind run on the CPU, and so does all that decodes boxes,
+in fp32: the chip lacks its softmax anyway. What was compiled runs on the chip alone; the model from before is kept
+beside it and runs anywhere.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segc.diagnostics import fail
-from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
-from segc.targets.litert import INTEGERS, RUNTIME, integer_passes
-from segc.targets.tensorflow import REQUIREMENT
+from segc.targets.contract import EmitRequest, Emitted, Target
+from segc.targets.int8 import KeepFloatOptions, quantised
+from segc.targets.litert import LITERT, READS, integer_passes, integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 COMPILER = "edgetpu_compiler"
 
 
-class EdgeTpuOptions(TargetOptions):
-    """Options of the Edge TPU target: none of its own, there is one form that the chip takes."""
+class EdgeTpuOptions(KeepFloatOptions):
+    """Options of the Edge TPU target, which always computes in int8: the chip does nothing else."""
 
     format: Literal["edgetpu"]
 
@@ -86,7 +87,7 @@ the table gives without numbers ("certain reshapes", "depending on input size") 
 
 
 def left_to_cpu(model: bytes) -> dict[str, int]:
-    """Operators of a full-integer flatbuffer that the chip does not have, with their number: ``{"SOFTMAX (…)": 3}``."""
+    """Operators of an int8 flatbuffer that the chip does not have, with their number: ``{"SOFTMAX (…)": 3}``."""
     found: Counter[str] = Counter()
     for operator in _operators(model):
         allowed, limit = SUPPORTED.get(operator.name, (None, ""))
@@ -121,9 +122,10 @@ def _operators(model: bytes) -> list[_Operator]:
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.litert.conversion import convert, with_metadata
+    from segc.targets.litert.lowering import lower
+    from segc.targets.litert.model import with_metadata
 
-    model = convert(request.graph, request.weights, "int8", request.calibration)
+    model = lower(*quantised(request, TARGET), integers=True)
     name = f"{request.stem}{TARGET.suffix}"
     cpu = left_to_cpu(model)
     told = ", ".join(f"{number} x {operator}" for operator, number in sorted(cpu.items()))
@@ -186,7 +188,7 @@ def _stand_in(path: Path) -> str | None:
 
 
 def _settings(_options: EdgeTpuOptions) -> dict[str, Any]:
-    return {"channels": "last", "boxes": "normalized", "precision": "int8"}
+    return {"channels": "last", "precision": "int8"}
 
 
 def _remarks() -> tuple[str, ...]:
@@ -216,14 +218,14 @@ TARGET = Target(
     runtime="segc.targets.litert.runtime",
     carried=("segc.archives",),
     extra="tflite",
-    needed=(RUNTIME,),
-    requirements=lambda _options: (REQUIREMENT,),
+    needed=(LITERT,),
+    requirements=lambda _options: (LITERT,),
     guard="segc.targets.litert.guard",
     stand_in=_stand_in,
     passes=lambda _options, _metadata: integer_passes(),
     settings=_settings,
-    values=lambda _options: INTEGERS,
-    sees_images=True,
+    values=lambda _options: READS,
+    scheme=lambda _options: integers(),
     remarks=_remarks,
     tools=_tools,
 )

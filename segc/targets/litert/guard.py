@@ -34,7 +34,6 @@ OPERATORS: dict[int, tuple[str, range]] = {
     39: ("TRANSPOSE", range(2, 3)),
     41: ("SUB", range(2, 3)),
     49: ("SPLIT", range(2, 3)),
-    57: ("MINIMUM", range(2, 3)),
     65: ("SLICE", range(3, 4)),
     67: ("TRANSPOSE_CONV", range(3, 5)),
     74: ("SUM", range(2, 3)),

@@ -1,4 +1,4 @@
-"""TFLite: the shared TensorFlow lowering, converted; run by LiteRT, TFLite's successor."""
+"""TFLite: graph and weights lowered node by node to a flatbuffer; run by LiteRT, TFLite's successor."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.contract import EmitRequest, Emitted, Refusal, Target, TargetOptions
-from segc.targets.litert import INTEGERS, RUNTIME, float_passes, integer_passes
-from segc.targets.tensorflow import REQUIREMENT
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Target
+from segc.targets.int8 import Int8Options, int8_refusals, int8_weights_refusals, precision, quantised
+from segc.targets.litert import LITERT, READS, float_passes, integer_passes, integers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,43 +17,47 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
 
 
-class TfliteOptions(TargetOptions):
+class TfliteOptions(Int8Options):
     """Options of the TFLite target."""
 
     format: Literal["tflite"]
     half: bool = Field(default=False, description="Store the weights in half precision; arithmetic stays in fp32.")
     int8: bool = Field(
         default=False,
-        description="Full integer: int8 weights, values, input and outputs, calibrated on images of the dataset. "
-        "A pixel goes in as its byte minus 128; boxes come out in 0..1 of the image, limited to it.",
+        description="Compute in int8, calibrated on images of the dataset (see `calibration`). A pixel goes in as its "
+        "byte minus 128; outputs, pixels and probabilities stay in fp32.",
+    )
+    int8_weights: bool = Field(
+        default=False, description="Store the weights of convolutions in int8, a quarter of the file; compute in fp32."
     )
 
 
 def _refusals(options: TfliteOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
-    if options.half and options.int8:
-        yield ("half",), "half and int8 exclude each other: choose one"
-
-
-def _precision(options: TfliteOptions) -> str:
-    return "int8" if options.int8 else "fp16" if options.half else "fp32"
+    yield from int8_refusals(options)
+    yield from int8_weights_refusals(options)
 
 
 def _passes(options: TfliteOptions, _metadata: Metadata) -> tuple[Pass, ...]:
-    return integer_passes() if options.int8 else float_passes()
+    from segc.graph.passes.integers import all_integer_weights
+
+    if options.int8:
+        return integer_passes()
+    return (*float_passes(), all_integer_weights) if options.int8_weights else float_passes()
 
 
 def _emit(request: EmitRequest) -> Emitted:
-    from segc.targets.litert.conversion import convert, with_metadata
+    from segc.targets.litert.lowering import lower
+    from segc.targets.litert.model import with_metadata
 
-    model = convert(request.graph, request.weights, request.metadata.precision, request.calibration)
+    options = request.options
+    model = lower(*quantised(request, TARGET), half=options.half, integers=options.int8)
     name = f"{request.stem}{TARGET.suffix}"
     (request.folder / name).write_bytes(with_metadata(model, request.metadata))
     return Emitted(name)
 
 
 def _settings(options: TfliteOptions) -> dict[str, Any]:
-    boxes = "normalized" if options.int8 else "pixels"
-    return {"channels": "last", "boxes": boxes, "precision": _precision(options)}
+    return {"channels": "last", "precision": precision(options)}
 
 
 TARGET = Target(
@@ -65,12 +69,12 @@ TARGET = Target(
     runtime="segc.targets.litert.runtime",
     carried=("segc.archives",),
     extra="tflite",
-    needed=(RUNTIME,),
-    requirements=lambda _options: (REQUIREMENT,),
+    needed=(LITERT,),
+    requirements=lambda _options: (LITERT,),
     guard="segc.targets.litert.guard",
     refusals=_refusals,
     passes=_passes,
     settings=_settings,
-    values=lambda options: INTEGERS if options.int8 else {},
-    sees_images=True,
+    values=lambda options: READS if options.int8 else {},
+    scheme=lambda options: integers() if options.int8 else None,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
-from segc.targets.int8 import Int8Options, int8_refusals, quantised
+from segc.targets.int8 import Int8Options, int8_refusals, int8_weights_refusals, precision, quantised
 from segc.targets.suppression import (
     SuppressionOptions,
     suppression_passes,
@@ -43,9 +43,7 @@ class OpenVinoOptions(Int8Options, SuppressionOptions):
 
 def _refusals(options: OpenVinoOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     yield from int8_refusals(options)
-    if options.int8_weights and (options.int8 or options.half):
-        other = "int8" if options.int8 else "half"
-        yield ("int8_weights",), f"{other} says how weights are stored, too: choose one"
+    yield from int8_weights_refusals(options)
     yield from suppression_refusals(options, size, dynamic=options.dynamic)
 
 
@@ -99,9 +97,7 @@ def _scheme(options: OpenVinoOptions) -> Scheme | None:
 
 
 def _settings(options: OpenVinoOptions) -> dict[str, Any]:
-    asked = {"int8": options.int8, "weight-only-int8": options.int8_weights, "fp16": options.half, "fp32": True}
-    precision = next(name for name, wanted in asked.items() if wanted)
-    return {**suppression_settings(options), "dynamic": options.dynamic, "precision": precision}
+    return {**suppression_settings(options), "dynamic": options.dynamic, "precision": precision(options)}
 
 
 OPENVINO = Requirement("openvino", "openvino", "2025.0")

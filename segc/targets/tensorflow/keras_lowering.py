@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segc.inference.metadata import metadata_text
+from segc.targets.channels_last import LAST, ChannelsLastWriter, Value, axis_of, margins_of
 from segc.targets.lowering import unsupported
 from segc.targets.tensorflow.keras_runtime import KERAS_METADATA, start_keras
-from segc.targets.tensorflow.lowering import FILTER, LAST, ChannelsLastWriter, Value, axis_of, margins_of
+from segc.targets.tensorflow.lowering import FILTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

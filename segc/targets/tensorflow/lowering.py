@@ -1,24 +1,19 @@
-"""The lowering to TensorFlow that SavedModel, GraphDef, TFLite, Edge TPU and TensorFlow.js share.
-
-Feature maps live as [N, H, W, C], which is the order that all of these run well in, from the input to the outputs;
-anchor-major tensors stay as in the graph. So ``images`` is [N, H, W, 3] and every output of four axes has its channels
-last. An axis of an operator on a feature map is translated, and only what mixes axes (reshape, transpose) brings a
-feature map back into the graph's order first.
+"""The lowering to TensorFlow that SavedModel, GraphDef and TensorFlow.js share.
 
 Written against the documentation at https://www.tensorflow.org/api_docs/python/tf.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from segc.targets.lowering import Writer, unsupported
+from segc.targets.channels_last import LAST, ChannelsLastWriter, Value, axis_of, margins_of
+from segc.targets.lowering import unsupported
 from segc.targets.tensorflow.operations import start_tensorflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -28,27 +23,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence["Value"]], Sequence["Value"]]
 
-LAST = (0, 2, 3, 1)
-"""Permutation of [N, C, H, W] to [N, H, W, C]."""
-
-FIRST = (0, 3, 1, 2)
-"""Permutation of [N, H, W, C] to [N, C, H, W]; so it is also where each axis of the former stands in the latter."""
-
 FILTER = (2, 3, 1, 0)
 """Permutation of a weight from PyTorch's order to TensorFlow's, for conv2d and conv_transpose2d alike."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor of the graph as TensorFlow has it.
-
-    Attributes:
-        tensor: a tf.Tensor; a NumPy array where it is known already.
-        spatial: whether it is a feature map, [N, H, W, C] here and [N, C, H, W] in the graph.
-    """
-
-    tensor: Any
-    spatial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +71,6 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
     )
 
 
-def concrete_function(graph: Graph, weights: Mapping[str, Array], limited: Collection[str] = ()) -> Any:
-    """A graph, its weights as constants, as a tf.ConcreteFunction from the input to the named outputs.
-
-    Args:
-        graph: inference form, batch norms folded, anchors fixed.
-        weights: a value for every parameter of the graph.
-        limited: as for :func:`lower`.
-
-    Raises:
-        SegcError: T008 where TensorFlow does not have an operator.
-    """
-    tf = start_tensorflow(0)
-    (name,) = graph.inputs
-    specification = tf.TensorSpec(_shape_last(graph.tensors[name].shape), tf.float32, name=name)
-    # Not autographed: what runs in it is already what it says.
-    function = tf.function(
-        lambda images: lower(graph, weights, {name: images}, limited=limited),
-        input_signature=[specification],
-        autograph=False,
-    )
-    return function.get_concrete_function()
-
-
 def filters(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
     """Weights and biases of the graph's convolutions, in TensorFlow's order of axes."""
     found: dict[str, Array] = {}
@@ -129,22 +82,13 @@ def filters(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-def lower(
-    graph: Graph,
-    weights: Mapping[str, Array],
-    inputs: Mapping[str, Any],
-    *,
-    held: Mapping[str, Any] | None = None,
-    limited: Collection[str] = (),
-) -> dict[str, Any]:
+def lower(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Add a graph's operators to the TensorFlow graph that is being built.
 
     Args:
         graph: inference form, batch norms folded, anchors fixed.
         weights: a value for every parameter of the graph, as in PyTorch.
         inputs: tf.Tensors by name, [N, H, W, C].
-        held: tf.Variables in the place of what :func:`filters` gives; constants if absent.
-        limited: tensors whose values are limited to 0..1, so that eight bits are not spent on what is beyond.
 
     Returns:
         Outputs by name, channels last where there are four axes; the tensors bear these names too.
@@ -152,7 +96,7 @@ def lower(
     Raises:
         SegcError: T008 where TensorFlow does not have an operator.
     """
-    writer = _Writer(graph, weights, filters(graph, weights) if held is None else held, limited)
+    writer = _Writer(graph, weights)
     writer.values.update({name: Value(tensor, spatial=True) for name, tensor in inputs.items()})
     writer.write(LOWERINGS)
     return {name: writer.output(name) for name in graph.outputs}
@@ -162,55 +106,18 @@ def _shape_last(shape: Sequence[int]) -> list[int]:
     return [shape[axis] for axis in LAST]
 
 
-class ChannelsLastWriter(Writer, ABC):
-    """One graph in the making, feature maps with their channels last. A subclass says how axes are moved.
-
-    ``values`` holds a :class:`Value` for each tensor.
-    """
-
-    @abstractmethod
-    def moved(self, tensor: Any, permutation: Sequence[int]) -> Any:
-        """A tensor with its axes in another order; what is known already is moved here, not when the model runs."""
-
-    def output(self, name: str) -> Any:
-        """The tensor of an output, channels last where there are four axes."""
-        value = self.values[name]
-        return self.last(value) if len(self.shape(name)) == 4 else value.tensor
-
-    def last(self, value: Value) -> Any:
-        """A value of four axes as a feature map."""
-        return value.tensor if value.spatial else self.moved(value.tensor, LAST)
-
-    def plain(self, value: Value) -> Any:
-        """A value in the graph's order of axes."""
-        return self.moved(value.tensor, FIRST) if value.spatial else value.tensor
-
-    def alike(self, values: Sequence[Value]) -> tuple[list[Any], bool]:
-        """Values that meet in one operator, in one order of axes; and whether they are feature maps in it."""
-        spatial = any(value.spatial for value in values)
-        return [self.last(value) if spatial else value.tensor for value in values], spatial
-
-
 class _Writer(ChannelsLastWriter):
     """The TensorFlow operators of one graph, in the making."""
 
     target = "tensorflow"
 
-    def __init__(
-        self, graph: Graph, weights: Mapping[str, Array], held: Mapping[str, Any], limited: Collection[str]
-    ) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
         super().__init__(graph, weights)
-        self.tf, self.held, self._limited = start_tensorflow(0), held, frozenset(limited)
+        self.tf, self.held = start_tensorflow(0), filters(graph, weights)
 
     def at(self, node: Node) -> AbstractContextManager[Any]:
         """A name scope of the node's name."""
         return cast("AbstractContextManager[Any]", self.tf.name_scope(node.name))
-
-    def made(self, node: Node) -> None:
-        """Limit what is to be limited, to 0..1."""
-        for name in self._limited.intersection(node.outputs):
-            value = self.values[name]
-            self.values[name] = replace(value, tensor=self.tf.minimum(self.tf.nn.relu(value.tensor), 1.0))
 
     def output(self, name: str) -> Any:
         """See :meth:`ChannelsLastWriter.output`; under its own name."""
@@ -221,23 +128,6 @@ class _Writer(ChannelsLastWriter):
         if self.tf.is_tensor(tensor):
             return self.tf.transpose(tensor, permutation)
         return tensor.transpose(permutation)
-
-
-def axis_of(axis: int, *, spatial: bool) -> int:
-    """Where an axis of the graph's tensor is in TensorFlow's."""
-    return LAST.index(axis % 4) if spatial else axis
-
-
-def margins_of(lengths: Sequence[int], kernel: Sequence[int], node: Node) -> str | list[list[int]]:
-    """``SAME`` or ``VALID`` where that is the padding of a window; else what is to be added around, for tf.pad."""
-    padding, stride = node.attributes["padding"], node.attributes["stride"]
-    if not any(padding):
-        return "VALID"
-    same = []
-    for length, size, step, around in zip(lengths, kernel, stride, padding, strict=True):
-        total = max((-(-length // step) - 1) * step + size - length, 0)
-        same.append(total == 2 * around)
-    return "SAME" if all(same) else [[0, 0], *([around, around] for around in padding), [0, 0]]
 
 
 def _convolution(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import fail
 from segc.inference.metadata import METADATA_KEY
+from segc.targets.channels_last import LAST
 from segc.targets.lowering import unsupported
-from segc.targets.tensorflow.lowering import LAST
 from segc.targets.tfjs.runtime import BYTES
 
 if TYPE_CHECKING:
