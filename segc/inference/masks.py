@@ -104,6 +104,33 @@ class Mask:
         # Ties by place, top first, so that the order is the same everywhere.
         return sorted(outlines, key=lambda outline: (-cv2.contourArea(outline), outline[0, 1], outline[0, 0]))
 
+    def cut_polygons(self) -> list[npt.NDArray[np.int32]]:
+        """Outlines as of ``polygons``, each with the holes in it: it goes to a hole, round it, and back the same way.
+
+        ``cv2.fillPoly`` fills them to the mask, parts inside of holes included.
+        """
+        if not self.bitmap.size:
+            return []
+        found, tree = cv2.findContours(
+            self.bitmap.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(self.x, self.y)
+        )
+        parents = [] if tree is None else tree[0, :, 3].tolist()
+        if max(parents, default=-1) < 0:
+            return self.polygons()
+        rings = [np.asarray(ring, np.int32).reshape(-1, 2) for ring in found]
+        pieces = [
+            (
+                ring,
+                _straight(
+                    _with_holes(ring, [hole for hole, above in zip(rings, parents, strict=True) if above == index])
+                ),
+            )
+            for index, (ring, parent) in enumerate(zip(rings, parents, strict=True))
+            if parent < 0
+        ]
+        pieces.sort(key=lambda piece: (-cv2.contourArea(piece[0]), piece[0][0, 1], piece[0][0, 0]))
+        return [outline for _, outline in pieces]
+
 
 def common_area(one: Mask, other: Mask) -> int:
     """Pixels that are in both masks."""
@@ -325,6 +352,26 @@ def join_polygons(polygons: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.i
         tour = np.roll(polygon, -there, axis=0)
         outline = np.concatenate([outline[: here + 1], tour, tour[:1], outline[here:]])
     return outline
+
+
+def _with_holes(outline: npt.NDArray[np.int32], holes: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """One outline [k, 2] round a part and its holes, all of them lines from pixel to pixel."""
+    # From the top of a hole the way leads upwards through the part, to its outline or a hole that is joined already.
+    for hole in sorted(holes, key=lambda ring: int(ring[:, 1].min())):
+        start = int(np.argmin(hole[:, 1]))
+        x, y = hole[start]
+        above = np.flatnonzero((outline[:, 0] == x) & (outline[:, 1] <= y))
+        meet = int(above[np.argmax(outline[above, 1])])
+        tour = np.roll(hole, -start, axis=0)
+        outline = np.concatenate([outline[: meet + 1], tour, tour[:1], outline[meet:]])
+    return outline
+
+
+def _straight(outline: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """An outline [k, 2] without the points that it goes straight through."""
+    before, after = outline - np.roll(outline, 1, axis=0), np.roll(outline, -1, axis=0) - outline
+    turns = (np.sign(before) != np.sign(after)).any(axis=1)
+    return np.asarray(outline[turns | (len(outline) == 1)], np.int32)
 
 
 def _nearest(points: npt.NDArray[np.int32], point: npt.NDArray[np.int32]) -> int:

@@ -102,7 +102,7 @@ class Prediction:
     def label_rows(self) -> list[str]:
         """Rows of a YOLO label file: ``class x1 y1 x2 y2 …``, pixel centres divided by the image's width and height.
 
-        Filling a row's polygon on the pixels gives the mask back, but for holes, and for the bridges between the parts
+        Filling a row's polygon on the pixels gives the mask back, holes and all, but for the bridges between the parts
         of a mask in several. A detection without a mask becomes a box row, ``class x-centre y-centre width height``.
         """
         return [
@@ -112,7 +112,7 @@ class Prediction:
 
 
 def _label_row(class_id: int, box: npt.NDArray[np.float32], mask: Mask, height: int, width: int) -> str:
-    polygons = mask.polygons()
+    polygons = mask.cut_polygons()
     if polygons:
         outline = join_polygons(polygons)
         values = ((_with_area(outline) + 0.5) / (width, height)).ravel()

@@ -162,6 +162,31 @@ def test_trimming_keeps_the_pixels_and_drops_the_margin(bitmap):
         assert tight.bitmap[:, -1].any()
 
 
+@given(bitmaps)
+def test_filled_polygons_with_cuts_give_the_mask_back(bitmap):
+    import cv2
+
+    mask = Mask(4, 5, bitmap)
+    canvas = np.zeros((24, 24), np.uint8)
+    for polygon in mask.cut_polygons():
+        cv2.fillPoly(canvas, [polygon], 1)
+    assert (canvas.astype(bool) == mask.full(24, 24)).all()
+
+
+def test_parts_of_one_pixel_and_parts_in_holes_are_kept_beside_holes():
+    import cv2
+
+    bitmap = np.zeros((20, 20), bool)
+    bitmap[2:15, 2:15] = True
+    bitmap[4:13, 4:13] = False
+    bitmap[8, 8] = bitmap[18, 18] = bitmap[18, 1] = bitmap[18, 2] = True
+    canvas = cv2.fillPoly(np.zeros((20, 20), np.uint8), Mask(0, 0, bitmap).cut_polygons()[:1], 1)
+    assert canvas.sum() == 13 * 13 - 9 * 9
+    for polygon in Mask(0, 0, bitmap).cut_polygons()[1:]:
+        cv2.fillPoly(canvas, [polygon], 1)
+    assert (canvas.astype(bool) == bitmap).all()
+
+
 def filled_without_holes(mask):
     import cv2
 

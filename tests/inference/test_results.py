@@ -50,6 +50,20 @@ def test_label_rows_read_back_through_the_dataset_format(tmp_path, seed):
         assert (rasterise(pixels, HEIGHT, WIDTH) == mask.full(HEIGHT, WIDTH)).all()
 
 
+@pytest.mark.parametrize("holes", [[(8, 8, 20, 30)], [(8, 8, 20, 30), (25, 8, 30, 12), (8, 40, 9, 41)]])
+def test_a_mask_with_holes_comes_back_from_its_row(tmp_path, holes):
+    bitmap = np.zeros((40, 60), bool)
+    bitmap[3:35, 4:50] = True
+    for top, left, bottom, right in holes:
+        bitmap[top:bottom, left:right] = False
+    mask = Mask(30, 40, bitmap)
+    (row,) = label_text(prediction([mask])).splitlines()
+    instances, faults = parse_labels(row, tmp_path / "a.txt", nc=3)
+    assert not faults
+    pixels = [polygon * np.float32([WIDTH, HEIGHT]) for polygon in instances[0].polygons]
+    assert (rasterise(pixels, HEIGHT, WIDTH) == mask.full(HEIGHT, WIDTH)).all()
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 9)])
 def test_points_and_lines_become_polygons_not_box_rows(tmp_path, shape):
     mask = Mask(640 - shape[1], 5, np.ones(shape, bool))
