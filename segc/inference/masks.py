@@ -8,7 +8,7 @@ x1 <= x < x2 and y1 <= y < y2 for its index (x, y).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,12 +60,12 @@ class Mask:
 
     def trimmed(self) -> "Mask":
         """The same mask in the smallest region that holds it, as a copy."""
-        rows, columns = np.flatnonzero(self.bitmap.any(axis=1)), np.flatnonzero(self.bitmap.any(axis=0))
-        if not rows.size:
+        if not self.bitmap.size:
             return _empty_mask()
-        top, left = int(rows[0]), int(columns[0])
-        inner = self.bitmap[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
-        return Mask(self.x + left, self.y + top, inner.copy())
+        left, top, columns, rows = cv2.boundingRect(self.bitmap.view(np.uint8))
+        if not rows:
+            return _empty_mask()
+        return Mask(self.x + left, self.y + top, self.bitmap[top : top + rows, left : left + columns].copy())
 
     def run_lengths(self, height: int, width: int) -> list[int]:
         """COCO's uncompressed run-length encoding on an image [height, width].
@@ -144,30 +144,27 @@ def common_area(one: Mask, other: Mask) -> int:
     return int(np.count_nonzero(one.region(x1, y1, x2, y2) & other.region(x1, y1, x2, y2)))
 
 
-@dataclass(frozen=True, slots=True)
-class SampleAxis:
-    """Linear interpolation along one axis: pixel i is lower[i] · (1 - fraction[i]) + upper[i] · fraction[i].
+class SampleAxis(NamedTuple):
+    """Linear interpolation along one axis: pixel i is lower[i] · rest[i] + upper[i] · fraction[i].
 
     Attributes:
         lower: int64, cells that the pixels read, not falling.
         upper: int64, the cells after those, or the same ones at the edge.
         fraction: float32 in 0..1.
+        rest: float32, what the fraction lacks to 1.
     """
 
     lower: npt.NDArray[np.int64]
     upper: npt.NDArray[np.int64]
     fraction: npt.NDArray[np.float32]
+    rest: npt.NDArray[np.float32]
 
-    def pixels(self, start: int, stop: int) -> "SampleAxis":
-        """The axis for the pixels from ``start`` to ``stop`` only."""
-        return SampleAxis(self.lower[start:stop], self.upper[start:stop], self.fraction[start:stop])
-
-    def cells(self, start: int, stop: int) -> "SampleAxis":
-        """The same axis on a part of the cells, counted from ``start``, its edges clamped."""
-        # Not `np.clip`, which costs as much as all the rest where there are hundreds of small masks.
-        last = stop - start - 1
-        lower, upper = (np.minimum(np.maximum(side - start, 0), last) for side in (self.lower, self.upper))
-        return SampleAxis(lower, upper, self.fraction)
+    def part(self, start: int, stop: int, first: int) -> "SampleAxis":
+        """The axis for the pixels from ``start`` to ``stop`` only, cells counted from ``first``."""
+        pixels = slice(start, stop)
+        return SampleAxis(
+            self.lower[pixels] - first, self.upper[pixels] - first, self.fraction[pixels], self.rest[pixels]
+        )
 
 
 def sample_axis(pixels: int, scale: float, offset: float, cells: int) -> SampleAxis:
@@ -181,21 +178,25 @@ def sample_axis(pixels: int, scale: float, offset: float, cells: int) -> SampleA
     """
     position = np.clip((np.arange(pixels) + 0.5) * scale + (offset - 0.5), 0, cells - 1)
     lower = position.astype(np.int64)
-    return SampleAxis(lower, np.minimum(lower + 1, cells - 1), (position - lower).astype(np.float32))
+    fraction = (position - lower).astype(np.float32)
+    return SampleAxis(lower, np.minimum(lower + 1, cells - 1), fraction, 1 - fraction)
 
 
 def bilinear_positive(grid: npt.NDArray[np.float32], ys: SampleAxis, xs: SampleAxis) -> npt.NDArray[np.bool_]:
     """Where the bilinear interpolation of ``grid`` [h, w] is above 0, [len(ys), len(xs)]."""
-    wide = grid[:, xs.lower] * (1 - xs.fraction) + grid[:, xs.upper] * xs.fraction
+    wide = grid.take(xs.lower, 1)
+    wide *= xs.rest
+    right = grid.take(xs.upper, 1)
+    right *= xs.fraction
+    wide += right
     result = np.empty((ys.lower.size, xs.lower.size), np.bool_)
     rows = max(1, STRIP_PIXELS // max(1, xs.lower.size))
     for first in range(0, ys.lower.size, rows):
         strip = slice(first, first + rows)
-        share = ys.fraction[strip, None]
-        value = wide[ys.lower[strip]]
-        value *= 1 - share
-        below = wide[ys.upper[strip]]
-        below *= share
+        value = wide.take(ys.lower[strip], 0)
+        value *= ys.rest[strip, None]
+        below = wide.take(ys.upper[strip], 0)
+        below *= ys.fraction[strip, None]
         value += below
         np.greater(value, 0, out=result[strip])
     return result
@@ -222,12 +223,11 @@ def _box_mask(
     y0, y1 = _span(float(box[1]), float(box[3]), ys.lower.size)
     if x0 >= x1 or y0 >= y1:
         return _empty_mask()
-    xs, ys = xs.pixels(x0, x1), ys.pixels(y0, y1)
-    left, right = int(xs.lower[0]), int(xs.upper[-1]) + 1
-    top, bottom = int(ys.lower[0]), int(ys.upper[-1]) + 1
+    left, right = int(xs.lower[x0]), int(xs.upper[x1 - 1]) + 1
+    top, bottom = int(ys.lower[y0]), int(ys.upper[y1 - 1]) + 1
     region = prototypes[:, top:bottom, left:right]
     grid = np.dot(coefficients[None], region.reshape(len(region), -1)).reshape(region.shape[1:])
-    return Mask(x0, y0, bilinear_positive(grid, ys.cells(top, bottom), xs.cells(left, right)))
+    return Mask(x0, y0, bilinear_positive(grid, ys.part(y0, y1, top), xs.part(x0, x1, left)))
 
 
 def frame_masks(
@@ -259,15 +259,14 @@ def masks_to_image(masks: Sequence[Mask], geometry: Letterbox) -> list[Mask]:
 def _read_mask(mask: Mask, ys: SampleAxis, xs: SampleAxis) -> Mask:
     rows, columns = mask.bitmap.shape
     # The pixels that read any cell of the region.
-    x0, x1 = int(np.searchsorted(xs.upper, mask.x)), int(np.searchsorted(xs.lower, mask.x + columns))
-    y0, y1 = int(np.searchsorted(ys.upper, mask.y)), int(np.searchsorted(ys.lower, mask.y + rows))
+    x0, x1 = int(xs.upper.searchsorted(mask.x)), int(xs.lower.searchsorted(mask.x + columns))
+    y0, y1 = int(ys.upper.searchsorted(mask.y)), int(ys.lower.searchsorted(mask.y + rows))
     if x0 >= x1 or y0 >= y1 or not mask.bitmap.size:
         return _empty_mask()
     # A border of background around the region stands for all that lies beyond it.
     grid = np.full((rows + 2, columns + 2), -0.5, np.float32)
     grid[1:-1, 1:-1] += mask.bitmap
-    xs = xs.pixels(x0, x1).cells(mask.x - 1, mask.x + columns + 1)
-    ys = ys.pixels(y0, y1).cells(mask.y - 1, mask.y + rows + 1)
+    ys, xs = ys.part(y0, y1, mask.y - 1), xs.part(x0, x1, mask.x - 1)
     return Mask(x0, y0, bilinear_positive(grid, ys, xs)).trimmed()
 
 

@@ -12,6 +12,9 @@ from segc.inference.metadata import LAYOUTS, Metadata, ModelError
 MAX_CANDIDATES = 30_000
 """Candidates that suppression looks at, best first: a bound on time where nearly every anchor passes the confidence."""
 
+MOST_PAIRED = 320
+"""Candidates up to which suppression compares each with each at once; with more, only with those that are kept."""
+
 CLASS_SHIFT = 7680.0
 """Pixels by which the boxes of one class are moved from those of the class before; see `suppress`."""
 
@@ -151,9 +154,15 @@ def candidates(
 
 
 def _overlap(
-    box: npt.NDArray[np.float32], area: np.float32, boxes: npt.NDArray[np.float32], areas: npt.NDArray[np.float32]
+    box: npt.NDArray[np.float32],
+    area: np.float32 | npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float32],
+    areas: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Intersection over union of one box with the columns of ``boxes`` [4, n]; nought where both are empty."""
+    """Intersection over union of a box [4] with the columns of ``boxes`` [4, n]; nought where both are empty.
+
+    Of boxes [4, k, 1] with areas [k, 1], a row each.
+    """
     width = np.minimum(box[2], boxes[2]) - np.maximum(box[0], boxes[0])
     height = np.minimum(box[3], boxes[3]) - np.maximum(box[1], boxes[1])
     common = np.maximum(width, 0, out=width) * np.maximum(height, 0, out=height)
@@ -195,12 +204,8 @@ def suppress(
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     group = np.zeros_like(order) if agnostic else classes[order]
     shift = (group % SHIFTED_CLASSES).astype(np.float32) * np.float32(CLASS_SHIFT)
-    # Class by class, best first within each, so that what a box may suppress lies in one stretch behind it.
-    ranks = np.argsort(group, kind="stable")
-    places = np.argsort(ranks)
-    ends = np.searchsorted(group[ranks], group, side="right")
-    corners = np.ascontiguousarray((boxes[order] + shift[:, None])[ranks].T, np.float32)
-    areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
+    moved = np.asarray(boxes[order] + shift[:, None], np.float32)
+    suppressed_by = (_suppressed_of_all if order.size <= MOST_PAIRED else _suppressed_of_class)(moved, group, iou)
     alive = np.ones(order.size, np.bool_)
     kept: list[int] = []
     for rank in range(order.size):
@@ -209,10 +214,39 @@ def suppress(
         kept.append(rank)
         if len(kept) == max_det:
             break
+        alive[suppressed_by(rank)] = False
+    return order[kept]
+
+
+def _suppressed_of_all(
+    boxes: npt.NDArray[np.float32], group: npt.NDArray[np.int64], iou: float
+) -> Callable[[int], npt.NDArray[Any]]:
+    """From a box to those of its group that it suppresses, all compared with all: for few of them."""
+    corners = np.ascontiguousarray(boxes.T)
+    areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
+    too_much = _overlap(corners[:, :, None], areas[:, None], corners[:, None], areas) > np.float32(iou)
+    too_much &= group[:, None] == group
+    return too_much.__getitem__
+
+
+def _suppressed_of_class(
+    boxes: npt.NDArray[np.float32], group: npt.NDArray[np.int64], iou: float
+) -> Callable[[int], npt.NDArray[Any]]:
+    """From a box to those of its group behind it that it suppresses, compared when it is asked for."""
+    # Class by class, best first within each, so that what a box may suppress lies in one stretch behind it.
+    ranks = np.argsort(group, kind="stable")
+    places = np.argsort(ranks)
+    ends = np.searchsorted(group[ranks], group, side="right")
+    corners = np.ascontiguousarray(boxes[ranks].T)
+    areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
+
+    def suppressed(rank: int) -> npt.NDArray[np.int64]:
         place, rest = places[rank], slice(places[rank] + 1, ends[rank])
         overlap = _overlap(corners[:, place], areas[place], corners[:, rest], areas[rest])
-        alive[ranks[rest][overlap > np.float32(iou)]] = False
-    return order[kept]
+        found: npt.NDArray[np.int64] = ranks[rest][overlap > np.float32(iou)]
+        return found
+
+    return suppressed
 
 
 def detections(

@@ -6,7 +6,15 @@ from hypothesis.extra import numpy as hnp
 
 from segc.inference import masks as masks_module
 from segc.inference.letterbox import letterbox_geometry
-from segc.inference.masks import Mask, frame_masks, image_masks, join_polygons, masks_to_image
+from segc.inference.masks import (
+    Mask,
+    bilinear_positive,
+    frame_masks,
+    image_masks,
+    join_polygons,
+    masks_to_image,
+    sample_axis,
+)
 
 bitmaps = hnp.arrays(np.bool_, st.tuples(st.integers(0, 9), st.integers(0, 9)))
 
@@ -42,6 +50,32 @@ def test_a_region_is_interpolated_as_torch_interpolates_the_whole_frame(seed, ti
     # The last bits of a product depend on the region's shape: pixels at logit nought may fall on either side.
     certain = inside & (np.abs(logits) > 1e-4)
     assert (found == (logits > 0))[certain].all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    # Thirds and sevenths meet nought only by rounding.
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.integers(-9, 9).map(lambda value: np.float32(value / 21)),
+    ),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.data(),
+)
+def test_a_part_of_a_grid_is_interpolated_by_the_plain_formula_to_the_last_bit(grid, size, data):
+    axes = [sample_axis(side, cells / side, 0.0, cells) for side, cells in zip(size, grid.shape, strict=True)]
+    rows, columns = ((axis.lower, axis.upper, axis.fraction) for axis in axes)
+    wide = grid[:, columns[0]] * (1 - columns[2]) + grid[:, columns[1]] * columns[2]
+    whole = wide[rows[0]] * (1 - rows[2][:, None]) + wide[rows[1]] * rows[2][:, None] > 0
+    (y0, y1), (x0, x1) = (
+        sorted([data.draw(st.integers(0, side - 1)), data.draw(st.integers(0, side - 1))]) for side in size
+    )
+    ys, xs = axes
+    top, left = int(ys.lower[y0]), int(xs.lower[x0])
+    region = np.ascontiguousarray(grid[top : ys.upper[y1] + 1, left : xs.upper[x1] + 1])
+    found = bilinear_positive(region, ys.part(y0, y1 + 1, top), xs.part(x0, x1 + 1, left))
+    np.testing.assert_array_equal(found, whole[y0 : y1 + 1, x0 : x1 + 1])
 
 
 def test_retina_masks_read_the_prototypes_at_the_photographs_own_pixels():

@@ -1,4 +1,5 @@
 import time
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -38,11 +39,12 @@ grids = st.integers(0, 40).flatmap(
 
 
 @settings(max_examples=300, deadline=None)
-@given(grids, st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans())
-def test_suppression_keeps_what_a_plain_loop_keeps(grid, iou, agnostic):
+@given(grids, st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans(), st.sampled_from([0, postprocess.MOST_PAIRED]))
+def test_suppression_keeps_what_a_plain_loop_keeps(grid, iou, agnostic, most_paired):
     corners, scores, classes = grid
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1).astype(np.float32)
-    kept = suppress(boxes, scores, classes, iou, max_det=1000, agnostic=agnostic)
+    with patch.object(postprocess, "MOST_PAIRED", most_paired):
+        kept = suppress(boxes, scores, classes, iou, max_det=1000, agnostic=agnostic)
     assert kept.tolist() == slow_suppression(boxes, scores, classes, iou, agnostic)
 
 
