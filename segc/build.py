@@ -1,6 +1,7 @@
 """Compile a project into its build directory: lock, graph, layer table and training plan.
 
-The files depend on the project and its dataset listing alone: the same input gives the same bytes.
+The files depend on the project and its dataset listing alone, and with tiles on the sizes of the images: the same input
+gives the same bytes.
 """
 
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ def compile_project(loaded: LoadedProject, folder: Path) -> Build:
     project = loaded.project
     graph = project_graph(project)
     images = _training_images(loaded)
-    plan = None if images is None else make_plan(project.hyperparameters, project.dataset.nc, images)
+    plan = None if images is None else make_plan(project.hyperparameters, project.dataset.nc, *images)
     launch = launch_commands(loaded.path.name, project.name)
     graph_text = write_graph(graph)
     files = {
@@ -142,13 +143,21 @@ def _plan_text(project: Project, plan: Plan | None, launch: Launch) -> dict[str,
     }
 
 
-def _training_images(loaded: LoadedProject) -> int | None:
-    """Number of training images, without reading labels; ``None`` where the dataset is not on this machine."""
+def _training_images(loaded: LoadedProject) -> tuple[int, int | None] | None:
+    """Number of training images, without reading labels; ``None`` where the dataset is not on this machine.
+
+    Where the project has tiles: the number of crops, by the sizes that the files name, and that of images.
+    """
     if not loaded.dataset_root.exists():
         return None
     from segc.data.dataset import list_images
 
-    return len(list_images(loaded, "train"))
+    images, tiles = list_images(loaded, "train"), loaded.project.hyperparameters.tiles
+    if tiles is None:
+        return len(images), None
+    from segc.data.crops import crop_count
+
+    return crop_count(images, tiles.tiling), len(images)
 
 
 def _layer_table(layers: list[LayerCost]) -> list[str]:
@@ -184,8 +193,11 @@ def _plan_lines(hyper: Hyperparameters, plan: Plan | None) -> list[str]:
     if plan is None:
         return ["training     not planned: the dataset is not on this machine"]
     batch = f"auto, on a GPU as its memory allows, elsewhere {plan.batch}" if hyper.batch == "auto" else str(plan.batch)
+    images = f"{plan.images} images"
+    if plan.cut_from is not None:
+        images = f"{plan.images} crops of {plan.cut_from} images"
     return [
-        f"training     {plan.images} images, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {batch}",
+        f"training     {images}, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {batch}",
         (
             f"optimizer    {plan.optimizer}, learning rate {plan.learning_rate:g} to "
             f"{plan.learning_rate * plan.final_factor:g} ({plan.schedule}), momentum {plan.momentum:g}, "

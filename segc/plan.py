@@ -38,7 +38,8 @@ class Plan:
     """A training in numbers.
 
     Attributes:
-        images: training images in an epoch.
+        images: training images in an epoch; where a project has tiles, the crops that the images are cut into.
+        cut_from: how many images these are cut from; None where they are not cut.
         epochs: passes over them.
         batch: images a forward pass, of all processes together.
         steps_per_epoch: forward passes an epoch; the last one may be smaller.
@@ -72,6 +73,7 @@ class Plan:
     schedule: Literal["linear", "cosine"]
     ema_decay: float
     ema_tau: float
+    cut_from: int | None = None
 
     @property
     def steps(self) -> int:
@@ -145,13 +147,14 @@ def launch_commands(project_file: str, name: str) -> Launch:
     return Launch(f"torchrun --standalone {train}", f"torchrun {together} {train}")
 
 
-def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
+def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: int | None = None) -> Plan:
     """Work out a training.
 
     Args:
         hyperparameters: as in the spec.
         nc: number of classes, which the learning rate of ``optimizer: auto`` depends on.
-        images: training images, at least 1.
+        images: training images, at least 1; crops, where they are cut.
+        cut_from: how many images they are cut from; None where they are not cut.
     """
     h = hyperparameters
     wanted = _WARMUP_EPOCHS if h.warmup_epochs is None else h.warmup_epochs
@@ -176,6 +179,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int) -> Plan:
         schedule="cosine" if h.cos_lr else "linear",
         ema_decay=h.ema_decay,
         ema_tau=h.ema_tau,
+        cut_from=cut_from,
     )
 
 

@@ -25,6 +25,10 @@ Picture = tuple[NDArray[np.uint8], tuple[int, int]]
 """An image [h, w, 3] as large as the network takes it, RGB, not to be written to; and (height, width) of its file."""
 
 
+Region = tuple[int, int, int, int]
+"""Columns x1 to x2 of rows y1 to y2 of an image, as (x1, y1, x2, y2), ends excluded."""
+
+
 class Cache(Protocol):
     """Keeps the pictures of a list of images by their places in it."""
 
@@ -33,6 +37,9 @@ class Cache(Protocol):
 
     def put(self, index: int, picture: Picture) -> None:
         """Keep a picture, if there is room."""
+
+    def wants(self, index: int) -> bool:
+        """Whether a picture that is at hand anyway would be kept."""
 
     def notice(self) -> str | None:
         """Why pictures are not kept any more, or None while there is room for all."""
@@ -50,6 +57,10 @@ class NoCache:
 
     def put(self, index: int, picture: Picture) -> None:
         """Nothing is kept."""
+
+    def wants(self, index: int) -> bool:  # noqa: ARG002
+        """False."""
+        return False
 
     def notice(self) -> str | None:
         """None: nobody expects anything to be kept."""
@@ -114,6 +125,11 @@ class MemoryCache:
             with self._lock:
                 self._table[index, 5] = 1
 
+    def wants(self, index: int) -> bool:
+        """Whether it is not there, and none was refused so far."""
+        with self._lock:
+            return not self._state[1] and not self._table[index, 1]
+
     def mend(self) -> None:
         """A new lock; places of pictures that were not written to the end are lost."""
         self._lock = multiprocessing.get_context(START_METHOD).Lock()
@@ -142,24 +158,31 @@ _ABANDONED = 3600
 class DiskCache:
     """Pictures in a folder, a file each, which any number of trainings use at once.
 
-    A file is named by what its picture was made of: path, length and time of the image's file, and the size. It
-    appears whole or not at all. What no training has used for longest gives way where room is needed.
+    A file is named by what its picture was made of: path, length and time of the image's file, the part of it that
+    counts, and the size. It appears whole or not at all. What no training has used for longest gives way where room is
+    needed.
 
     Args:
-        paths: the images.
+        pictures: file of each image, and the part of it that counts, x1, y1, x2, y2 in pixels; None for all of it.
         size: (height, width) that pictures are fitted into.
         budget: most bytes that the folder may take.
         folder: the folder; made where it is not there.
     """
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], budget: int, folder: Path | None = None) -> None:
-        self._paths, self._size, self._budget = paths, size, budget
+    def __init__(
+        self,
+        pictures: Sequence[tuple[Path, Region | None]],
+        size: tuple[int, int],
+        budget: int,
+        folder: Path | None = None,
+    ) -> None:
+        self._pictures, self._size, self._budget = pictures, size, budget
         self._folder = cache_folder("images") if folder is None else folder
         self._lock = multiprocessing.get_context(START_METHOD).Lock()
         self._state = shared_numbers(2)  # bytes in the folder, and the number of the error that ended the keeping
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._state[0] = self._make_room(len(paths) * size[0] * size[1] * 3)
+            self._state[0] = self._make_room(len(pictures) * size[0] * size[1] * 3)
         except OSError as error:
             self._state[1] = error.errno or errno.EIO
 
@@ -168,7 +191,7 @@ class DiskCache:
 
     def _make_room(self, needed: int) -> int:
         """Remove what others left, oldest first, as far as this training needs the room; gives the bytes that stay."""
-        own = {self._file(path).name for path in self._paths if path.is_file()}
+        own = {self._file(index).name for index, (path, _) in enumerate(self._pictures) if path.is_file()}
         total, foreign = 0, list[tuple[float, int, Path]]()
         for entry in os.scandir(self._folder):
             found = entry.stat()
@@ -188,15 +211,16 @@ class DiskCache:
             total -= length
         return total
 
-    def _file(self, path: Path) -> Path:
+    def _file(self, index: int) -> Path:
+        path, region = self._pictures[index]
         found = path.stat()
-        identity = (str(path.absolute()), found.st_size, found.st_mtime_ns, *self._size)
+        identity = (str(path.absolute()), found.st_size, found.st_mtime_ns, *self._size, *(region or ()))
         return self._folder / (hashlib.sha256(repr(identity).encode()).hexdigest()[:40] + _SUFFIX)
 
     def get(self, index: int) -> Picture | None:
         """The picture, or None where it is not kept, or its file is damaged."""
         try:
-            data = self._file(self._paths[index]).read_bytes()
+            data = self._file(index).read_bytes()
         except OSError:
             return None
         if len(data) < _HEADER.size:
@@ -219,10 +243,17 @@ class DiskCache:
             self._state[0] += length
         try:
             header = _HEADER.pack(_MAGIC, *image.shape[:2], *original, zlib.crc32(image.data))
-            _write(self._file(self._paths[index]), (header, image))
+            _write(self._file(index), (header, image))
         except OSError as error:
             with self._lock:
                 self._state[1] = error.errno or errno.EIO
+
+    def wants(self, index: int) -> bool:
+        """Whether it is not there, and none was refused so far."""
+        try:
+            return not self._state[1] and not self._file(index).exists()
+        except OSError:  # the image is gone
+            return False
 
     def mend(self) -> None:
         """A new lock."""

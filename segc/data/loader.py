@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -19,6 +20,7 @@ from segc.compute import memory_limit
 from segc.data.augment import blend, mirror, paste_objects, recolour
 from segc.data.batch import Batch, Faults, TrainingItem, collate, first_of, packed, unpacked
 from segc.data.cache import Cache, DiskCache, MemoryCache, NoCache, Picture
+from segc.data.crops import crop_source
 from segc.data.geometry import (
     Matrix,
     Shapes,
@@ -35,8 +37,10 @@ from segc.data.geometry import (
 from segc.data.samples import Sample, read_sample
 from segc.data.scene import Parts, Scene, boxes_of, index_map, object_masks
 from segc.data.workers import Arrays, Pool, Starvation, shared_numbers
-from segc.diagnostics import SegcError
+from segc.diagnostics import SegcError, fail
 from segc.inference.letterbox import letterbox_geometry
+from segc.inference.tiles import DecodedPicture
+from segc.inference.tiles import Picture as WholePicture
 from segc.schema import LARGEST_STRIDE
 
 if TYPE_CHECKING:
@@ -61,11 +65,22 @@ def _trained(sample: Sample) -> tuple[tuple[int, ...], Shapes]:
 def _make_cache(samples: Sequence[Sample], hyper: "Hyperparameters") -> Cache:
     budget = round(hyper.cache_gib * 2**30)
     if hyper.cache == "disk":
-        return DiskCache([sample.image for sample in samples], hyper.size, budget)
+        pictures = [(sample.image, sample.region) for sample in samples]
+        return DiskCache(pictures, hyper.size, budget)
     if hyper.cache in {"auto", "ram"}:
         budget = min(budget, memory_limit() // 4)
         return MemoryCache(len(samples), hyper.size[0] * hyper.size[1] * 3, budget)
     return NoCache()
+
+
+def _places_of_crops(samples: Sequence[Sample]) -> dict[Path, list[int]]:
+    """Of images that are cut into crops the places of all that is taken of them."""
+    cut = {sample.image for sample in samples if sample.region is not None}
+    places: dict[Path, list[int]] = {}
+    for index, sample in enumerate(samples):
+        if sample.image in cut:
+            places.setdefault(sample.image, []).append(index)
+    return places
 
 
 Key = tuple[int, int, tuple[int, int]]
@@ -108,6 +123,7 @@ class TrainingSet:
         self.number = 0
         """Of the worker that this copy is in."""
         self._labels = [_trained(sample) for sample in samples]
+        self._crops = _places_of_crops(samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -215,16 +231,49 @@ class TrainingSet:
             return kept
         if self.at_hand is not None:
             self.at_hand[self.number] = index + 1
-        image = read_sample(sample)
+        if sample.image in self._crops:
+            picture = self._crop(index)
+        else:
+            image = read_sample(sample)
+            original = (image.shape[0], image.shape[1])
+            picture = self._fitted(image, original), original
+            self.cache.put(index, picture)
         if self.at_hand is not None:
             self.at_hand[self.number] = 0
-        original = (image.shape[0], image.shape[1])
-        height, width = letterbox_geometry(original, self.hyper.size).resized
-        if (height, width) != original:
-            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-        picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), original
+        return picture
+
+    def _crop(self, index: int) -> Picture:
+        """A crop of an image; of one that has to be decoded whole for it all others are kept, too, where there is room.
+
+        Raises:
+            SegcError: as :meth:`_picture`.
+        """
+        whole = crop_source(self.samples[index])
+        others = self._crops[self.samples[index].image] if isinstance(whole, DecodedPicture) else ()
+        for other in others:
+            if other != index and self.cache.wants(other):
+                self.cache.put(other, self._cut(whole, other))
+        picture = self._cut(whole, index)
         self.cache.put(index, picture)
         return picture
+
+    def _cut(self, whole: WholePicture, index: int) -> Picture:
+        sample, size = self.samples[index], whole.size
+        try:
+            if sample.region is None:
+                # As predictions see the whole besides its tiles.
+                return self._fitted(whole.reduced(2 * max(self.hyper.size)), size), size
+            image = whole.region(*sample.region)
+        except ValueError as error:
+            raise fail("D002", str(error), file=sample.image) from None
+        return self._fitted(image, (image.shape[0], image.shape[1])), size
+
+    def _fitted(self, image: NDArray[np.uint8], original: tuple[int, int]) -> NDArray[np.uint8]:
+        """An image [h, w, 3] BGR, of what has (height, width), as large as the network takes it, in RGB."""
+        height, width = letterbox_geometry(original, self.hyper.size).resized
+        if (height, width) != image.shape[:2]:
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
     def _training_item(self, scene: Scene) -> TrainingItem:
         height, width = scene.image.shape[:2]

@@ -25,12 +25,15 @@ class Sample:
         label: its label file, or None for an image without one: background only.
         instances: the labelled objects, in the order of the file.
         size: (height, width) that the image must have for its labels to fit; None where they fit any.
+        region: the columns x1 to x2 of rows y1 to y2 of the image, ends excluded, that count, as (x1, y1, x2, y2);
+            ``instances`` are then in shares of it. None for the whole image.
     """
 
     image: Path
     label: Path | None
     instances: tuple[Instance, ...]
     size: tuple[int, int] | None = None
+    region: tuple[int, int, int, int] | None = None
 
 
 Split = Literal["train", "val", "test"]
@@ -143,7 +146,7 @@ def _decoded(path: Path, data: bytes) -> NDArray[np.uint8]:
 
 
 def read_sample(sample: Sample, found: Findings | None = None) -> NDArray[np.uint8]:
-    """The image of a sample, upright, unless its labels are for the picture as it is stored.
+    """The image of a sample, or its region of it, upright, unless its labels are for the picture as it is stored.
 
     Where labels say for what size they are, and only the picture without the turn that its EXIF data asks for has it,
     that one is taken: many labelling tools do not look at EXIF.
@@ -162,7 +165,11 @@ def read_sample(sample: Sample, found: Findings | None = None) -> NDArray[np.uin
     image = _decoded(sample.image, data)
     orientation = exif_orientation(data)
     stored = is_taken_as_stored(sample, (image.shape[0], image.shape[1]), orientation, found)
-    return as_stored(image, orientation) if stored else image
+    whole = as_stored(image, orientation) if stored else image
+    if sample.region is None:
+        return whole
+    x1, y1, x2, y2 = sample.region
+    return whole[y1:y2, x1:x2]
 
 
 def is_taken_as_stored(sample: Sample, shape: tuple[int, int], orientation: int, found: Findings | None) -> bool:

@@ -46,6 +46,7 @@ def evaluate(
     names: Sequence[str],
     *,
     progress: Progress | None = None,
+    together: Callable[[Evaluation], Evaluation] | None = None,
 ) -> Metrics:
     """Metrics of anything that predicts, one image at a time, with masks compared on the photograph.
 
@@ -55,6 +56,7 @@ def evaluate(
             published ones, it keeps all detections down to a score of 0.001.
         names: class names.
         progress: called after every image.
+        together: adds what other processes found on their images, where several share a split.
 
     Raises:
         SegcError: D002 where an image cannot be read.
@@ -65,7 +67,7 @@ def evaluate(
         evaluation.add(*compare_prediction(sample.instances, found))
         if progress is not None:
             progress(done, len(samples))
-    return evaluation.metrics()
+    return (evaluation if together is None else together(evaluation)).metrics()
 
 
 def evaluate_session(

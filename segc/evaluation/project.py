@@ -1,30 +1,24 @@
 """Evaluating what a project has trained or emitted: the way of ``segc val``, of the Python API and of reports."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from segc.data.dataset import read_split
 from segc.data.samples import Sample, Split
 from segc.diagnostics import Diagnostic, fail
-from segc.evaluation.coco import LEAST_SCORE, Progress, evaluate, evaluate_session
+from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.comparison import MaskGrid
 from segc.evaluation.metrics import Metrics
-from segc.inference.filters import Filters, Tiling
-from segc.inference.predict import predict_tiled
-from segc.inference.results import Prediction
-from segc.inference.tiles import DecodedPicture
+from segc.evaluation.tiled import evaluate_tiled
+from segc.inference.filters import Tiling
 from segc.prediction import tiling
 from segc.sessions.choose import Runtime, Warn, artifact_session, weights_session
 
 if TYPE_CHECKING:
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
-    from segc.spec.project import Project
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +136,8 @@ def evaluate_project(
         warn([_idle(option, tiled=tiles is not None) for option in given])
     rect = (chosen.rect if rect is None else rect) and session.metadata.dynamic and tiles is None
     if tiles is not None:
-        metrics = _evaluate_tiled(session, samples, project, tiles, size, progress)
+        names = project.dataset.class_names
+        metrics = evaluate_tiled(session, samples, names, tiles, chosen, size, progress=progress)
         return Evaluated(metrics, split, size, rect, mask_grid, session.metadata.precision, session, samples, tiles)
     metrics = evaluate_session(
         session,
@@ -166,27 +161,6 @@ def _idle(option: str, *, tiled: bool) -> Diagnostic:
     text = "this has no effect: the model takes images of one size only, and so many a run as it was emitted for"
     advice = "models emitted with `dynamic: true` leave both open"
     return Diagnostic("X224", text, "warning", argument=option, help=advice)
-
-
-def _evaluate_tiled(
-    session: "Session",
-    samples: Sequence[Sample],
-    project: "Project",
-    tiles: Tiling,
-    size: tuple[int, int],
-    progress: Progress | None,
-) -> Metrics:
-    """Metrics of what is found on the tiles of images; ``max_det`` is the most detections of a tile."""
-    chosen = project.hyperparameters
-    least = max(LEAST_SCORE, session.metadata.conf or 0.0)
-    filters = Filters(conf=least, iou=chosen.iou, max_det=chosen.max_det)
-    metadata = replace(session.metadata, imgsz=size)
-
-    def predict(image: NDArray[np.uint8], path: Path) -> Prediction:
-        picture = DecodedPicture(image)
-        return predict_tiled(picture, session.run, metadata, filters, tiles, multi_label=True, path=path.name)
-
-    return evaluate(samples, predict, project.dataset.class_names, progress=progress)
 
 
 def _size(session: "Session", loaded: "LoadedProject") -> tuple[int, int]:

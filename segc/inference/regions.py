@@ -9,6 +9,7 @@ import mmap
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -208,8 +209,26 @@ def open_picture(source: Source) -> Picture:
         ImageError: where it cannot be fetched, read or decoded; the text names it.
     """
     if source.path is not None:
-        with contextlib.suppress(OSError, HeaderError, struct.error, ValueError), source.path.open("rb") as file:
-            if file.read(4) in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                return TiffPicture(data, source.name)  # type: ignore[arg-type]
+        with contextlib.suppress(OSError):
+            if (picture := tiff_picture(source.path, source.name)) is not None:
+                return picture
     return DecodedPicture(source.read(MOST_DECODED_PIXELS))
+
+
+def tiff_picture(path: Path, name: str) -> TiffPicture | None:
+    """A TIFF file that can be read in parts; None where a file is none, which does not say that it cannot be decoded.
+
+    Args:
+        path: the file.
+        name: what an error calls it.
+
+    Raises:
+        OSError: where it cannot be opened.
+    """
+    with path.open("rb") as file:
+        if file.read(4) not in (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"):
+            return None
+        with contextlib.suppress(HeaderError, struct.error, ValueError):
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return TiffPicture(data, name)  # type: ignore[arg-type]
+    return None

@@ -364,8 +364,11 @@ def _histogram(values: Sequence[int]) -> str:
 
 def _batch_figures(samples: Sequence[Sample], hyper: "Hyperparameters", names: Sequence[str]) -> list[Figure]:
     """Batches as the network saw them: the first one, and the first one of the last epoch."""
+    from segc.data.crops import crops_of
     from segc.data.loader import TrainingLoader
 
+    if hyper.tiles is not None:
+        samples = crops_of(samples, hyper.tiles.tiling).samples
     chosen = hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))})
     loader = TrainingLoader(samples, chosen, skip=True)
     figures = []

@@ -218,7 +218,7 @@ class Augment(SpecModel):
 
 
 class Tiles(SpecModel):
-    """How large images are cut into tiles, for `segc predict` and `segc val`; training takes images as they are."""
+    """How large images are cut into tiles: training images into crops, others for `segc predict` and `segc val`."""
 
     size: int = Field(
         _TILING.size, ge=LARGEST_STRIDE, le=LARGEST_SIDE, description="Side of a tile in pixels of the image."
@@ -231,7 +231,7 @@ class Tiles(SpecModel):
     )
     whole: bool = Field(
         default=_TILING.whole,
-        description="Look at the image as a whole besides, for what is larger than a tile.",
+        description="Look at the image as a whole besides, for what is larger than a tile; train on it, too.",
     )
 
     @property
@@ -428,8 +428,9 @@ class Hyperparameters(SpecModel):
     max_det: int = Field(300, ge=1, le=MOST_DETECTIONS, description="Most objects an image.")
     tiles: Tiles | None = Field(
         None,
-        description="Cut large images into overlapping tiles, each letterboxed to imgsz, for predict and val. Training "
-        "takes images as they are. Not if left out.",
+        description="Cut large images into overlapping tiles, each letterboxed to imgsz: training images into crops, "
+        "all of which every epoch takes, and images of val and predict, on which what is found is put together. Not if "
+        "left out.",
         examples=[{"size": 640, "overlap": 0.2}],
     )
     track: Track | None = Field(

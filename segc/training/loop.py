@@ -12,6 +12,7 @@ import torch
 from segc.build import model_metadata
 from segc.data.batch import Batch
 from segc.data.check import read_for_training
+from segc.data.crops import crops_of
 from segc.data.loader import TrainingLoader
 from segc.data.samples import Sample
 from segc.diagnostics import Diagnostic, SegcError, fail
@@ -148,7 +149,7 @@ class Training:
         loaded: the project.
         build: what it compiled to.
         hyper: its hyperparameters, with a batch and a precision chosen.
-        train_samples: images to train on.
+        train_samples: whole images to train on; where the project has tiles they are cut into crops.
         val_samples: images to validate on.
         report: told about the progress.
         device: where it happens.
@@ -168,7 +169,12 @@ class Training:
     ) -> None:
         self.loaded, self.build, self.hyper, self.device, self.world = loaded, build, hyper, device, world
         self.report = report if world.leads else Report()
-        self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples))
+        cut_from = None
+        if hyper.tiles is not None:
+            crops = crops_of(train_samples, hyper.tiles.tiling)
+            train_samples, cut_from = crops.samples, crops.images
+            self.report.say(crops.summary())
+        self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples), cut_from)
         refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)

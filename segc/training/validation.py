@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from segc.data.samples import Sample
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
+from segc.evaluation.tiled import evaluate_tiled
 from segc.training.distributed import World
 from segc.training.ema import NetworkSession
 
@@ -34,7 +35,7 @@ def validate(
     batch: int,
     progress: Progress,
 ) -> Metrics:
-    """Metrics of a network, the same in every process.
+    """Metrics of a network, the same in every process; on the tiles of images where the project has tiles.
 
     Args:
         session: the network.
@@ -52,10 +53,17 @@ def validate(
             whole.extend(part)
         return whole
 
+    share, names = samples[world.rank :: world.size], loaded.project.dataset.class_names
+    if hyper.tiles is not None:
+        return world.from_leader(
+            evaluate_tiled(
+                session, share, names, hyper.tiles.tiling, hyper, hyper.size, progress=progress, together=together
+            )
+        )
     metrics = evaluate_session(
         session,
-        samples[world.rank :: world.size],
-        loaded.project.dataset.class_names,
+        share,
+        names,
         size=hyper.size,
         rect=hyper.rect,
         iou=hyper.iou,

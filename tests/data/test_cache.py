@@ -30,7 +30,7 @@ def paths(tmp_path) -> list[Path]:
 
 
 def disk(paths, folder: Path, budget: int = 10_000, size=(8, 8)) -> DiskCache:
-    return DiskCache(paths, size, budget, folder / "cache")
+    return DiskCache([(path, None) for path in paths], size, budget, folder / "cache")
 
 
 def test_pictures_of_different_sizes_come_back_from_memory():
@@ -148,3 +148,24 @@ def test_what_others_left_gives_way_oldest_first(tmp_path, paths):
     assert sorted(path.name for path in folder.iterdir()) == ["new.rgb", "note.txt"]
     disk(paths[:1], tmp_path, budget=192)
     assert [path.name for path in folder.iterdir()] == ["note.txt"]
+
+
+def test_parts_of_a_file_are_kept_beside_each_other_and_the_whole(paths, tmp_path):
+    regions = (None, (0, 0, 4, 4), (2, 0, 6, 4))
+    cache = DiskCache([(paths[0], region) for region in regions], (8, 8), 10_000, tmp_path / "cache")
+    for index in range(3):
+        assert cache.wants(index)
+        cache.put(index, picture(index))
+        assert not cache.wants(index)
+    for index in range(3):
+        assert same(cache.get(index) or pytest.fail("nothing was kept"), picture(index))
+
+
+def test_what_is_kept_already_or_has_no_room_is_not_wanted(paths, tmp_path):
+    for cache in (MemoryCache(4, 100, 4 * 6 * 3 * 2 + 5), disk(paths, tmp_path, budget=220)):
+        assert cache.wants(0)
+        cache.put(0, picture(0))
+        assert [cache.wants(index) for index in (0, 1)] == [False, True]
+        for index in (1, 2, 3):
+            cache.put(index, picture(index))
+        assert not cache.wants(3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segc.cli import run
+from segc.data.dataset import read_split
 from segc.diagnostics import SegcError
 from segc.emission.project import emit_project
 from segc.evaluation.project import evaluate_project
@@ -19,6 +20,8 @@ from segc.inference.regions import open_picture
 from segc.inference.sources import Source
 from segc.sessions.choose import weights_session
 from segc.spec.load import load_project
+from segc.training.distributed import World
+from segc.training.validation import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +130,8 @@ def test_val_with_tiles_finds_on_one_large_image_what_it_finds_on_small_ones(she
     assert tiled.metrics.seg.map50 > 0.5
     assert "tiles of 176 pixels, overlap 0.3, at 160x160" in tiled.circumstances()
     assert tiled.to_json()["tiles"] == {"overlap": 0.3, "size": 176, "whole": False}
+    session, val = tiled.session, read_split(loaded, "val")
+    assert validate(session, loaded, val, World(), 1, lambda *_: None).to_json() == tiled.metrics.to_json()
     written = tmp_path / "val.json"
     assert run(["val", str(path), "--weights", str(shapes_weights), "--json", str(written), "--tile", "0"]) == 0
     whole = json.loads(written.read_text())

@@ -428,3 +428,20 @@ def test_a_killed_process_leaves_a_run_that_goes_on(compiled, project):
     best = Path("weights", "best.safetensors")
     assert (whole / best).read_bytes() == (folder / best).read_bytes()
     assert same_results(whole, folder)
+
+
+def test_a_project_with_tiles_trains_on_their_crops_and_can_be_resumed(compiled):
+    settings = {"tiles": "{size: 48, overlap: 0.0}", "epochs": 2, "val_interval": 1}
+    loaded, planned = compiled("whole", **settings)
+    assert planned.plan.cut_from == 6
+    assert f"{planned.plan.images} crops of 6 images" in planned.files["summary.txt"]
+    whole = train(loaded, planned).folder
+    stopped, report = compiled("parts", **settings), StopAt(2)
+    with pytest.raises(Stop):
+        train(*stopped, report=report)
+    assert f"{planned.plan.images} crops of 6 images, 6 of which are larger" in "".join(report.said)
+    assert same_state(train(*stopped, resume=True).folder, whole)
+    assert load_checkpoint(whole / "checkpoint.safetensors").progress.steps == 2 * planned.plan.steps_per_epoch
+    with pytest.raises(SegcError) as error:
+        train(*compiled("parts", **settings | {"tiles": "{size: 64, overlap: 0.0}"}), resume=True)
+    assert code(error) == "R002"

@@ -77,7 +77,7 @@ BESIDE = {"augment.copy_paste_mode": {"augment.copy_paste": 1.0}}
 """What has to hold for a key to have an effect at all."""
 
 ELSEWHERE = {
-    "tiles": "of predicting and of segc val",
+    "tiles": "tests of crops, of predicting and of segc val",
     "track": "of predicting",
     "class_weights": "tests of the balance of classes",
     "time": "test_a_training_fits_into_its_time",
