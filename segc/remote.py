@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segc.diagnostics import fail
-from segc.inference.kinds import IMAGE_SUFFIXES
+from segc.inference.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from segc.inference.sources import MAX_DOWNLOAD, ImageError, Source
 
 _OWN = ("http", "https", "rtsp", "rtsps")
@@ -27,7 +27,24 @@ def is_remote(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource(Source):
-    """An image that fsspec reads; its ``name`` is the address."""
+    """An image or a video that fsspec reads; its ``name`` is the address."""
+
+    @contextmanager
+    def local(self) -> Iterator[Source]:
+        """See `Source`: a video is copied here, whole, as long as it is read; one that is here is read where it is."""
+        import fsspec
+
+        with TemporaryDirectory(prefix="segc-") as folder:
+            copy = Path(folder) / f"video{self.suffix}"
+            try:
+                store, path = fsspec.core.url_to_fs(self.name)
+                if "file" in store.protocol:
+                    copy = Path(path)
+                else:
+                    store.get_file(path, str(copy))
+            except Exception as error:  # noqa: BLE001 - stores raise errors of their own, which have no common base
+                raise ImageError(f"{self.name}: cannot be copied here ({error or type(error).__name__})") from None
+            yield Source(self.name, copy, "video")
 
     def _bytes(self) -> bytes:
         import fsspec
@@ -43,7 +60,7 @@ class RemoteSource(Source):
 
 
 def remote_sources(address: str) -> list[Source]:
-    """The images of an address: one, those of a folder, sorted, or of a pattern. Videos are read from files alone.
+    """The images and videos of an address: one, those of a folder, sorted, or of a pattern.
 
     Raises:
         SegcError: I001 where there are none, or the store cannot be reached.
@@ -58,10 +75,13 @@ def remote_sources(address: str) -> list[Source]:
             found = [path] if store.exists(path) else []
     except Exception as error:  # noqa: BLE001 - likewise
         raise fail("I001", f"{address}: cannot be listed ({error or type(error).__name__})") from None
-    names = [name for name in sorted(map(str, found)) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    if not names:
-        raise fail("I001", f"{address}: no image is there", help=f"images end in {', '.join(IMAGE_SUFFIXES)}")
-    return [RemoteSource(store.unstrip_protocol(name), None, "web") for name in names]
+    kinds = dict.fromkeys(IMAGE_SUFFIXES, "web") | dict.fromkeys(VIDEO_SUFFIXES, "video")
+    names = [(name, kinds.get(PurePosixPath(name).suffix.lower())) for name in sorted(map(str, found))]
+    sources: list[Source] = [RemoteSource(store.unstrip_protocol(name), None, kind) for name, kind in names if kind]
+    if not sources:
+        endings = f"images end in {', '.join(IMAGE_SUFFIXES)}, videos in {', '.join(VIDEO_SUFFIXES)}"
+        raise fail("I001", f"{address}: no image or video is there", help=endings)
+    return sources
 
 
 @contextmanager

@@ -114,6 +114,14 @@ class Source:
         """
         return decode_image(self._bytes(), self.name, most_pixels)
 
+    def local(self) -> contextlib.AbstractContextManager["Source"]:
+        """While the block lasts, the same source as a file of this machine, if it can be one.
+
+        Raises:
+            ImageError: where it cannot be fetched; the text names it.
+        """
+        return contextlib.nullcontext(self)
+
     def _bytes(self) -> bytes:
         if self.path is not None:
             return _file_bytes(self.path, self.name)

@@ -8,7 +8,10 @@ import pytest
 
 import segc
 from segc import cli
-from segc.prediction import find
+from segc.inference.frames import Reading, Unread, read_frames
+from segc.inference.pipeline import Line
+from segc.prediction import find, image_problem
+from tests.inference.videos import write_video
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -46,7 +49,7 @@ def test_images_folders_and_patterns_are_found(base, shapes):
 
 def test_what_is_not_there_or_not_known_is_told(base, shapes):
     for address, said in (
-        (f"{base}/none.jpg", "no image is there"),
+        (f"{base}/none.jpg", "no image or video is there"),
         ("nosuch://bucket/a.jpg", "nosuch"),
     ):
         with pytest.raises(segc.SegcError, match=f"I001.*{said}"):
@@ -57,6 +60,36 @@ def test_what_is_not_there_or_not_known_is_told(base, shapes):
     store.rm(path)
     with pytest.raises(ValueError, match=r"a\.jpg: cannot be read"):
         source.read()
+
+
+def test_a_video_is_read_as_the_file_that_it_is(base, shapes, shapes_weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    clip = write_video(tmp_path / "clip.mp4", 4)
+    put(f"{base}/clip.mp4", clip.read_bytes())
+    put(f"{base}/broken.mp4", b"no video")
+    put(f"{base}/a.jpg", photo(shapes))
+    assert [source.kind for source in find([base])] == ["web", "video", "video"]
+    arguments = ["--weights", str(shapes_weights), "--save", "jsonl"]
+    assert cli.run(["predict", "clip.mp4", *arguments, "-o", "here"]) == 0
+    assert cli.run(["predict", base, *arguments, "-o", "there"]) == 1
+    assert capsys.readouterr().err.count("I002") == 1
+    here, there = ((tmp_path / name / "predictions.jsonl").read_text().splitlines() for name in ("here", "there"))
+    assert [json.loads(row)["detections"] for row in there[1:]] == [json.loads(row)["detections"] for row in here]
+    assert (tmp_path / "there" / "clip.mp4").read_bytes() == (tmp_path / "here" / "clip.mp4").read_bytes()
+    assert clip.is_file()
+    (source,) = find([f"{base}/clip.mp4"])
+    store, path = fsspec.core.url_to_fs(source.name)
+    store.rm(path)
+    with pytest.raises(segc.SegcError, match=r"I002.*clip\.mp4"):
+        read(source)
+
+
+def read(source):
+    """Read a source; what the reader says of one that is gone since it was found."""
+    with Line() as line:
+        for item in read_frames([source], line, Reading(), lambda _: None):
+            assert isinstance(item, Unread)
+            raise image_problem(item.error)
 
 
 def test_predictions_go_from_address_to_address(base, shapes, shapes_weights, tmp_path, monkeypatch, capsys):
