@@ -150,6 +150,7 @@ CODES: dict[str, str] = {
     "I005": "model has left out what is asked for",
     "I006": "frames of files are not dropped",
     "I008": "there are no tiles",
+    "I009": "nothing can be shown here",
     # F is for files and the machine
     "F001": "file or folder not found",
     "F002": "file cannot be read",

@@ -50,6 +50,8 @@ class Asked(TypedDict, total=False):
         tile: side in pixels of the tiles that frames are cut into, each letterboxed to the network's size; 0 for none.
         overlap: of neighbouring tiles, at least, as a share of their side.
         tile_plus_whole: look at the frame as a whole besides.
+        mask_memory: MiB that the masks of one frame may take, 256 where not given: the worst detections beyond that are
+            left out, which ``left_out`` counts.
         track: follow objects: of a stream each keeps a number, ``identities``. Without effect on single frames.
     """
 
@@ -62,6 +64,7 @@ class Asked(TypedDict, total=False):
     tile: int
     overlap: float
     tile_plus_whole: bool
+    mask_memory: int
     track: bool
 
 
@@ -173,7 +176,8 @@ class Model:
         several = [source] if isinstance(source, str | int) or hasattr(source, "__fspath__") else source
         found = find([str(one) for one in cast("Sequence[object]", several)])
         filters = self._asked(asked)
-        return self._stream(found, filters, reading(found, every, stride))
+        taken = replace(reading(found, every, stride), in_parts=filters.tiles is not None)
+        return self._stream(found, filters, taken)
 
     def _stream(self, found: Sequence[Source], filters: Filters, reading: Reading) -> Iterator[Prediction]:
         import warnings
@@ -202,27 +206,32 @@ class Model:
 
     def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
         if isinstance(frame, str) or hasattr(frame, "__fspath__"):
-            from segc.prediction import image_of
+            from segc.prediction import frame_of
 
-            name, image = image_of(str(frame))
-            return self._predict(image, filters, name=name)
+            read = frame_of(str(frame), in_parts=filters.tiles is not None)
+            return self._predict(read.image, filters, read)
         return self._predict(_pixels(frame, rgb), filters)
 
-    def _predict(
-        self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None, name: str = ""
-    ) -> Prediction:
+    def _predict(self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None) -> Prediction:
         from segc.inference.metadata import ModelError
-        from segc.inference.predict import predict_image
+        from segc.inference.predict import predict_image, predict_tiled
+        from segc.inference.sources import ImageError
+        from segc.prediction import image_problem
         from segc.results import Prediction
 
+        name = "" if frame is None else frame.source.name
+        picture = None if frame is None else frame.picture
         try:
-            found = predict_image(
-                image, self._run, self._metadata, filters, name if frame is None else frame.source.name
-            )
+            if picture is None or filters.tiles is None:
+                found = predict_image(image, self._run, self._metadata, filters, name)
+            else:
+                found = predict_tiled(picture, self._run, self._metadata, filters, filters.tiles, path=name)
         except ModelError as error:
             raise fail("T006", str(error)) from None
+        except ImageError as error:
+            raise image_problem(error) from None
         if frame is None or frame.seconds is None:
-            return Prediction(found, image)
+            return Prediction(found, image, picture=picture)
         return Prediction(found, image, frame=frame.index, seconds=frame.seconds)
 
     def _run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:

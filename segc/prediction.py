@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segc.inference.filters import Filters, Tiling
-    from segc.inference.frames import Reading
+    from segc.inference.frames import Frame, Reading
     from segc.inference.jobs import Plan
     from segc.inference.metadata import Metadata
     from segc.inference.results import Prediction
@@ -49,22 +49,26 @@ def find(items: Sequence[str]) -> "list[Source]":
         ) from None
 
 
-def image_of(name: str) -> "tuple[str, NDArray[np.uint8]]":
-    """The one image of a file or an address: its name, and [h, w, 3] in BGR order.
+def frame_of(name: str, *, in_parts: bool) -> "Frame":
+    """The one image of a file or an address.
+
+    Args:
+        name: of the file, or the address.
+        in_parts: it is seen in tiles: read it in parts where it can be, and however large it is.
 
     Raises:
         SegcError: I001 where this names nothing or more than one image, I002 where it cannot be read.
     """
-    from segc.inference.sources import ImageError
+    from segc.inference.frames import Unread, read_still
 
     found = find([name])
     if len(found) != 1 or not found[0].is_still:
         what = f"{len(found)} images" if len(found) != 1 else "a video or a stream"
         raise fail("I001", f"{name} is {what}, not one image", help="the model's stream() gives one after another")
-    try:
-        return found[0].name, found[0].read()
-    except ImageError as error:
-        raise image_problem(error) from None
+    frame = read_still(found[0], in_parts=in_parts)
+    if isinstance(frame, Unread):
+        raise image_problem(frame.error)
+    return frame
 
 
 def tiling(given: Mapping[str, Any], project: "Project") -> "Tiling | None":
@@ -190,7 +194,7 @@ def image_problem(error: "ImageError") -> SegcError:
     from segc.inference.jobs import PictureError
 
     if isinstance(error, PictureError):
-        return fail("I004", str(error), help="--no-overlay leaves it out")
+        return fail("I004", str(error), help="--no-overlay leaves pictures out, --save takes other kinds")
     return fail("I002", str(error))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segc.inference.results import Prediction as Found
+    from segc.inference.tiles import Picture
 
 
 class Prediction:
@@ -24,25 +25,34 @@ class Prediction:
 
     Args:
         found: what the model found.
-        image: [h, w, 3] uint8 BGR, the frame; not copied.
+        image: [h, w, 3] uint8 BGR, the frame; not copied. Of a picture that was read in parts, a smaller one of it.
+        picture: what such a picture is read from.
         frame: number of the frame in a video or stream, from 0; None for a photograph.
         seconds: since the beginning of the video or stream; None for a photograph.
 
     Attributes:
         found: everything that was found, as ``segc.inference.results.Prediction``: its ``masks`` are bitmaps of the
             regions that hold them, which take far less memory than ``masks`` here.
-        image: [h, w, 3] uint8 BGR, the frame.
+        image: [h, w, 3] uint8 BGR, the frame. Of a file that was read in parts, for its tiles, it is a smaller picture:
+            its longer side has 2,048 pixels or more; all else here is in pixels of the whole one.
         frame: number of the frame in a video or stream, from 0; None for a photograph.
         seconds: since the beginning of the video or stream; None for a photograph.
     """
 
-    __slots__ = ("found", "frame", "image", "seconds")
+    __slots__ = ("_picture", "found", "frame", "image", "seconds")
 
     def __init__(
-        self, found: Found, image: NDArray[np.uint8], *, frame: int | None = None, seconds: float | None = None
+        self,
+        found: Found,
+        image: NDArray[np.uint8],
+        *,
+        picture: Picture | None = None,
+        frame: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         self.found = found
         self.image = image
+        self._picture = picture
         self.frame = frame
         self.seconds = seconds
 
@@ -93,7 +103,7 @@ class Prediction:
 
     @property
     def left_out(self) -> int:
-        """How many more were found that a frame of this size has no room for."""
+        """How many more were found whose masks would take more memory than ``mask_memory`` allows."""
         return self.found.left_out
 
     @property
@@ -101,7 +111,7 @@ class Prediction:
         """[n, h, w] bool, made anew each time: n times as many bytes as the frame has pixels. See :meth:`mask`."""
         full = np.zeros((len(self), self.height, self.width), np.bool_)
         for canvas, mask in zip(full, self.found.masks, strict=True):
-            rows, columns = mask.bitmap.shape
+            rows, columns = mask.shape
             canvas[mask.y : mask.y + rows, mask.x : mask.x + columns] = mask.bitmap
         return full
 
@@ -136,7 +146,8 @@ class Prediction:
             IndexError: where there is no such row.
         """
         chosen = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, int | slice) else np.asarray(rows)])
-        return Prediction(self.found.select(chosen), self.image, frame=self.frame, seconds=self.seconds)
+        found = self.found.select(chosen)
+        return Prediction(found, self.image, picture=self._picture, frame=self.frame, seconds=self.seconds)
 
     def filter(
         self,
@@ -189,13 +200,15 @@ class Prediction:
         Args:
             background: colour (blue, green, red) in 0..255 of what does not belong to the object; None leaves it.
         """
+        from segc.inference.tiles import DecodedPicture
         from segc.inference.writers import pixel_boxes
 
+        picture = self._picture or DecodedPicture(self.image)
         crops = []
-        for index, (x1, y1, x2, y2) in enumerate(pixel_boxes(self.boxes, self.height, self.width)):
-            part = self.image[y1:y2, x1:x2].copy()
+        for ends, mask in zip(pixel_boxes(self.boxes, self.height, self.width), self.found.masks, strict=True):
+            part = picture.region(*ends).copy()
             if background is not None:
-                part[~self.mask(index)[y1:y2, x1:x2]] = background
+                part[~mask.within(*ends)] = background
             crops.append(part)
         return crops
 
@@ -228,9 +241,8 @@ class Prediction:
 
         from segc.inference.writers import coco_image_id, coco_rows
 
-        return coco_rows(
-            self.found, coco_image_id(PurePath(self.path).stem) if image_id is None else image_id, categories
-        )
+        own = coco_image_id(PurePath(self.path).stem) if image_id is None else image_id
+        return list(coco_rows(self.found, own, categories))
 
     def to_supervision(self) -> supervision.Detections:
         """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""

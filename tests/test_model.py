@@ -242,3 +242,32 @@ def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
     assert (found.mask == prediction.masks).all()
     assert found.data["class_name"].tolist() == prediction.labels
     assert len(prediction[:0].to_supervision()) == len(prediction[:0].to_pandas()) == 0
+
+
+def test_large_pictures_in_tiles_are_read_in_parts(
+    model: Model, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = np.tile(image, (3, 3, 1))
+    assert cv2.imwrite(str(tmp_path / "large.tif"), large)
+    expected = model(large, tile=160, conf=0.1)
+    assert len(expected)
+    monkeypatch.setattr("segc.inference.frames.OVERVIEW", 100)
+    monkeypatch.setattr("segc.inference.sources.Source.read", None)  # which would decode all of it
+    streamed = list(model.stream(tmp_path / "large.tif", tile=160, conf=0.1))
+    for found in (*streamed, model(tmp_path / "large.tif", tile=160, conf=0.1)):
+        assert same(found, expected)
+        assert (found.height, found.width) == large.shape[:2]
+        assert found.image.shape[0] < large.shape[0]
+        assert found.plot().shape[0] % found.image.shape[0] == 0
+        for background in (None, (1, 2, 3)):
+            crops = [one.crop(background=background) for one in (found, expected)]
+            assert all(np.array_equal(a, b) for a, b in zip(*crops, strict=True))
+        assert np.array_equal(found[:1].crop()[0], expected.crop()[0])
+
+
+def test_the_memory_of_masks_can_be_bounded(model: Model, image: np.ndarray) -> None:
+    large = np.asarray(cv2.resize(image, (1200, 1200)), np.uint8)
+    found = model(large, conf=0.0, max_det=300, mask_memory=1)
+    assert found.left_out
+    assert found.left_out + len(found) == len(model(large, conf=0.0, max_det=300))
+    assert sum(mask.pixels for mask in found.found.masks) <= 1 << 20

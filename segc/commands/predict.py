@@ -1,5 +1,6 @@
 """``segc predict``: segment images, videos, cameras and streams."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from segc.inference.frames import Reading
     from segc.inference.jobs import Plan
     from segc.inference.metadata import Metadata
+    from segc.inference.show import Window
     from segc.inference.sources import Source
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
@@ -88,6 +90,9 @@ if TYPE_CHECKING:
 )
 @click.option("--save-json", is_flag=True, help="The same as --save json.")
 @click.option("--save-txt", is_flag=True, help="The same as --save txt.")
+@click.option(
+    "--show", is_flag=True, help="Show annotated frames in a window; q, Escape or closing it ends, with all written."
+)
 @click.option("--no-overlay", is_flag=True, help="Write no pictures and videos.")
 @click.option(
     "--every",
@@ -116,6 +121,12 @@ if TYPE_CHECKING:
 )
 @tile_options
 @click.option(
+    "--mask-memory",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Most memory for the masks of one image: the worst detections beyond it are left out, which is said; 256.",
+)
+@click.option(
     "--track/--no-track",
     default=None,
     help="Follow objects through the frames of a video, or images in order; each keeps a number.",
@@ -143,6 +154,7 @@ def command(
     save: tuple[str, ...],
     save_json: bool,
     save_txt: bool,
+    show: bool,
     no_overlay: bool,
     every: str | None,
     stride: int,
@@ -151,6 +163,7 @@ def command(
     tile: int | None,
     overlap: float | None,
     tile_plus_whole: bool | None,
+    mask_memory: int | None,
     track: bool | None,
 ) -> int:
     """Segment images and videos: files, folders, patterns ("photos/**/*.jpg"), .txt lists, http(s) and rtsp(s)
@@ -170,6 +183,7 @@ def command(
     from segc.resuming import shard_of
     from segc.sessions.artifact import find_artifact
 
+    shown = _window(items) if show else None
     kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
     sources = find(items)
     taken = reading(sources, every, stride)
@@ -195,9 +209,9 @@ def command(
     metadata = resized(session.metadata, imgsz)
     click.echo(f"runs in {printable(session.runtime)}", err=True)
     asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
-    tiles = {"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole}
+    looks = {"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole, "track": track}
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
-    filters = filters_of(session, {**filtered, **tiles, "track": track}, loaded)
+    filters = filters_of(session, {**filtered, **looks, "mask_memory": mask_memory}, loaded)
     if filters.track is not None and (resume or shard is not None):
         option = "--resume" if resume else "--shard"
         raise click.UsageError(
@@ -212,7 +226,8 @@ def command(
         model = file if artifact is None else find_artifact(artifact, base)
         options = {"runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride, **asdict(filters)}
         files, sources, finished = _resumed(files, sources, model, options)
-    return _run(session, sources, files, filters, taken, metadata, finished) if sources else 0
+    with shown or nullcontext() as window:
+        return _run(session, sources, files, filters, taken, metadata, finished, window) if sources else 0
 
 
 def _resumed(
@@ -236,6 +251,20 @@ def _kinds(save: tuple[str, ...], context: click.Context) -> set[str]:
     if unknown := sorted(kinds - SAVED.keys()):
         raise click.UsageError(f"--save: there is no {unknown[0]}; there are {', '.join(SAVED)}", context)
     return kinds
+
+
+def _window(items: tuple[str, ...]) -> "Window":
+    """The window that frames are shown in.
+
+    Raises:
+        SegcError: I009 where there can be none.
+    """
+    from segc.inference.show import ShowError, Window
+
+    try:
+        return Window(f"segc predict {' '.join(items)}"[:80])
+    except ShowError as error:
+        raise fail("I009", str(error), help="leave --show out: annotated frames are written, too") from None
 
 
 def _load(project: Path, overrides: tuple[str, ...]) -> "LoadedProject":
@@ -281,6 +310,7 @@ def _run(
     reading: "Reading",
     metadata: "Metadata",
     finished: "Callable[[Source], None] | None",
+    window: "Window | None",
 ) -> int:
     """Predict every source, a line each on standard output; the exit status."""
     from segc.inference.jobs import predict_sources
@@ -299,6 +329,7 @@ def _run(
             failed=lambda error: click.echo(render_text(image_problem(error).diagnostics), err=True, nl=False),
             reading=reading,
             finished=finished or (lambda _: None),
+            window=window,
         )
     except ModelError as error:
         raise fail("T006", str(error), help="emit it again, or copy it again") from None

@@ -460,8 +460,8 @@ def _compare_masks(a: Mask, b: Mask) -> tuple[float, int]:
     (top, bottom), (left, right) = (
         (max(low_a, low_b), min(low_a + long_a, low_b + long_b))
         for low_a, long_a, low_b, long_b in (
-            (a.y, a.bitmap.shape[0], b.y, b.bitmap.shape[0]),
-            (a.x, a.bitmap.shape[1], b.x, b.bitmap.shape[1]),
+            (a.y, a.shape[0], b.y, b.shape[0]),
+            (a.x, a.shape[1], b.x, b.shape[1]),
         )
     )
     if top >= bottom or left >= right:

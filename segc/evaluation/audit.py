@@ -76,7 +76,7 @@ class Suspicion:
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """Values for JSON."""
         label = self.label
-        rows, columns = self.found.bitmap.shape
+        rows, columns = self.found.shape
         return {
             "image": str(self.sample.image),
             "labels": None if self.sample.label is None else str(self.sample.label),
@@ -264,7 +264,7 @@ def _mask_of(label: Instance, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 def _common(drawn: NDArray[np.bool_], mask: Mask) -> int:
     """Pixels that a mask of the whole image and one of a region have in common."""
-    rows, columns = mask.bitmap.shape
+    rows, columns = mask.shape
     return int(np.count_nonzero(drawn[mask.y : mask.y + rows, mask.x : mask.x + columns] & mask.bitmap))
 
 

@@ -28,6 +28,7 @@ SCRIPT_MODULES = (
     "output",
     "writers",
     "recording",
+    "show",
     "jobs",
     "command",
 )

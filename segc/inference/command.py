@@ -1,6 +1,7 @@
 """The command line of a predict script."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from segc.inference.frames import reading_of
 from segc.inference.jobs import plan_files, predict_sources
 from segc.inference.metadata import LARGEST_SIDE, ModelError
 from segc.inference.model import Model
+from segc.inference.show import ShowError, Window
 from segc.inference.sources import SourceError, find_sources
 from segc.inference.text import printable
 from segc.inference.writers import SAVED
@@ -55,6 +57,7 @@ def read_arguments(
     )
     add("--save-txt", action="append_const", dest="save", const="txt", help="the same as --save txt")
     add("--no-overlay", action="store_true", help="write no pictures and videos")
+    add("--show", action="store_true", help="show annotated frames in a window; q, Escape or closing it ends")
     add(
         "--every",
         choices=("frame", "latest"),
@@ -71,6 +74,12 @@ def read_arguments(
         help=f"share that tiles overlap; {tiles.overlap:g} if not given",
     )
     add("--tile-plus-whole", action=argparse.BooleanOptionalAction, help="see the whole image besides its tiles")
+    add(
+        "--mask-memory",
+        type=count,
+        metavar="MIB",
+        help=f"most memory for the masks of one image, the worst beyond it are left out; {defaults.mask_memory}",
+    )
     add("--track", action=argparse.BooleanOptionalAction, help=f"follow objects from frame to frame; {track}")
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
     where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
@@ -151,27 +160,30 @@ def run_command(
         saved = {"json", "overlay", *options.save} - ({"overlay"} if options.no_overlay else set())
         plan = plan_files(sources, options.output, saved)
         reading = reading_of(sources, options.every, options.stride)
+        shown = Window(options.model.name) if options.show else None
         opened = open_model(options.model, options.threads or 0, options.device)
         print(f"runs in {printable(opened.runtime)}", file=sys.stderr)
         filters = choose_filters(opened.metadata, vars(options), defaults)
-        failures = predict_sources(
-            sources,
-            plan,
-            opened.run,
-            opened.metadata,
-            filters,
-            runtime=opened.runtime,
-            told=print,
-            failed=lambda error: print(printable(error), file=sys.stderr),
-            reading=reading,
-        )
+        with shown or contextlib.nullcontext() as window:
+            failures = predict_sources(
+                sources,
+                plan,
+                opened.run,
+                opened.metadata,
+                filters,
+                runtime=opened.runtime,
+                told=print,
+                failed=lambda error: print(printable(error), file=sys.stderr),
+                reading=reading,
+                window=window,
+            )
     except (ModelError, FilterError) as error:
         print(printable(f"{options.model}: {error}"), file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(f"{error.name} is missing: {install}", file=sys.stderr)
         return 1
-    except (SourceError, OSError) as error:
+    except (SourceError, ShowError, OSError) as error:
         print(printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

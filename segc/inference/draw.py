@@ -98,16 +98,14 @@ def _fitted(prediction: Prediction, height: int, width: int) -> Prediction:
         ys, xs = (
             np.arange(int(start * scale), min(int((start + length) * scale) + 1, limit))
             for start, length, scale, limit in zip(
-                (mask.y, mask.x), mask.bitmap.shape, (down, across), (height, width), strict=True
+                (mask.y, mask.x), mask.shape, (down, across), (height, width), strict=True
             )
         )
         rows, columns = (
             np.clip(((at + 0.5) / scale).astype(np.int64) - start, 0, max(length - 1, 0))
-            for at, scale, start, length in zip(
-                (ys, xs), (down, across), (mask.y, mask.x), mask.bitmap.shape, strict=True
-            )
+            for at, scale, start, length in zip((ys, xs), (down, across), (mask.y, mask.x), mask.shape, strict=True)
         )
-        is_there = mask.bitmap.size and ys.size and xs.size
+        is_there = mask.pixels and ys.size and xs.size
         bitmap = mask.bitmap[np.ix_(rows, columns)] if is_there else np.zeros((0, 0), np.bool_)
         masks.append(Mask(int(xs[0]) if xs.size else 0, int(ys[0]) if ys.size else 0, bitmap))
     boxes = prediction.boxes * np.array([across, down] * 2, np.float32)
@@ -124,7 +122,7 @@ def _pixel_box(
 
 
 def _draw_mask(canvas: npt.NDArray[np.uint8], mask: Mask, colour: Colour, factor: int, line: int) -> None:
-    if not mask.bitmap.size:
+    if not mask.pixels:
         return
     bitmap = mask.bitmap if factor == 1 else mask.bitmap.repeat(factor, axis=0).repeat(factor, axis=1)
     x, y = mask.x * factor, mask.y * factor

@@ -20,6 +20,11 @@ class TilingError(FilterError):
     """Something is asked of tiles where there are none."""
 
 
+MASK_MEMORY = 256
+"""MiB that the masks of a photograph may take where nothing else is said: two of the size of the largest image, a byte
+a pixel; of tiles, whose masks are packed, a bit a pixel, five times all pixels of 20,000 x 20,000.
+"""
+
 MOST_OVERLAP = 0.9
 """Of tiles: with more, every pixel would be seen hundreds of times."""
 
@@ -66,6 +71,7 @@ class Filters:
         agnostic: boxes of different classes suppress each other, too.
         tiles: how pictures are cut into tiles; None where they are not.
         track: how objects are followed through frames; None where they are not.
+        mask_memory: MiB that the masks of one photograph may take; the worst detections beyond that are left out.
     """
 
     conf: float = 0.25
@@ -77,6 +83,12 @@ class Filters:
     agnostic: bool = False
     tiles: Tiling | None = None
     track: Tracking | None = None
+    mask_memory: int = MASK_MEMORY
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes that the masks of one photograph may take."""
+        return self.mask_memory << 20
 
 
 def choose_filters(
@@ -88,9 +100,9 @@ def choose_filters(
 
     Args:
         metadata: the model's.
-        given: ``conf``, ``iou``, ``max_det``, ``retina``, ``agnostic``, ``classes`` by name or number, ``track``, and
-            ``tile``, ``overlap`` and ``tile_plus_whole`` as `choose_tiling` has them, as asked; None or absent where
-            nothing was said.
+        given: ``conf``, ``iou``, ``max_det``, ``retina``, ``agnostic``, ``classes`` by name or number, ``track``,
+            ``mask_memory``, and ``tile``, ``overlap`` and ``tile_plus_whole`` as `choose_tiling` has them, as asked;
+            None or absent where nothing was said.
         defaults: for what nothing says.
 
     Raises:
@@ -118,7 +130,8 @@ def choose_filters(
     tiles = choose_tiling(given, defaults.tiles)
     asked_track = given.get("track")
     track = defaults.track if asked_track is None else (defaults.track or Tracking()) if asked_track else None
-    return Filters(conf, iou, max_det, retina and not finished, by_class, classes, agnostic, tiles, track)
+    memory = defaults.mask_memory if given.get("mask_memory") is None else int(given["mask_memory"])
+    return Filters(conf, iou, max_det, retina and not finished, by_class, classes, agnostic, tiles, track, memory)
 
 
 def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | None:

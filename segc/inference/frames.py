@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import cv2
@@ -53,7 +54,7 @@ NOT_OPENED = {
     "video": "damaged, cut off, or of a kind that OpenCV does not read here",
     "stream": "cannot be reached, or sends no video",
 }
-"""Why a source may not open, by its kind; OpenCV does not tell."""
+"""Why a source may not open, by its kind, an address of any kind as a stream; OpenCV does not tell."""
 
 
 @dataclass(slots=True)
@@ -196,7 +197,7 @@ def read_frames(
     Yields:
         A frame a photograph; those of a video or stream, and then how it ended; what cannot be read.
     """
-    read = _open_still if reading.in_parts else _read_still
+    read = partial(read_still, in_parts=reading.in_parts)
     for is_still, group in groupby(sources, key=lambda source: source.is_still):
         if not is_still:
             for source in group:
@@ -209,15 +210,16 @@ def read_frames(
                 yield frame
 
 
-def _read_still(source: Source) -> Frame | Unread:
-    try:
-        return Frame(source.read(), source)
-    except ImageError as error:
-        return Unread(source, error)
+def read_still(source: Source, *, in_parts: bool) -> Frame | Unread:
+    """The frame of a photograph.
 
-
-def _open_still(source: Source) -> Frame | Unread:
+    Args:
+        source: the photograph.
+        in_parts: see `Reading`.
+    """
     try:
+        if not in_parts:
+            return Frame(source.read(), source)
         picture = open_picture(source)
         if isinstance(picture, DecodedPicture):
             return Frame(picture.image, source)
@@ -232,8 +234,9 @@ def _moving(
     """The frames of a video or a stream; ``content`` is the type that a server names."""
     tally = Tally()
     try:
-        if source.path is not None:
-            yield from _video_frames(source, _open_file(source), tally, reading)
+        if source.kind == "video":
+            with source.local() as file:
+                yield from _video_frames(source, _open_file(file), tally, reading)
         elif content.startswith("multipart/"):
             yield from _live_frames(source, lambda: _motion_jpeg(source.name), tally, line, reading, told)
         elif content and (capture := _open_capture(source)).get(cv2.CAP_PROP_FRAME_COUNT) > 0:
@@ -273,11 +276,7 @@ def _open_capture(source: Source) -> cv2.VideoCapture:
             place = source.name if source.path is None else str(source.path.absolute())
             capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
-        what = {
-            "camera": "no such camera, or another program uses it",
-            "video": "damaged, cut off or of an unknown kind",
-        }
-        raise ImageError(f"{_named_source(source)}: {what.get(source.kind, 'cannot be reached, or sends no video')}")
+        raise ImageError(f"{_named_source(source)}: {NOT_OPENED.get(source.kind, NOT_OPENED['stream'])}")
     width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_PIXELS:
         raise ImageError(f"{source.name}: {width:g} by {height:g} pixels; the limit is {MAX_PIXELS >> 20} Mi pixels")

@@ -26,6 +26,7 @@ from segc.inference.pipeline import Line
 from segc.inference.predict import Run, image_prediction, network_input, predict_tiled
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
+from segc.inference.show import Window
 from segc.inference.sources import ImageError, Source, SourceError
 from segc.inference.text import printable
 from segc.inference.tiles import DecodedPicture
@@ -34,6 +35,11 @@ from segc.inference.writers import PICTURES, PictureFiles, Shown, Table, tables
 
 MOST_UNDER_WAY = 1 << 28
 """Bytes of pictures between reading and writing; few pictures may be under way whatever their size."""
+
+MOST_READY = 1000
+"""Objects of a frame up to which all its files are made before they are written, by several threads; of more, which
+tiles find on a large picture, they are made one by one, so that they are not in memory together.
+"""
 
 PROGRESS_SECONDS = 10.0
 """How often a line tells how far a video or a stream is."""
@@ -172,6 +178,7 @@ def predict_sources(
     failed: Callable[[ImageError], None],
     reading: Reading,
     finished: Callable[[Source], None] = lambda _: None,
+    window: Window | None = None,
 ) -> int:
     """Predict source after source and write what is planned.
 
@@ -189,6 +196,8 @@ def predict_sources(
         failed: takes what is wrong with one that cannot be predicted; the others go on.
         reading: how frames are taken.
         finished: hears of a photograph once all of it is written.
+        window: shows every annotated frame, as fast as they are predicted; a photograph stays until a key is pressed.
+            Where a person ends it, the rest of the sources is left out, and what was predicted is written.
 
     Returns:
         How many sources could not be predicted, or not to their end.
@@ -221,12 +230,24 @@ def predict_sources(
         if filters.track is not None:
             follower = Follower(filters)
             found = _over(lambda one: _follow(one, follower), _Predicted, found)
-        rendered = line.spread(lambda one: _render(one, plan, runtime), found, 1 if is_live else reading.workers)
+        shown = window is not None
+        workers = 1 if is_live else reading.workers
+        rendered = line.spread(lambda one: _render(one, plan, runtime, is_shown=shown), found, workers)
         for one in rendered:
             outputs.take(one)
             if isinstance(one, _Rendered):
                 budget.release(one.found.frame)
+                if window is not None and not _goes_on(one, window, line):
+                    told("ended in the window: what was predicted until then is written")
+                    break
     return outputs.failures
+
+
+def _goes_on(one: _Rendered, window: Window, line: Line) -> bool:
+    """Show a frame; whether a person wants to see more."""
+    if one.picture is None:
+        return True
+    return window.show(one.picture, line.stopped, waits=one.found.frame.seconds is None)
 
 
 class _Budget:
@@ -331,19 +352,26 @@ def _follow(found: _Predicted, follower: Follower) -> _Predicted:
     return replace(found, prediction=follower.follow(found.prediction, film, frame.index))
 
 
-def _render(found: "_Predicted | _Event", plan: Plan, runtime: str) -> "_Rendered | _Event":
+def _render(found: "_Predicted | _Event", plan: Plan, runtime: str, *, is_shown: bool = False) -> "_Rendered | _Event":
     """Contents of all that is written of a frame; what no format can hold is an error of its source."""
     if not isinstance(found, _Predicted):
         return found
     shown = Shown(found.frame, found.prediction, plan.stems[found.frame.source], runtime)
-    try:
-        files = [file for kind, make in PICTURES.items() if kind in plan.kinds for file in make(shown)]
-    except ValueError as error:
-        return _Rendered(found, [], {}, None, PictureError(f"{found.prediction.path}: {error}"))
+    files: PictureFiles = (file for kind, make in PICTURES.items() if kind in plan.kinds for file in make(shown))
+    if len(found.prediction) <= MOST_READY:
+        try:
+            files = list(files)
+        except ValueError as error:
+            return _Rendered(found, [], {}, None, picture_error(found, error))
     texts = {kind: table.rows(shown) for kind, table in tables().items() if kind in plan.kinds}
     is_recorded = found.frame.seconds is not None and "overlay" in plan.kinds
-    picture = draw_prediction(found.frame.image, found.prediction) if is_recorded else None
+    picture = draw_prediction(found.frame.image, found.prediction) if is_recorded or is_shown else None
     return _Rendered(found, files, texts, picture)
+
+
+def picture_error(found: _Predicted, error: ValueError) -> PictureError:
+    """What is wrong with a file that is made of a frame."""
+    return PictureError(f"{found.prediction.path}: {error}")
 
 
 class _Outputs:
@@ -404,13 +432,19 @@ class _Outputs:
 
     def _write_frame(self, item: _Rendered) -> None:
         frame, prediction = item.found.frame, item.found.prediction
-        for place, content in item.files:
-            self._write(place, content)
+        overlay = None
+        try:
+            for place, content in item.files:
+                self._write(place, content)
+                overlay = self._plan.folder / place if len(place.parts) == 1 else overlay
+        except ValueError as error:
+            self.failures += 1
+            self._failed(picture_error(item.found, error))
+            return
         for kind, texts in item.texts.items():
             self._tables[kind].add(texts)
         self._pictures += 1
         if frame.seconds is None:
-            overlay = next((self._plan.folder / place for place, _ in item.files if len(place.parts) == 1), None)
             there = "" if overlay is None else f" -> {printable(overlay)}"
             size, milliseconds = f"{prediction.width}x{prediction.height}", item.found.seconds * 1000
             name = printable(frame.source.name)
@@ -425,7 +459,7 @@ class _Outputs:
 
     def _record(self, item: _Rendered, progress: "_Progress") -> None:
         frame = item.found.frame
-        if item.picture is None or progress.is_unrecorded:
+        if item.picture is None or progress.is_unrecorded or "overlay" not in self._plan.kinds:
             return
         try:
             if progress.recording is None:

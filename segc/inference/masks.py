@@ -7,7 +7,6 @@ x1 <= x < x2 and y1 <= y < y2 for its index (x, y).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,53 +18,108 @@ from segc.inference.letterbox import Letterbox, boxes_to_image
 STRIP_PIXELS = 1 << 20
 """Pixels interpolated at a time; bounds the working memory on large photographs to some 12 MB."""
 
-MOST_MASK_PIXELS = 1 << 28
-"""Pixels in the boxes of one photograph's detections: two of the largest image, 268 MB of masks, some seconds."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A mask stored as the bitmap of the region that holds it.
+    """A mask stored as the bitmap of the region that holds it; it never changes.
+
+    Args:
+        x: column of the bitmap's left edge in the image.
+        y: row of the bitmap's top edge in the image.
+        bitmap: [rows, columns] bool; may be empty.
 
     Attributes:
         x: column of the bitmap's left edge in the image.
         y: row of the bitmap's top edge in the image.
-        bitmap: [rows, columns] bool; may be empty.
+        shape: (rows, columns) of the bitmap.
     """
 
-    x: int
-    y: int
-    bitmap: npt.NDArray[np.bool_]
+    __slots__ = ("_held", "shape", "x", "y")
+
+    def __init__(self, x: int, y: int, bitmap: npt.NDArray[np.bool_]) -> None:
+        self.x, self.y = x, y
+        self.shape: tuple[int, int] = (bitmap.shape[0], bitmap.shape[1])
+        self._held: npt.NDArray[Any] = bitmap
+
+    @property
+    def bitmap(self) -> npt.NDArray[np.bool_]:
+        """[rows, columns] bool; of a mask that is packed made anew each time."""
+        if self._held.dtype == np.bool_:
+            return self._held
+        return self._rows(0, self.shape[0])
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the bitmap."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the bitmap takes."""
+        return self._held.nbytes
 
     @property
     def area(self) -> int:
         """Pixels in the mask."""
-        return int(np.count_nonzero(self.bitmap))
+        if self._held.dtype == np.bool_:
+            return int(np.count_nonzero(self._held))
+        return int(np.bitwise_count(self._held).sum(dtype=np.int64))
+
+    def packed(self) -> "Mask":
+        """The same mask in an eighth of the memory, a bit a pixel; its bitmap is then made anew each time."""
+        if self._held.dtype != np.bool_:
+            return self
+        return Mask.of_bits(self.x, self.y, np.packbits(self._held, axis=1), self.shape[1])
+
+    @classmethod
+    def of_bits(cls, x: int, y: int, bits: npt.NDArray[np.uint8], columns: int) -> "Mask":
+        """A packed mask from the bits [rows, columns / 8] uint8 of its rows, the first pixel the highest bit."""
+        mask = cls(x, y, np.zeros((0, 0), np.bool_))
+        mask.shape, mask._held = (len(bits), columns), bits
+        return mask
+
+    def _rows(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Rows of the bitmap, the last one excluded."""
+        held = self._held[first:last]
+        if held.dtype == np.bool_:
+            return held
+        return np.unpackbits(held, axis=1, count=self.shape[1]).view(np.bool_)
 
     def region(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.bool_]:
-        """A view of the bitmap where the image's columns x1 to x2 and rows y1 to y2 cover it, both ends excluded."""
-        rows = slice(max(y1 - self.y, 0), max(y2 - self.y, 0))
-        return self.bitmap[rows, max(x1 - self.x, 0) : max(x2 - self.x, 0)]
+        """The bitmap where the image's columns x1 to x2 and rows y1 to y2 cover it, both ends excluded."""
+        rows = self._rows(max(y1 - self.y, 0), max(y2 - self.y, 0))
+        return rows[:, max(x1 - self.x, 0) : max(x2 - self.x, 0)]
+
+    def within(self, x1: int, y1: int, x2: int, y2: int) -> npt.NDArray[np.bool_]:
+        """The mask on the image's columns x1 to x2 of rows y1 to y2, ends excluded, [y2 - y1, x2 - x1] bool."""
+        canvas = np.zeros((y2 - y1, x2 - x1), np.bool_)
+        part = self.region(x1, y1, x2, y2)
+        top, left = max(self.y - y1, 0), max(self.x - x1, 0)
+        inside = canvas[top : top + part.shape[0], left : left + part.shape[1]]
+        inside[:] = part[: inside.shape[0], : inside.shape[1]]
+        return canvas
 
     def moved(self, x: int, y: int) -> "Mask":
         """The same mask so many pixels further right and down."""
-        return Mask(self.x + x, self.y + y, self.bitmap)
+        if self._held.dtype == np.bool_:
+            return Mask(self.x + x, self.y + y, self._held)
+        return Mask.of_bits(self.x + x, self.y + y, self._held, self.shape[1])
 
     def full(self, height: int, width: int) -> npt.NDArray[np.bool_]:
         """The mask on a whole image, [height, width] bool. The region must lie inside it."""
         canvas = np.zeros((height, width), np.bool_)
-        rows, columns = self.bitmap.shape
+        rows, columns = self.shape
         canvas[self.y : self.y + rows, self.x : self.x + columns] = self.bitmap
         return canvas
 
     def trimmed(self) -> "Mask":
         """The same mask in the smallest region that holds it, as a copy."""
-        if not self.bitmap.size:
+        if not self.pixels:
             return _empty_mask()
-        left, top, columns, rows = cv2.boundingRect(self.bitmap.view(np.uint8))
+        bitmap = self.bitmap
+        left, top, columns, rows = cv2.boundingRect(bitmap.view(np.uint8))
         if not rows:
             return _empty_mask()
-        return Mask(self.x + left, self.y + top, self.bitmap[top : top + rows, left : left + columns].copy())
+        return Mask(self.x + left, self.y + top, bitmap[top : top + rows, left : left + columns].copy())
 
     def run_lengths(self, height: int, width: int) -> list[int]:
         """COCO's uncompressed run-length encoding on an image [height, width].
@@ -73,12 +127,13 @@ class Mask:
         Lengths of alternating runs of background and mask, background first (perhaps 0), down the columns from left
         to right; they add up to height · width.
         """
-        rows, columns = self.bitmap.shape
+        rows, columns = self.shape
         if not rows:
             return [height * width]
+        bitmap = self.bitmap
         # Pixels that differ from the one above, then the heads and feet of columns: the turns, once sorted.
-        inner = np.flatnonzero(self.bitmap[1:] != self.bitmap[:-1])
-        head, foot = np.flatnonzero(self.bitmap[0]), np.flatnonzero(self.bitmap[-1])
+        inner = np.flatnonzero(bitmap[1:] != bitmap[:-1])
+        head, foot = np.flatnonzero(bitmap[0]), np.flatnonzero(bitmap[-1])
         column = np.concatenate([inner % columns, head, foot])
         row = np.concatenate([inner // columns + 1, np.zeros_like(head), np.full_like(foot, rows)])
         turns = np.sort((column + self.x) * height + row + self.y)
@@ -95,7 +150,7 @@ class Mask:
 
         ``cv2.fillPoly`` fills them to the same pixels. Holes are left out; the run lengths keep them.
         """
-        if not self.bitmap.size:
+        if not self.pixels:
             return []
         found, _ = cv2.findContours(
             self.bitmap.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(self.x, self.y)
@@ -109,7 +164,7 @@ class Mask:
 
         ``cv2.fillPoly`` fills them to the mask, parts inside of holes included.
         """
-        if not self.bitmap.size:
+        if not self.pixels:
             return []
         found, tree = cv2.findContours(
             self.bitmap.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(self.x, self.y)
@@ -132,12 +187,33 @@ class Mask:
         return [outline for _, outline in pieces]
 
 
+def united(masks: Sequence[Mask]) -> Mask:
+    """What is in any of the masks, packed where there are several."""
+    masks = [mask for mask in masks if mask.pixels] or list(masks[:1])
+    if len(masks) == 1:
+        return masks[0]
+    x1, y1 = min(mask.x for mask in masks), min(mask.y for mask in masks)
+    x2 = max(mask.x + mask.shape[1] for mask in masks)
+    y2 = max(mask.y + mask.shape[0] for mask in masks)
+    step = max(1, STRIP_PIXELS // (x2 - x1))
+    bands = []
+    for top in range(y1, y2, step):
+        band = np.zeros((min(step, y2 - top), x2 - x1), np.bool_)
+        for mask in masks:
+            part = mask.region(x1, top, x2, top + len(band))
+            first, left = max(mask.y - top, 0), mask.x - x1
+            if part.size:
+                band[first : first + part.shape[0], left : left + part.shape[1]] |= part
+        bands.append(np.packbits(band, axis=1))
+    return Mask.of_bits(x1, y1, np.concatenate(bands), x2 - x1)
+
+
 def common_area(one: Mask, other: Mask) -> int:
     """Pixels that are in both masks."""
     x1, y1 = max(one.x, other.x), max(one.y, other.y)
     x2, y2 = (
-        min(one.x + one.bitmap.shape[1], other.x + other.bitmap.shape[1]),
-        min(one.y + one.bitmap.shape[0], other.y + other.bitmap.shape[0]),
+        min(one.x + one.shape[1], other.x + other.shape[1]),
+        min(one.y + one.shape[0], other.y + other.shape[0]),
     )
     if x1 >= x2 or y1 >= y2:
         return 0
@@ -257,11 +333,11 @@ def masks_to_image(masks: Sequence[Mask], geometry: Letterbox) -> list[Mask]:
 
 
 def _read_mask(mask: Mask, ys: SampleAxis, xs: SampleAxis) -> Mask:
-    rows, columns = mask.bitmap.shape
+    rows, columns = mask.shape
     # The pixels that read any cell of the region.
     x0, x1 = int(xs.upper.searchsorted(mask.x)), int(xs.lower.searchsorted(mask.x + columns))
     y0, y1 = int(ys.upper.searchsorted(mask.y)), int(ys.lower.searchsorted(mask.y + rows))
-    if x0 >= x1 or y0 >= y1 or not mask.bitmap.size:
+    if x0 >= x1 or y0 >= y1 or not mask.pixels:
         return _empty_mask()
     # A border of background around the region stands for all that lies beyond it.
     grid = np.full((rows + 2, columns + 2), -0.5, np.float32)
@@ -331,10 +407,10 @@ def cut_mask(finished: npt.NDArray[Any], box: npt.NDArray[np.float32]) -> Mask:
     return Mask(x0, y0, finished[y0:y1, x0:x1] > 0) if x0 < x1 and y0 < y1 else _empty_mask()
 
 
-def affordable(boxes: npt.NDArray[np.float32]) -> int:
-    """How many detections, best first, ``MOST_MASK_PIXELS`` allow by their boxes [n, 4] on the photograph."""
+def affordable(boxes: npt.NDArray[np.float32], most: int) -> int:
+    """How many detections, best first, have masks of ``most`` bytes in all, by their boxes [n, 4] in pixels."""
     areas = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
-    return int(np.searchsorted(np.cumsum(areas), MOST_MASK_PIXELS, side="right"))
+    return int(np.searchsorted(np.cumsum(areas), most, side="right"))
 
 
 def join_polygons(polygons: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:

@@ -83,7 +83,7 @@ def predict_tiled(
                 mine = {name: value[place] for name, value in outputs.items()}
                 yield tile, image_prediction(mine, geometry, metadata.names, filters, multi_label=multi_label)
 
-    return merge_tiles(found(), height, width, path)
+    return merge_tiles(found(), height, width, path, most=filters.mask_bytes)
 
 
 def _tile_input(picture: Picture, tile: Tile, size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], Letterbox]:
@@ -120,7 +120,7 @@ def image_prediction(
     """The prediction from one image's network outputs: what `predict_image` does after the network.
 
     Where a confidence near nought finds hundreds of large things on a large photograph, the best are kept whose masks
-    `MOST_MASK_PIXELS` allows; ``left_out`` counts the others.
+    ``filters.mask_memory`` allows; ``left_out`` counts the others.
 
     Args:
         outputs: the named outputs without the batch axis.
@@ -141,7 +141,7 @@ def image_prediction(
         agnostic=filters.agnostic,
     )
     boxes = boxes_to_image(found.boxes, geometry)
-    kept = slice(affordable(boxes))
+    kept = slice(affordable(boxes, filters.mask_bytes))
     masks = detection_masks(outputs, found.anchors[kept], found.boxes[kept], geometry, retina=filters.retina)
     prediction = Prediction(
         path=path,

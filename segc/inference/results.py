@@ -1,7 +1,7 @@
 """What was found on one photograph, and how it is written: JSON records and YOLO label rows."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ class Prediction:
         classes: [n] int64.
         names: the model's classes.
         masks: n masks on the photograph.
-        left_out: detections below these that a photograph of this size has no room for.
+        left_out: detections below these whose masks would take more memory than a photograph's may.
         identities: [n] int64 where objects are followed from frame to frame, 0 for one that has no number (yet); None
             where they are not.
     """
@@ -63,8 +63,10 @@ class Prediction:
     def summary(self) -> str:
         """What was found, for a line: "2 dog, 1 cat" or "nothing", and how many were left out, if any."""
         found = ", ".join(f"{number} {name}" for name, number in self.counts().items()) or "nothing"
-        more = f"{self.left_out} more left out: too large in all for one photograph, a higher confidence leaves fewer"
-        return f"{found} ({more})" if self.left_out else found
+        if not self.left_out:
+            return found
+        more = f"{self.left_out} more left out, as all masks of one photograph would take too much memory"
+        return f"{found} ({more}: --mask-memory allows more, --conf leaves fewer)"
 
     def to_json(self) -> dict[str, Any]:
         """The prediction as JSON values.
@@ -76,8 +78,19 @@ class Prediction:
         ``{"size": [height, width], "counts": […]}``. Where objects are followed, each has ``track`` as well: its
         number, or null where it has none.
         """
-        found = [
-            {
+        return {**self.head(), "detections": list(self.records())}
+
+    def head(self) -> dict[str, Any]:
+        """What `to_json` gives beside the detections."""
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {"image": self.path, "height": self.height, "width": self.width, **left_out}
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The detections that `to_json` gives, one by one: there may be a hundred thousand on a large picture."""
+        for track, class_id, score, box, mask in zip(
+            self._tracks(), self.classes, self.scores, self.boxes, self.masks, strict=True
+        ):
+            yield {
                 **track,
                 "class_id": int(class_id),
                 "class": self.names[int(class_id)],
@@ -87,12 +100,6 @@ class Prediction:
                 "polygons": [polygon.ravel().tolist() for polygon in mask.polygons()],
                 "mask": {"size": [self.height, self.width], "counts": mask.run_lengths(self.height, self.width)},
             }
-            for track, class_id, score, box, mask in zip(
-                self._tracks(), self.classes, self.scores, self.boxes, self.masks, strict=True
-            )
-        ]
-        left_out = {"left_out": self.left_out} if self.left_out else {}
-        return {"image": self.path, "height": self.height, "width": self.width, **left_out, "detections": found}
 
     def _tracks(self) -> Iterable[dict[str, int | None]]:
         if self.identities is None:
@@ -143,10 +150,23 @@ def label_text(prediction: Prediction) -> str:
     return "".join(f"{row}\n" for row in prediction.label_rows())
 
 
-def json_record(record: dict[str, Any]) -> str:
-    """What ``Prediction.to_json`` gives, and more, as JSON text, a line a detection; the same everywhere."""
-    found: Sequence[Any] = record["detections"]
-    rest = {key: value for key, value in record.items() if key != "detections"}
-    head = json.dumps(rest, ensure_ascii=False, allow_nan=False)[:-1]
-    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in found)
-    return f'{head}, "detections": [\n  {rows}\n]}}' if rows else f'{head}, "detections": []}}'
+def json_record(head: Mapping[str, Any], found: Iterable[Mapping[str, Any]]) -> str:
+    """What ``Prediction.to_json`` gives, and more, as JSON text, a line a detection; the same everywhere.
+
+    Args:
+        head: all but the detections.
+        found: the detections.
+    """
+    text = json.dumps(head, ensure_ascii=False, allow_nan=False)[:-1]
+    rows = ",\n  ".join(map(json_text, found))
+    return f'{text}, "detections": [\n  {rows}\n]}}' if rows else f'{text}, "detections": []}}'
+
+
+def json_line(head: Mapping[str, Any], found: Iterable[Mapping[str, Any]]) -> str:
+    """The same on one line."""
+    return f'{json_text(head)[:-1]},"detections":[{",".join(map(json_text, found))}]}}'
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.filters import Tiling
-from segc.inference.masks import MOST_MASK_PIXELS, Mask, common_area
+from segc.inference.filters import Filters, Tiling
+from segc.inference.masks import Mask, common_area, united
 from segc.inference.results import Prediction
 
 SAME_OBJECT = 0.5
@@ -139,11 +139,18 @@ class _Pieces:
     masks: Sequence[Mask]
 
 
-def merge_tiles(found: Iterable[tuple[Tile, Prediction]], height: int, width: int, path: str = "") -> Prediction:
+def merge_tiles(
+    found: Iterable[tuple[Tile, Prediction]],
+    height: int,
+    width: int,
+    path: str = "",
+    *,
+    most: int = Filters().mask_bytes,
+) -> Prediction:
     """What was found on the tiles of a picture as what was found on the picture.
 
-    Masks stay bitmaps of their own regions. Where they would come to more than ``MOST_MASK_PIXELS`` in all, the best
-    detections are kept, and ``left_out`` counts the others.
+    Masks are packed, a bit a pixel of their own regions. Where they would come to more than ``most`` bytes in all, the
+    best detections are kept, and ``left_out`` counts the others.
 
     Args:
         found: each tile and what was found on it, in the tile's own pixels; at least one. They are taken one after
@@ -151,9 +158,10 @@ def merge_tiles(found: Iterable[tuple[Tile, Prediction]], height: int, width: in
         height: of the picture in pixels.
         width: of the picture in pixels.
         path: the name that the prediction carries.
+        most: bytes that masks may take.
     """
     tiles: list[Tile] = []
-    held = _Held()
+    held = _Held(most)
     names: tuple[str, ...] = ()
     for tile, prediction in found:
         held.add(_placed(prediction, tile), _cut(prediction.boxes, tile, height, width), len(tiles))
@@ -194,30 +202,33 @@ def _cut(boxes: npt.NDArray[np.float32], tile: Tile, height: int, width: int) ->
 
 
 class _Held:
-    """Detections as they come, held to ``MOST_MASK_PIXELS`` by letting the worst go."""
+    """Detections as they come, their masks packed and held to ``most`` bytes by letting the worst go."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.left_out = 0
+        self._most = most
         self._parts: list[tuple[Prediction, npt.NDArray[np.bool_], int]] = []
-        self._pixels = 0
+        self._bytes = 0
 
     def add(self, prediction: Prediction, is_cut: npt.NDArray[np.bool_], number: int) -> None:
         """Take in the detections of tile ``number``."""
         self.left_out += prediction.left_out
-        self._parts.append((prediction, is_cut, number))
-        self._pixels += sum(mask.bitmap.size for mask in prediction.masks)
-        if self._pixels > MOST_MASK_PIXELS:
+        masks = tuple(mask.packed() for mask in prediction.masks)
+        self._parts.append((replace(prediction, masks=masks), is_cut, number))
+        self._bytes += sum(mask.nbytes for mask in masks)
+        # A quarter more, so that this is seldom done.
+        if self._bytes > self._most * 5 // 4:
             self._lighten()
 
     def _lighten(self) -> None:
-        """Keep the best whose masks come to three quarters of what is allowed, so that this is seldom done."""
+        """Keep the best whose masks come to what is allowed."""
         scores = np.concatenate([prediction.scores for prediction, _, _ in self._parts])
-        sizes = np.array([mask.bitmap.size for prediction, _, _ in self._parts for mask in prediction.masks])
+        sizes = np.array([mask.nbytes for prediction, _, _ in self._parts for mask in prediction.masks])
         order = np.argsort(-scores, kind="stable")
         kept = np.zeros(len(scores), np.bool_)
-        kept[order[np.cumsum(sizes[order]) <= MOST_MASK_PIXELS * 3 // 4]] = True
+        kept[order[np.cumsum(sizes[order]) <= self._most]] = True
         self.left_out += int(np.count_nonzero(~kept))
-        self._pixels = int(sizes[kept].sum())
+        self._bytes = int(sizes[kept].sum())
         ends = np.cumsum([len(prediction) for prediction, _, _ in self._parts])
         self._parts = [
             (prediction.select(rows), is_cut[rows], number)
@@ -226,6 +237,8 @@ class _Held:
 
     def pieces(self) -> _Pieces:
         """All of them."""
+        if self._bytes > self._most:
+            self._lighten()
         return _Pieces(
             np.concatenate([np.full(len(prediction), number) for prediction, _, number in self._parts]),
             np.concatenate([prediction.boxes for prediction, _, _ in self._parts]),
@@ -378,18 +391,3 @@ def _as_one(pieces: _Pieces, rows: Sequence[int], tiles: Sequence[Tile]) -> _Obj
     boxes = pieces.boxes[list(rows)]
     box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
     return _Object(box, score, int(class_id), united([pieces.masks[row] for row in rows]))
-
-
-def united(masks: Sequence[Mask]) -> Mask:
-    """What is in any of the masks."""
-    masks = [mask for mask in masks if mask.bitmap.size] or list(masks[:1])
-    if len(masks) == 1:
-        return masks[0]
-    x1, y1 = min(mask.x for mask in masks), min(mask.y for mask in masks)
-    x2 = max(mask.x + mask.bitmap.shape[1] for mask in masks)
-    y2 = max(mask.y + mask.bitmap.shape[0] for mask in masks)
-    bitmap = np.zeros((y2 - y1, x2 - x1), np.bool_)
-    for mask in masks:
-        rows, columns = mask.bitmap.shape
-        bitmap[mask.y - y1 : mask.y - y1 + rows, mask.x - x1 : mask.x - x1 + columns] |= mask.bitmap
-    return Mask(x1, y1, bitmap)

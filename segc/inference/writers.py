@@ -2,8 +2,7 @@
 
 import csv
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -16,11 +15,15 @@ from segc.inference.draw import draw_prediction
 from segc.inference.frames import Frame
 from segc.inference.masks import Mask
 from segc.inference.output import encode_picture, overlay_suffix
-from segc.inference.results import Prediction, json_record, label_text
+from segc.inference.results import Prediction, json_line, json_record, json_text, label_text
 from segc.inference.sources import file_stem
 from segc.inference.tiles import DecodedPicture
 
-PictureFiles = list[tuple[PurePosixPath, bytes]]
+PictureFiles = Iterable[tuple[PurePosixPath, bytes]]
+"""Places and contents of files, made one by one as they are asked for."""
+
+MOST_NUMBERED = 65_535
+"""Objects that a PNG of 16 bits has numbers for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +81,32 @@ def crop_files(shown: Shown) -> PictureFiles:
     """What each box holds of the picture, in a folder a class."""
     suffix = overlay_suffix(shown.frame.source)
     picture = shown.frame.picture or DecodedPicture(shown.frame.image)
-    files = []
     boxes = pixel_boxes(shown.prediction.boxes, *picture.size)
     for (number, name, _), ends in zip(shown.objects(), boxes, strict=True):
         content = encode_picture(np.ascontiguousarray(picture.region(*ends)), suffix)
-        files.append((PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content))
-    return files
+        yield PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content
 
 
 def mask_pictures(shown: Shown) -> PictureFiles:
     """A PNG an object, white where it is, in a folder a picture: what ``format: masks`` of a dataset reads."""
-    height, width = shown.prediction.height, shown.prediction.width
-    return [
-        (
-            PurePosixPath("masks", shown.place, f"{file_stem(name)}_{number}.png"),
-            encode_picture(mask.full(height, width).view(np.uint8) * np.uint8(255), ".png"),
-        )
-        for number, name, mask in shown.objects()
-    ]
+    canvas = np.zeros((shown.prediction.height, shown.prediction.width), np.uint8)
+    for number, name, mask in shown.objects():
+        area = canvas[mask.y : mask.y + mask.shape[0], mask.x : mask.x + mask.shape[1]]
+        np.multiply(mask.bitmap, np.uint8(255), out=area)
+        yield PurePosixPath("masks", shown.place, f"{file_stem(name)}_{number}.png"), encode_picture(canvas, ".png")
+        area[:] = 0
 
 
 def index_picture(shown: Shown) -> PictureFiles:
     """One PNG of 16 bits with the numbers of the objects, 0 elsewhere; where two overlap, the better one's."""
     found = shown.prediction
+    if len(found) > MOST_NUMBERED:
+        raise ValueError(
+            f"{len(found)} objects, and a PNG of 16 bits numbers {MOST_NUMBERED}: a higher --conf leaves fewer"
+        )
     canvas = np.zeros((found.height, found.width), np.uint16)
     for number, _, mask in reversed(shown.objects()):
-        rows, columns = mask.bitmap.shape
+        rows, columns = mask.shape
         canvas[mask.y : mask.y + rows, mask.x : mask.x + columns][mask.bitmap] = number
     return [(PurePosixPath("index", f"{shown.place}.png"), encode_picture(canvas, ".png"))]
 
@@ -115,24 +118,21 @@ def frame_fields(frame: Frame) -> dict[str, Any]:
 
 def record_text(shown: Shown) -> list[str]:
     """The frame's record, on several lines."""
-    return [json_record(_record(shown))]
+    return [json_record(_head(shown), shown.prediction.records())]
 
 
 def record_line(shown: Shown) -> list[str]:
     """The frame's record on one line."""
-    return [json.dumps(_record(shown), ensure_ascii=False, separators=(",", ":"), allow_nan=False)]
+    return [json_line(_head(shown), shown.prediction.records())]
 
 
-def _record(shown: Shown) -> dict[str, Any]:
-    record = shown.prediction.to_json()
-    found = record.pop("detections")
-    return {**record, **frame_fields(shown.frame), "runtime": shown.runtime, "detections": found}
+def _head(shown: Shown) -> dict[str, Any]:
+    return {**shown.prediction.head(), **frame_fields(shown.frame), "runtime": shown.runtime}
 
 
 def coco_results(shown: Shown) -> list[str]:
     """COCO's results, one object a line."""
-    rows = coco_rows(shown.prediction, coco_image_id(shown.place))
-    return [json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows]
+    return [json_text(row) for row in coco_rows(shown.prediction, coco_image_id(shown.place))]
 
 
 def coco_image_id(stem: str) -> int | str:
@@ -140,7 +140,9 @@ def coco_image_id(stem: str) -> int | str:
     return int(stem) if stem.isascii() and stem.isdigit() else stem
 
 
-def coco_rows(found: Prediction, image_id: int | str, categories: Sequence[int] | None = None) -> list[dict[str, Any]]:
+def coco_rows(
+    found: Prediction, image_id: int | str, categories: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
     """COCO's results of one image.
 
     Args:
@@ -149,26 +151,22 @@ def coco_rows(found: Prediction, image_id: int | str, categories: Sequence[int] 
         categories: ids of the classes' categories, in the order of the classes; where not given they are counted from
             1, as ``segc data convert --to coco`` counts them.
 
-    Returns:
+    Yields:
         A row an object; where objects are followed with ``track_id``, its number, 0 for none.
     """
-    rows: list[dict[str, Any]] = []
     for number, (mask, class_id, score, box) in enumerate(
         zip(found.masks, found.classes, found.scores, found.boxes, strict=True)
     ):
         x1, y1, x2, y2 = (float(side) for side in box)
         counts = compressed_counts(mask.run_lengths(found.height, found.width))
-        rows.append(
-            {
-                "image_id": image_id,
-                "category_id": int(class_id) + 1 if categories is None else categories[int(class_id)],
-                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-                "score": round(float(score), 5),
-                "segmentation": {"size": [found.height, found.width], "counts": counts},
-                **({} if found.identities is None else {"track_id": int(found.identities[number])}),
-            }
-        )
-    return rows
+        yield {
+            "image_id": image_id,
+            "category_id": int(class_id) + 1 if categories is None else categories[int(class_id)],
+            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(float(score), 5),
+            "segmentation": {"size": [found.height, found.width], "counts": counts},
+            **({} if found.identities is None else {"track_id": int(found.identities[number])}),
+        }
 
 
 def compressed_counts(runs: list[int]) -> str:

@@ -129,3 +129,21 @@ def test_sources_are_not_left_out_of_what_is_followed(tmp_path, predict, capsys,
     squares(tmp_path / "a.png", (30, 30))
     assert predict("a.png", "--track", *option) == 2
     assert f"{option[0]} leaves sources out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_files_of_very_many_objects_are_made_one_by_one_and_are_the_same(tmp_path, predict, monkeypatch, capsys):
+    squares(tmp_path / "large.png", (10, 10), (110, 20), (240, 180))
+    kinds = "json,txt,crops,masks,index"
+    written = []
+    for most in (1000, 0):
+        monkeypatch.setattr("segc.inference.jobs.MOST_READY", most)
+        assert predict("large.png", "--tile", "64", "--overlap", "0.5", "--save", kinds) == 0
+        written.append({path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()})
+        assert "-> out/large.png" in capsys.readouterr().out
+    assert written[0] == written[1]
+    assert len(written[0]) == 1 + 1 + 1 + 3 + 3 + 1
+    monkeypatch.setattr("segc.inference.writers.MOST_NUMBERED", 2)
+    for most in (1000, 0):
+        monkeypatch.setattr("segc.inference.jobs.MOST_READY", most)
+        assert predict("large.png", "--tile", "64", "--overlap", "0.5", "--save", kinds) == 1
+        assert "I004" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from segc.inference.masks import (
     join_polygons,
     masks_to_image,
     sample_axis,
+    united,
 )
 
 bitmaps = hnp.arrays(np.bool_, st.tuples(st.integers(0, 9), st.integers(0, 9)))
@@ -253,3 +254,28 @@ def test_joined_polygons_hold_every_part_and_little_else():
     canvas = cv2.fillPoly(np.zeros(bitmap.shape, np.uint8), [join_polygons(polygons)], 1).astype(bool)
     assert canvas[bitmap].all()
     assert (canvas & ~bitmap).sum() < 30
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, 8), (17, 29), (40, 64)])
+def test_a_packed_mask_is_the_same_one_in_an_eighth_of_the_memory(shape):
+    rng = np.random.default_rng(sum(shape))
+    mask = Mask(3, 5, rng.random(shape) < 0.4)
+    packed = mask.packed().moved(2, 1).moved(-2, -1)
+    assert packed.nbytes == shape[0] * -(-shape[1] // 8)
+    assert (packed.bitmap == mask.bitmap).all()
+    assert (packed.x, packed.y, packed.shape, packed.area) == (mask.x, mask.y, mask.shape, mask.area)
+    assert packed.run_lengths(60, 90) == mask.run_lengths(60, 90)
+    full = mask.full(60, 90)
+    assert (packed.full(60, 90) == full).all()
+    for ends in ((0, 0, 90, 60), (4, 7, 20, 30), (70, 50, 90, 60), (0, 0, 3, 60), (10, 10, 10, 10)):
+        x1, y1, x2, y2 = ends
+        assert (packed.region(*ends) == mask.region(*ends)).all()
+        assert (packed.within(*ends) == full[y1:y2, x1:x2]).all()
+
+
+def test_a_union_in_bands_is_the_union(monkeypatch):
+    monkeypatch.setattr(masks_module, "STRIP_PIXELS", 100)
+    rng = np.random.default_rng(1)
+    pieces = [Mask(int(x), int(y), rng.random((9, 13)) < 0.5) for x, y in rng.integers(0, 40, (6, 2))]
+    expected = np.any([piece.full(60, 60) for piece in pieces], axis=0)
+    assert (united([piece.packed() for piece in pieces]).full(60, 60) == expected).all()

@@ -6,7 +6,7 @@ import pytest
 from segc.data.labels import parse_labels
 from segc.data.samples import rasterise
 from segc.inference.masks import Mask
-from segc.inference.results import Prediction, json_record, label_text
+from segc.inference.results import Prediction, json_line, json_record, label_text
 
 HEIGHT, WIDTH = 333, 641
 
@@ -101,7 +101,7 @@ def test_a_detection_without_a_mask_becomes_a_box_row(tmp_path):
 
 def test_json_holds_what_was_found_in_pixels_of_the_photograph():
     masks = [blob(10, 20, 60, 50, 1), blob(300, 100, 100, 200, 2)]
-    record = json.loads(json_record(prediction(masks).to_json()))
+    record = json.loads(json_record(prediction(masks).head(), prediction(masks).records()))
     assert record["image"] == "photos/ä.jpg"
     assert (record["height"], record["width"]) == (HEIGHT, WIDTH)
     first = record["detections"][0]
@@ -128,9 +128,12 @@ def test_coco_tools_read_the_run_lengths():
 
 def test_a_record_has_a_line_a_detection():
     for masks, lines in (([blob(1, 1, 20, 20), blob(30, 30, 20, 20)], 2), ([], 0)):
-        text = json_record(prediction(masks).to_json())
+        text = json_record(prediction(masks).head(), prediction(masks).records())
         assert len(json.loads(text)["detections"]) == lines
         assert sum(line.lstrip().startswith('{"class_id"') for line in text.splitlines()) == lines
+        line = json_line(prediction(masks).head(), prediction(masks).records())
+        assert "\n" not in line
+        assert json.loads(line) == json.loads(text) == prediction(masks).to_json()
 
 
 def test_counts_are_by_class_in_class_order():

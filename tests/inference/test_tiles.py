@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segc.inference import tiles
-from segc.inference.masks import Mask
+from segc.inference.masks import Mask, united
 from segc.inference.results import Prediction
-from segc.inference.tiles import Tile, Tiling, merge_tiles, tile_grid, tile_starts, united
+from segc.inference.tiles import Tile, Tiling, merge_tiles, tile_grid, tile_starts
 
 
 def predicted(size, masks, classes=None, scores=None, boxes=None):
@@ -182,13 +181,16 @@ def test_the_best_are_first():
     assert found.scores.tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
 
 
-def test_masks_of_a_huge_picture_are_held_to_a_bound_and_what_is_left_out_is_counted(monkeypatch):
-    monkeypatch.setattr(tiles, "MOST_MASK_PIXELS", 10_000)
+def test_masks_of_a_huge_picture_are_held_to_a_bound_and_no_more_is_left_out_than_that_asks_for():
     objects = [(Mask(200 * n, 20, np.ones((30, 100), np.bool_)), 0, 0.3 + 0.05 * n) for n in range(10)]
-    found = merged(objects, (100, 2000), Tiling(100, 0))
-    assert len(found) + found.left_out == 10
-    assert sum(mask.bitmap.size for mask in found.masks) <= 10_000
-    assert found.scores.min() > 0.6
+    size, one = (100, 2000), 30 * -(-100 // 8)
+    for kept in (3, 7, 10):
+        found = merge_tiles(
+            [(t, seen(t, objects)) for t in tile_grid(*size, Tiling(100, 0))], *size, most=one * (kept + 1) - 1
+        )
+        assert (len(found), found.left_out) == (kept, 10 - kept)
+        assert found.scores.tolist() == pytest.approx([0.3 + 0.05 * n for n in range(9, 9 - kept, -1)])
+        assert ("--mask-memory" in found.summary()) == (kept < 10)
 
 
 def test_no_mask_is_ever_as_large_as_the_picture():

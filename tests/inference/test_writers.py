@@ -147,3 +147,9 @@ def test_a_line_of_a_frame_has_its_number_and_time():
     assert len(record["detections"]) == 3
     (line,) = tables()["jsonl"].rows(shown())
     assert "frame" not in json.loads(line)
+
+
+def test_more_objects_than_a_picture_has_numbers_for_are_refused_with_a_way_out(monkeypatch):
+    monkeypatch.setattr("segc.inference.writers.MOST_NUMBERED", 2)
+    with pytest.raises(ValueError, match=r"3 objects.*--conf"):
+        files("index", shown())
