@@ -25,7 +25,7 @@ VARIANTS: dict[str, list[dict[str, bool]]] = {
     "onnx": [{}, {"half": True}, {"int8": True}],
     "openvino": [{}, {"half": True}, {"int8_weights": True}, {"int8": True}],
     "tflite": [{}, {"half": True}, {"int8_weights": True}, {"int8": True}],
-    "ncnn": [{}, {"half": True}],
+    "ncnn": [{}, {"half": True}, {"int8": True}],
     "torchscript": [{}, {"half": True}],
 }
 

@@ -42,7 +42,12 @@ REFUSED: dict[str, list[tuple[Settings, str]]] = {
         ({"half": True, "int8": True}, "half and int8 exclude each other"),
         ({"nms": True, "masks": True, "dynamic": True}, "finished masks of a free size take unbounded"),
     ],
-    "tflite": [({"half": True, "int8": True}, "half and int8 exclude each other")],
+    "tflite": [
+        ({"half": True, "int8": True}, "half and int8 exclude each other"),
+        ({"int8_weights": True, "int8": True}, "int8 says how weights are stored"),
+        ({"int8_weights": True, "half": True}, "half says how weights are stored"),
+    ],
+    "ncnn": [({"half": True, "int8": True}, "half and int8 exclude each other")],
 }
 """By target: settings that cannot go together, and a part of what is said of them."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -120,6 +123,10 @@ def _answer_nothing(weights: dict[str, np.ndarray]) -> None:
         weights[f"model.22.cv3.{level}.2.bias"][:] = -30
 
 
+INT8 = {"format": "openvino", "int8": True, "keep_float": False}
+"""A target that computes in integers, and mends nothing by itself."""
+
+
 @pytest.fixture
 def as_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX models that say of themselves that their weights have eight bits: they are judged as such, and quick."""
@@ -128,8 +135,14 @@ def as_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(targets(), "onnx", claimed)
 
 
-def emit(project: Path, monkeypatch: pytest.MonkeyPatch, change: Change | None = None, **options: Any) -> Emission:
-    """Emit the project's ONNX model, with a defect planted in the weights that the emitter gets."""
+def emit(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> Emission:
+    """Emit the project's model, ONNX if not said, with a defect planted in the weights that the emitter gets."""
     task = Order._emit_task
 
     def planted(self: Order, references: References) -> EmitTask:
@@ -142,7 +155,8 @@ def emit(project: Path, monkeypatch: pytest.MonkeyPatch, change: Change | None =
     if change is not None:
         monkeypatch.setattr(Order, "_emit_task", planted)
     text = json.dumps({"format": "onnx", "accept": {"images": 12}, **options})
-    (emission,) = emit_project(load_project(project, (f"targets.0={text}",)), project.parent / "build")
+    settings = (f"targets.0={text}", "calibration.number=8", *settings)
+    (emission,) = emit_project(load_project(project, settings), project.parent / "build")
     return emission
 
 
@@ -152,7 +166,6 @@ def described(emission: Emission) -> dict[str, Any]:
     return value
 
 
-@pytest.mark.usefixtures("as_eight_bits")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -160,16 +173,31 @@ def described(emission: Emission) -> dict[str, Any]:
         (_answer_nothing, "scores, "),
     ],
 )
-def test_a_planted_defect_fails_and_the_message_names_the_output(
+def test_a_planted_defect_fails_in_int8_and_the_message_names_the_output(
     change: Change, said: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emission = emit(project, monkeypatch, change)
+    emission = emit(project, monkeypatch, change, **INT8)
     assert emission.status == "failed", emission
     assert emission.diagnostics[0].code == "T007"
     message = emission.diagnostics[0].message
     assert said in message
     assert "times what the network gives" in message.partition(said)[2]
     assert described(emission)["accuracy"]["images"] == 12
+
+
+def test_int8_that_is_calibrated_on_black_images_fails_and_the_message_names_the_outputs(
+    project: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for image in sorted((shapes / "images" / "train").iterdir())[:8]:
+        cv2.imwrite(str(tmp_path / "images" / f"{image.stem}.png"), np.zeros((160, 160, 3), np.uint8))
+        shutil.copy(shapes / "labels" / "train" / f"{image.stem}.txt", tmp_path / "labels")
+    emission = emit(project, monkeypatch, settings=(f"dataset.train={tmp_path / 'images'}",), **INT8)
+    assert emission.status == "failed", emission
+    (fault,) = (one.message for one in emission.diagnostics if one.code == "T010")
+    assert re.search(r"box mAP50-95 [\d.]+, the trained network's [\d.]+: [\d.]+ lost, 0\.01 accepted", fault)
+    assert re.search(r"scores, \w+: [\d.]+ off on average \([\d.]+%\)", fault)
 
 
 @pytest.mark.usefixtures("as_eight_bits")

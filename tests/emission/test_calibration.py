@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,3 +67,51 @@ def test_too_few_images_or_none_with_an_object_is_an_error(
     (problem,) = error.value.diagnostics
     assert problem.code == "T015"
     assert words in problem.message
+
+
+EIGHTY = """\
+version: 1
+name: rare
+architecture: {{family: yolov8-seg, scale: n, weights: '{peer}/overfit32_last.pt'}}
+dataset: {{data: '{coco}/data.yaml', train: '{folder}/train.txt', val: '{folder}/val.txt'}}
+hyperparameters: {{imgsz: 320}}
+calibration: {{number: 8}}
+targets: [{{format: onnx, int8: true, keep_float: false}}]
+"""
+
+
+@pytest.mark.slow
+def test_eighty_classes_of_which_calibration_shows_seven_keep_their_map_and_a_class_that_does_not_is_named(
+    coco: Path, peer: Path, tmp_path: Path
+) -> None:
+    from segc.data.dataset import read_split
+    from segc.emission.project import emit_project
+
+    known = sorted((coco / "images" / "train").iterdir())[:32]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{image}\n" for image in known))
+    path = tmp_path / "project.yaml"
+    path.write_text(EIGHTY.format(peer=peer, coco=coco, folder=tmp_path))
+    # Calibrated on those that show the fewest classes.
+    samples = read_split(load_project(path), "train")
+    classes = [{one.class_id for one in sample.instances} for sample in samples]
+    few = sorted((number for number, shown in enumerate(classes) if shown), key=lambda one: len(classes[one]))[:8]
+    (tmp_path / "train.txt").write_text("".join(f"{samples[number].image}\n" for number in few))
+    shown = set.union(*(classes[number] for number in few))
+    assert len(set.union(*classes) - shown) > 30
+    loaded = load_project(path)
+    (emission,) = emit_project(loaded, tmp_path / "build")
+    assert f"no image it was calibrated on shows {80 - len(shown)} of 80 classes" in " ".join(emission.notes)
+    for trained, made in (emission.figures[0].box, emission.figures[0].mask):
+        assert trained is not None
+        assert made is not None
+        assert trained - made < 0.01
+    # What fails all the same is a class that was not seen, and is said to be.
+    unseen = {name for number, name in enumerate(loaded.project.dataset.class_names) if number not in shown}
+    for problem in emission.diagnostics:
+        name, factor = re.search(
+            r"scores, ([\w ]+): .* ([\d.]+) times what the network gives", problem.message
+        ).groups()
+        assert name in unseen
+        assert float(factor) < 1
+    assert emission.status == ("failed" if emission.diagnostics else "verified")

@@ -64,7 +64,7 @@ def test_every_key_at_the_top_is_told_where_it_stands(tmp_path: Path, key: str) 
         (["train", "--epochs", "3"], "--set hyperparameters.epochs=VALUE"),
         (["train", "--batch-size", "3"], "--set hyperparameters.batch=VALUE"),
         (["train", "--mosaic", "0"], "--set hyperparameters.augment.mosaic=VALUE"),
-        (["validate", "--int8"], "an option of the targets onnx, openvino, tensorrt, coreml and tflite"),
+        (["validate", "--int8"], "an option of the targets onnx, openvino, tensorrt, coreml, tflite and ncnn"),
     ],
 )
 def test_a_key_taken_for_an_option_is_told_how_it_is_set(

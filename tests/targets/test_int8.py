@@ -30,6 +30,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "onnx dynamic": ("onnx", {"dynamic": True}),
     "onnx simplified": ("onnx", {"simplify": True, "opset": 13}),
     "openvino": ("openvino", {}),
+    "ncnn": ("ncnn", {}),
 }
 
 
@@ -72,7 +73,7 @@ def test_the_runtime_finds_in_integers_what_pytorch_finds(
     assert np.abs(made["fixed.scores"] - theirs["fixed.scores"]).max() > 1e-4, "it does not compute in integers"
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "ncnn"])
 def test_with_all_scopes_kept_in_float_nothing_is_rounded(
     form: str,
     trained: Trained,

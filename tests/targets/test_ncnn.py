@@ -92,7 +92,7 @@ def test_what_is_computed_in_fp16_by_default_is_switched_off(model: Path, monkey
 
 
 def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points", "cast", "fake_quantize"}
+    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points", "cast"}
 
 
 def emitted(graph: Graph, weights: Mapping[str, np.ndarray], folder: Path, *, half: bool) -> bytes:

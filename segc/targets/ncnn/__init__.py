@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from segc.diagnostics import fail
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.int8 import Int8Options, int8_refusals, quantised
 
 if TYPE_CHECKING:
     from segc.graph.ir import Graph
     from segc.graph.passes import Pass, Weights
+    from segc.graph.passes.integers import Scheme
     from segc.inference.metadata import Metadata
 
 
-class NcnnOptions(TargetOptions):
+class NcnnOptions(Int8Options):
     """Options of the ncnn target."""
 
     format: Literal["ncnn"]
@@ -46,7 +48,7 @@ def _emit(request: EmitRequest) -> Emitted:
     from segc.targets.ncnn.runtime import BIN, BLOBS, PARAM
     from segc.targets.sidecar import FILES
 
-    model = lower(request.graph, request.weights)
+    model = lower(*quantised(request, TARGET))
     folder = request.folder / f"{request.stem}{TARGET.suffix}"
     folder.mkdir()
     files = {PARAM: model.param().encode(), BIN: model.weights}
@@ -69,8 +71,14 @@ def _values(_options: NcnnOptions) -> dict[str, Any]:
     return {"class_colour": class_colour, "param": PARAM, "bin": BIN, "fp16_switches": FP16_SWITCHES}
 
 
+def _scheme(options: NcnnOptions) -> Scheme | None:
+    from segc.targets.ncnn.lowering import INTEGERS
+
+    return INTEGERS if options.int8 else None
+
+
 def _settings(options: NcnnOptions) -> dict[str, Any]:
-    return {"precision": "fp16" if options.half else "fp32"}
+    return {"precision": "int8" if options.int8 else "fp16" if options.half else "fp32"}
 
 
 TARGET = Target(
@@ -81,7 +89,6 @@ TARGET = Target(
     emit=_emit,
     runtime="segc.targets.ncnn.runtime",
     extra="ncnn",
-    without={"int8": "ncnn has convolutions on integers, and segc does not write them: nothing else of it is"},
     needed=(Requirement("ncnn", "ncnn", "1.0.20240102"),),
     requirements=lambda _options: (),
     carried=("segc.targets.sidecar",),
@@ -91,7 +98,9 @@ TARGET = Target(
         ("ncnn_cmake.txt.j2", "CMakeLists.txt"),
     ),
     guard="segc.targets.ncnn.guard",
+    refusals=lambda options, _size: int8_refusals(options),
     passes=_passes,
+    scheme=_scheme,
     settings=_settings,
     values=_values,
 )

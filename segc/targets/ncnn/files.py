@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 MAGIC = "7767517"
 
-FP32_TAG, FP16_TAG = 0, 0x01306B47
+FP32_TAG, FP16_TAG, INT8_TAG = 0, 0x01306B47, 0x000D4B38
 """What stands before a weight in ``.bin``."""
+
+WIDTHS = {FP32_TAG: 4, FP16_TAG: 2, INT8_TAG: 1}
+"""Bytes of a value behind each."""
+
+INT8 = 2
+"""Setting 8 of a convolution that computes in int8: its weights have a scale a channel, what it reads has one."""
 
 LONGEST_NAME = 255
 """Characters that ncnn's reader has room for."""
@@ -107,10 +113,10 @@ def _setting(number: int, value: Value) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of ``.bin``: so many values, with a tag before them that says their format, or plain fp32."""
+    """A stretch of ``.bin``: so many values, behind one of these tags that says their format, or plain fp32."""
 
     count: int
-    tagged: bool
+    tags: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ class NcnnModel:
 
 def tagged(values: NDArray[Any]) -> bytes:
     """A weight as it stands in ``.bin``: in its own precision, filled up to four bytes."""
-    tag, kind = (FP16_TAG, "<f2") if values.dtype == "float16" else (FP32_TAG, "<f4")
+    tag, kind = {"float16": (FP16_TAG, "<f2"), "int8": (INT8_TAG, "i1")}.get(values.dtype.name, (FP32_TAG, "<f4"))
     content = values.astype(kind).tobytes()
     return struct.pack("<I", tag) + content + b"\0" * (-len(content) % 4)
 

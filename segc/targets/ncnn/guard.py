@@ -20,9 +20,12 @@ from segc.targets.ncnn.files import (
     BINARY,
     FP16_TAG,
     FP32_TAG,
+    INT8,
+    INT8_TAG,
     LARGEST_BLOB,
     LONGEST_NAME,
     MAGIC,
+    WIDTHS,
     Block,
     Layer,
     NcnnModel,
@@ -194,11 +197,11 @@ def _after(block: Block, weights: bytes, at: int, name: str) -> int:
     if not 0 < block.count <= LARGEST_BLOB:
         raise ValueError(f"layer {name}: {block.count} weights are impossible")
     width = 4
-    if block.tagged:
+    if block.tags:
         tag = int.from_bytes(weights[at : at + 4], "little")
-        if tag not in (FP32_TAG, FP16_TAG):
+        if tag not in block.tags:
             raise ValueError(f"layer {name}: its weights in {BIN} are in no format that segc writes")
-        at, width = at + 4, 2 if tag == FP16_TAG else 4
+        at, width = at + 4, WIDTHS[tag]
     end = at + -(-block.count * width // 4) * 4
     if end > len(weights):
         raise ValueError(f"{BIN} ends within the weights of layer {name}")
@@ -292,8 +295,12 @@ def _convolution(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
 
 
 def _convolution_blocks(layer: Layer) -> Sequence[Block]:
-    bias = [Block(layer.integer(0), tagged=False)] if layer.integer(5) else []
-    return [Block(layer.integer(6), tagged=True), *bias]
+    count, mode = layer.integer(0), layer.integer(8)
+    if mode not in (0, INT8):
+        raise ValueError(f"integers of kind {mode}")
+    bias = [Block(count)] if layer.integer(5) else []
+    tags, scales = ((INT8_TAG,), [Block(count), Block(1)]) if mode else ((FP32_TAG, FP16_TAG), [])
+    return [Block(layer.integer(6), tags), *bias, *scales]
 
 
 def _batch_norm(layer: Layer, inputs: Sequence[Shape]) -> Sequence[Shape]:
@@ -384,13 +391,13 @@ _LENGTHS = frozenset(AXES[4])
 
 KINDS: dict[str, Kind] = {
     "Input": Kind(_LENGTHS, _stored),
-    "MemoryData": Kind(_LENGTHS, _stored, lambda layer: [Block(prod(_lengths(layer)), tagged=False)]),
+    "MemoryData": Kind(_LENGTHS, _stored, lambda layer: [Block(prod(_lengths(layer)))]),
     "Split": Kind(frozenset(), _copies),
-    "Convolution": _CONVOLUTION,
+    "Convolution": replace(_CONVOLUTION, settings=_CONVOLUTION.settings | {8}),
     "ConvolutionDepthWise": replace(_CONVOLUTION, settings=_CONVOLUTION.settings | _GROUPS),
     "Deconvolution": _DECONVOLUTION,
     "DeconvolutionDepthWise": replace(_DECONVOLUTION, settings=_DECONVOLUTION.settings | _GROUPS),
-    "BatchNorm": Kind(frozenset({0, 1}), _batch_norm, lambda layer: [Block(layer.integer(0), tagged=False)] * 4),
+    "BatchNorm": Kind(frozenset({0, 1}), _batch_norm, lambda layer: [Block(layer.integer(0))] * 4),
     "Swish": Kind(frozenset(), _same("silu")),
     "Sigmoid": Kind(frozenset(), _same("sigmoid")),
     "Pooling": Kind(frozenset({0, 1, 2, 3, 5, 11, 12, 13}), _pooling),

@@ -8,9 +8,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from segc.graph.passes.integers import MOVING, Scheme, along_channels
 from segc.targets.lowering import Writer, unsupported
 from segc.targets.ncnn.files import (
     BINARY,
+    INT8,
     Layer,
     NcnnModel,
     blob_settings,
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Lowering = Callable[["_Writer", Node, Sequence[str]], Sequence[str]]
+
+
+INTEGERS = Scheme(signed=True, throughout=False, operators=frozenset({"conv2d"}), weight_bits=8)
+"""What computes in integers in ncnn: convolutions, which round what they read and give floats again."""
 
 
 def lower(graph: Graph, weights: Mapping[str, Array]) -> NcnnModel:
@@ -65,6 +73,7 @@ class _Writer(Writer):
         super().__init__(graph, weights)
         self.layers: list[Layer] = []
         self.blocks: list[bytes] = []
+        self.steps: dict[str, float] = {}
         for name in graph.inputs:
             self.layers.append(Layer("Input", name, (), (name,), blob_settings(self.blob(name))))
             self.values[name] = name
@@ -74,6 +83,14 @@ class _Writer(Writer):
         if any(self.shape(name)[0] != 1 for name in (*node.inputs, *node.outputs)):
             raise unsupported(self.target, node, "there is no batch axis: one image a run")
         return nullcontext()
+
+    def made(self, node: Node) -> None:
+        """See :meth:`Writer.made`: what only moves values keeps the steps that they are rounded to."""
+        step = node.attributes["scale"] if node.op == "fake_quantize" else None
+        if node.op in MOVING or node.op == "concat":
+            step = self.steps.get(node.inputs[0])
+        if step is not None:
+            self.steps.update(dict.fromkeys(node.outputs, step))
 
     def blob(self, tensor: str) -> Shape:
         """Shape of a tensor's blob."""
@@ -108,7 +125,11 @@ class _Writer(Writer):
 def _convolution(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]:
     attributes, weight = node.attributes, w.weights[node.parameters["weight"]]
     (kh, kw), (sh, sw), (ph, pw) = weight.shape[2:], attributes["stride"], attributes["padding"]
-    groups = int(attributes["groups"])
+    groups, step, scale = int(attributes["groups"]), w.steps.get(node.inputs[0]), None
+    if "scale" in node.parameters:
+        scale = w.weights[node.parameters["scale"]]
+        if step is None or groups > 1:
+            weight, scale = weight * along_channels(node, scale), None
     if node.op == "conv_transpose2d":
         # Kept by input channels in the graph, by output channels here, group after group.
         channels, per_group = weight.shape[:2]
@@ -128,6 +149,10 @@ def _convolution(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]
     if "bias" in node.parameters:
         settings[5] = 1
         w.blocks.append(plain(w.weights[node.parameters["bias"]]))
+    if scale is not None and step is not None:
+        # By what floats are multiplied to become integers.
+        settings[8] = INT8
+        w.blocks += [plain(1 / scale), plain(np.array([1 / step]))]
     return w.op(kind, node, inputs, dict(sorted(settings.items())))
 
 
@@ -153,8 +178,6 @@ def _resize_nearest(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[s
 
 def _reads_whole_steps(scale: int, length: int) -> bool:
     """Whether ncnn's fp32 arithmetic finds pixel i // scale for every one of ``length`` pixels."""
-    import numpy as np
-
     pixels = np.arange(length)
     step = np.float32(length // scale) / np.float32(length)
     return np.array_equal((pixels.astype(np.float32) * step).astype(np.int64), pixels // scale)
@@ -210,6 +233,10 @@ def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[
     return w.op("Permute", node, flat, {0: permutation_code((1, 0))})
 
 
+def _fake_quantize(_w: _Writer, _node: Node, inputs: Sequence[str]) -> Sequence[str]:
+    return inputs
+
+
 def _constant(w: _Writer, node: Node, inputs: Sequence[str]) -> Sequence[str]:
     w.blocks.append(plain(w.weights[node.parameters["value"]]))
     return w.op("MemoryData", node, inputs, _lengths(w, node))
@@ -249,5 +276,6 @@ LOWERINGS: dict[str, Lowering] = {
     "reduce_sum": _reduce_sum,
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
+    "fake_quantize": _fake_quantize,
 }
 """Operator of the graph to the function that writes its layers."""

@@ -1,4 +1,4 @@
-"""ncnn models in ncnn, on the CPU and in fp32."""
+"""ncnn models in ncnn, on the CPU: in fp32, and convolutions in int8 where they are quantised."""
 
 import re
 from dataclasses import dataclass
@@ -118,4 +118,5 @@ def open_model(path: Path, threads: int, device: str | None = None) -> Model:
         runs = [one(np.ascontiguousarray(image)) for image in images]
         return {name: np.stack(values) for name, values in zip(described.outputs, zip(*runs, strict=True), strict=True)}
 
-    return Model(described.metadata, "ncnn on the CPU, computing in fp32", raw)
+    kinds = "fp32, convolutions in int8" if described.metadata.precision == "int8" else "fp32"
+    return Model(described.metadata, f"ncnn on the CPU, computing in {kinds}", raw)
