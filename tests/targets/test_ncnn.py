@@ -277,6 +277,8 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
     "an axis too far": (in_param(" model.2.concat 0=0\n", " model.2.concat 0=3\n"), "there is no axis 3"),
     "axes counted otherwise": (in_param(" 0=2 1=1\n", " 0=2 1=0\n"), "counted in another way"),
     "an operation of another kind": (in_param("0=2\n", "0=3\n"), "damaged"),
+    "floats said to be integers": (in_param(" 5=1 6=", " 5=1 8=2 6="), "in no format that segc writes"),
+    "integers of another kind": (in_param(" 5=1 6=", " 5=1 8=1 6="), "integers of kind 1"),
     "an impossible size": (in_param("0=96 1=64", "0=999999999 1=64"), "impossible shape"),
 }
 
