@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LONGEST = 1 << 26
+LONGEST = 1 << 28
 """Characters of one element, or of a member that is no list."""
 
 _CHUNK = 1 << 20

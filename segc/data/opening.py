@@ -25,8 +25,9 @@ def open_dataset(
 ) -> tuple["LoadedProject", tuple[Split, ...]]:
     """The dataset of a project file, of a YOLO data file, or of labels alone, and the splits that it has.
 
-    Labels alone are one split, ``train``: a folder of images with LabelMe's files, with ``images/`` and ``labels/`` or
-    ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML.
+    A folder with a data file is what that says. Labels alone are a folder of images with LabelMe's files, with
+    ``images/`` and ``labels/`` or ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML. They are one split, ``train``,
+    unless the images lie in two folders, ``train`` and ``val``, and nowhere else.
 
     Args:
         source: the file or folder.
@@ -42,7 +43,9 @@ def open_dataset(
 
     if not source.exists():
         raise fail("F001", f"no such file or folder: {source}", file=source)
-    if source.suffix.lower() in {".yaml", ".yml"}:
+    if form is None and source.is_dir():
+        source = next((source / name for name in _DATA_FILES if (source / name).is_file()), source)
+    if source.suffix.lower() in {".yaml", ".yml"} and source.is_file():
         if _is_project(source):
             return load_project(source, overrides), SPLITS
         dataset: dict[str, Any] = {"data": source.name}
@@ -50,7 +53,8 @@ def open_dataset(
     else:
         known = form or _recognise(source)
         root = source if source.is_dir() else source.parent
-        dataset, splits = _described(source, known, names, images), SPLITS[:1]
+        dataset = _described(source, known, names, images)
+        splits = SPLITS if dataset["val"] != dataset["train"] else SPLITS[:1]
     spec = {
         "version": 1,
         "name": "dataset",
@@ -107,10 +111,25 @@ def _described(source: Path, form: Format, names: Sequence[str], images: Path | 
     else:
         inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form, ".")
         place, files = inner if (source / inner).is_dir() else ".", {}
+    divided = None if files else _divided(source / place)
+    train, val = (f"{place}/{name}" for name in divided) if divided else (place, place)
     # A COCO file has names of its own, which are taken where none are given.
     found = list(names) or ([] if form == "coco" else _names(source, form))
     named = {"names": found} if found else {}
-    return {"path": ".", "format": form, **files, "train": place, "val": place, **named}
+    return {"path": ".", "format": form, **files, "train": train, "val": val, **named}
+
+
+def _divided(folder: Path) -> tuple[str, str] | None:
+    """The folders of the images to train and to validate on, where these two are all that a folder has."""
+    inside = {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
+    train, val = (next((name for name in known if name in inside), None) for known in _FOLDERS)
+    if train is None or val is None or len(inside) > 2 or not all(path.is_dir() for path in inside.values()):
+        return None
+    return train, val
+
+
+_DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+_FOLDERS = (("train", "training"), ("val", "valid", "validation"))
 
 
 def _names(source: Path, form: Format) -> list[str]:

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.files import is_file
+from segc.json_stream import Elements, JsonError, members
 from segc.spec.categories import CategoriesError, first_image, read_categories
 from segc.spec.dataset import DataFile
 from segc.spec.hyperparameters import Augment, Hyperparameters
+from segc.spec.layouts import Layout, layout_of
 from segc.spec.paths import expand
 from segc.spec.recognise import NAMED, Kind, kind_of
 from segc.spec.source import compose, read_source
@@ -25,7 +27,6 @@ _NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "_darknet.label
 _ANNOTATIONS = "_annotations.coco.json"
 _MOST_LABELS_READ = 20_000
 _MOST_FOLDERS = 100
-_LARGEST_LABELME = 1 << 28
 _LONGEST_HEAD = 1 << 20
 
 
@@ -60,6 +61,9 @@ def take_over(source: Path) -> Origin:
         return _from_labelme(source.parent) if _labelme_names([source]) is not None else _from_coco(source)
     if source.suffix.lower() == ".xml":
         return _from_cvat(source)
+    if source.is_file() and _is_archive(source):
+        message = "this is an archive, and what a project names has to be there unpacked"
+        raise fail("X223", message, file=source, help="unpack it, and give the folder to --from")
     text = read_source(source)
     if isinstance(text, Diagnostic):
         raise SegcError(text)
@@ -73,9 +77,18 @@ def take_over(source: Path) -> Origin:
     return taker(source, root.plain())
 
 
+def _is_archive(file: Path) -> bool:
+    from tarfile import is_tarfile
+    from zipfile import is_zipfile
+
+    return is_zipfile(file) or is_tarfile(file)
+
+
 def _unknown(source: Path, kind: Kind | None = None) -> Diagnostic:
     named = f"this is {NAMED[kind]}" if kind else "this is no file that a project can be made of"
-    advice = "a YOLO data file, args.yaml, a model's .yaml, a COCO .json, or a folder with images and labels"
+    advice = (
+        "a YOLO data file, args.yaml, a model's .yaml, COCO or CVAT annotations, or a folder with images and labels"
+    )
     return Diagnostic("X223", named, file=source, help=f"take {advice}")
 
 
@@ -242,7 +255,7 @@ def _from_coco(source: Path) -> Origin:
     partner = _partner(source)
     notes = [f"names: {len(names)} categories, in the order of their ids"]
     if partner == source:
-        notes.append("val: the training annotations, for want of others: hold some images back")
+        notes.append("val: the training annotations, for want of others; `segc data split` holds some back")
     root = Path(os.path.commonpath([source.parent, partner.parent, *map(_images_of, (source, partner))]))
     lines = {
         "annotations": f"{{train: {_inside(source, root)}, val: {_inside(partner, root)}}}",
@@ -308,10 +321,12 @@ def _from_folder(folder: Path) -> Origin:
         return _from_coco(annotations)
     if (cvat := next((file for file in sorted(folder.glob("*.xml")) if _cvat_names(file)), None)) is not None:
         return _from_cvat(cvat)
+    if (layout := layout_of(folder)) is not None:
+        return _from_layout(folder, layout)
     if _labelme_names(sorted(folder.rglob("*.json"))[:1]) is not None:
         return _from_labelme(folder)
-    for layout in ("images/{split}", "{split}/images", "{split}"):
-        splits = {split: _existing(folder, layout, names) for split, names in _SPLITS.items()}
+    for place in ("images/{split}", "{split}/images", "{split}"):
+        splits = {split: _existing(folder, place, names) for split, names in _SPLITS.items()}
         if splits["train"]:
             return _from_tree(folder, splits["train"], splits["val"])
     if (folder / "images").is_dir():
@@ -320,8 +335,20 @@ def _from_folder(folder: Path) -> Origin:
         "X223",
         "no dataset that is known is in this folder",
         file=folder,
-        help="it would hold data.yaml, images/train with labels/train, train/images with train/labels, or COCO's files",
+        help="it would hold data.yaml, images/train with labels/train, train/images with train/labels, images with "
+        "masks, JPEGImages, or files of COCO, CVAT or LabelMe",
     )
+
+
+def _from_layout(folder: Path, layout: Layout) -> Origin:
+    """A project of Pascal VOC or of masks."""
+    if not layout.names:
+        text = "nothing here tells the names of the classes: neither labelmap.txt nor records in Annotations"
+        advice = "write labelmap.txt, a line a class: `name:red,green,blue::`"
+        raise fail("X223", text, file=folder, help=advice)
+    origin = _split_project(folder, layout.format, layout.train, layout.val, layout.names)
+    origin.notes += layout.notes
+    return origin
 
 
 def _from_labelme(folder: Path) -> Origin:
@@ -335,20 +362,29 @@ def _from_labelme(folder: Path) -> Origin:
 
 def _labelme_names(files: Iterable[Path]) -> list[str] | None:
     """Labels of the shapes of LabelMe's files, sorted; None where a file is another's."""
-    import json
-
     names: set[str] = set()
     for file in files:
-        try:
-            content = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST_LABELME else None
-        except (ValueError, RecursionError):
-            return None
-        shapes = content.get("shapes") if isinstance(content, dict) and "imagePath" in content else None
-        if not isinstance(shapes, list):
+        shapes = _labelme_shapes(file)
+        if shapes is None:
             return None
         labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
         names |= {label.strip() for label in labels if isinstance(label, str) and label.strip()}
     return sorted(names) if files else None
+
+
+def _labelme_shapes(file: Path) -> list[Any] | None:
+    """The shapes of a LabelMe file; None where it is another's, which is told without reading all of it."""
+    shapes, names_image = None, False
+    try:
+        for key, value in members(file):
+            if key in {"images", "annotations", "categories"}:
+                return None
+            names_image = names_image or key == "imagePath"
+            if key == "shapes" and isinstance(value, Elements):
+                shapes = list(value)
+    except JsonError:
+        return None
+    return shapes if names_image else None
 
 
 def _from_cvat(source: Path) -> Origin:
@@ -379,7 +415,7 @@ def _split_project(
     folder: Path, form: str, train: str, val: str | None, names: Iterable[str], annotations: str = ""
 ) -> Origin:
     """A project of a folder, with a word where there is nothing to validate on."""
-    notes = [] if val else ["val: the training images, for want of others: hold some images back"]
+    notes = [] if val else ["val: the training images, for want of others; `segc data split` holds some back"]
     body = f"{annotations}  train: {scalar(train)}\n  val: {scalar(val or train)}\n  names: {_names(names)}\n"
     body = body.replace("{", "{{").replace("}", "}}")
     return Origin(

@@ -1,14 +1,16 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from segc import cli
 from segc.data.dataset import list_images
+from segc.diagnostics import SegcError
 from segc.spec.dataset import Dataset
 from segc.spec.hyperparameters import Augment, Hyperparameters
-from segc.spec.init import project_name
-from segc.spec.load import LoadedProject, check_project, load_project
+from segc.spec.init import project_name, project_text
+from segc.spec.load import LoadedProject, check_project, check_text, load_project
 
 
 def test_a_new_project_file_is_valid_and_says_the_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,12 +153,6 @@ def test_coco_annotations_become_a_valid_project(
     assert images_of(loaded) == [[one] for one in expected]
 
 
-needs_formats = pytest.mark.skipif(
-    "labelme" not in str(Dataset.model_fields["format"].annotation), reason="this segc reads YOLO and COCO labels alone"
-)
-
-
-@needs_formats
 @pytest.mark.parametrize("splits", [("train", "val"), ("",)])
 def test_a_labelme_folder_becomes_a_valid_project(folder: Path, splits: tuple[str, ...]) -> None:
     for split in splits:
@@ -171,7 +167,6 @@ def test_a_labelme_folder_becomes_a_valid_project(folder: Path, splits: tuple[st
     assert [len(one) for one in images_of(loaded)] == [1, 1]
 
 
-@needs_formats
 @pytest.mark.parametrize("source", ["d", "d/annotations.xml"])
 def test_a_cvat_export_becomes_a_valid_project(folder: Path, source: str) -> None:
     (folder / "d" / "images").mkdir(parents=True)
@@ -278,3 +273,74 @@ def test_a_folder_with_a_number_for_a_name_gives_a_valid_file(folder: Path) -> N
 @pytest.fixture(autouse=True)
 def _in_folder(folder: Path) -> None:
     """Every test here works in a folder of its own."""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "elsewhere"
+
+
+def test_a_voc_folder_becomes_a_valid_project(elsewhere: Path) -> None:
+    for name in ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation", "Annotations"):
+        (elsewhere / name).mkdir(parents=True)
+    (elsewhere / "Annotations" / "a.xml").write_text(
+        "<annotation><object><name>dog</name></object><object><name>cat &amp; co</name></object></annotation>"
+    )
+    loaded = project_from(elsewhere)
+    assert (loaded.format, loaded.names, loaded.train) == ("voc", ("cat & co", "dog"), "JPEGImages")
+    (elsewhere / "labelmap.txt").write_text("# label:color\nbackground:0,0,0::\nzebra:128,0,0::\nant:0,128,0::\n")
+    for split in ("train", "val"):
+        (elsewhere / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\n")
+    loaded = project_from(elsewhere)
+    assert (loaded.names, loaded.train, loaded.val) == (
+        ("zebra", "ant"),
+        "ImageSets/Segmentation/train.txt",
+        "ImageSets/Segmentation/val.txt",
+    )
+
+
+def test_a_voc_folder_without_names_says_what_gives_them(elsewhere: Path) -> None:
+    (elsewhere / "JPEGImages").mkdir()
+    with pytest.raises(SegcError) as error:
+        project_from(elsewhere)
+    (fault,) = error.value.diagnostics
+    assert fault.code == "X223"
+    assert "labelmap.txt" in str(fault.help)
+
+
+def test_a_folder_of_masks_becomes_a_valid_project(elsewhere: Path) -> None:
+    (elsewhere / "images").mkdir()
+    (elsewhere / "images" / "a.jpg").touch()
+    (elsewhere / "masks").mkdir()
+    (elsewhere / "masks" / "a.png").touch()
+    loaded = project_from(elsewhere)
+    assert (loaded.format, loaded.names, loaded.train) == ("masks", ("object",), "images")
+    (elsewhere / "masks" / "a").mkdir()
+    for name in ("person_1.png", "2-dog.png"):
+        (elsewhere / "masks" / "a" / name).touch()
+    assert project_from(elsewhere).names == ("dog", "person")
+
+
+@pytest.mark.parametrize("packed", ["a.zip", "a.tar.gz"])
+def test_an_archive_is_to_be_unpacked(elsewhere: Path, packed: str) -> None:
+    (elsewhere / "in").mkdir()
+    (elsewhere / "in" / "data.yaml").write_text("train: a\n")
+    shutil.make_archive(str(elsewhere / "a"), "zip" if packed == "a.zip" else "gztar", elsewhere / "in")
+    with pytest.raises(SegcError) as error:
+        project_from(elsewhere / packed)
+    (fault,) = error.value.diagnostics
+    assert (fault.code, "unpack it" in str(fault.help)) == ("X223", True)
+
+
+def test_a_large_coco_file_is_not_taken_for_a_labelme_file(elsewhere: Path) -> None:
+    file = elsewhere / "a.json"
+    file.write_text('{"imagePath": "x", "images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}')
+    assert project_from(file).format == "coco"
+
+
+def project_from(source: Path) -> Dataset:
+    text, _ = project_text(source.parent / "project.yaml", source)
+    loaded, diagnostics = check_text(text, source.parent / "project.yaml")
+    assert loaded is not None, diagnostics
+    return loaded.project.dataset

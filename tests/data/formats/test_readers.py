@@ -511,6 +511,40 @@ def test_labels_alone_are_opened_with_the_names_that_they_use(tmp_path):
     assert error.value.diagnostics[0].code == "F001"
 
 
+def yolo_folder(folder, *splits):
+    for split in splits:
+        for kind, name, content in (("images", "a.png", np.zeros((8, 8), np.uint8)), ("labels", "a.txt", "")):
+            (folder / kind / split).mkdir(parents=True)
+            path = folder / kind / split / name
+            path.write_text(content) if kind == "labels" else cv2.imwrite(str(path), content)
+    (folder / "classes.txt").write_text("cat\n")
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (("train", "val"), {"train": ("images/train",), "val": ("images/val",)}),
+        (("training", "valid"), {"train": ("images/training",), "val": ("images/valid",)}),
+        (("train", "val", "test"), {"train": ("images",)}),
+        (("a", "b"), {"train": ("images",)}),
+    ],
+)
+def test_two_folders_of_images_are_the_splits_and_more_are_all_gone_through(tmp_path, folders, found):
+    yolo_folder(tmp_path, *folders)
+    loaded, splits = open_dataset(tmp_path)
+    assert {
+        split: tuple(p.relative_to(tmp_path).as_posix() for p in loaded.split_paths(split)) for split in splits
+    } == (found)
+
+
+def test_a_folder_with_a_data_file_is_what_that_says(tmp_path):
+    yolo_folder(tmp_path, "some", "others")
+    (tmp_path / "data.yaml").write_text("train: images/others\nval: images/some\nnames: [dog]\n")
+    loaded, splits = open_dataset(tmp_path)
+    assert (splits, loaded.project.dataset.names) == (("train", "val"), ("dog",))
+    assert loaded.split_paths("train") == (tmp_path / "images" / "others",)
+
+
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_mutated_label_files_end_in_diagnostics(data, tmp_path_factory):
