@@ -125,6 +125,7 @@ CODES: dict[str, str] = {
     "R011": "processes of a training do not fit together",
     "R012": "run is in use",
     "R013": "worker process died",
+    "R014": "memory ran out in training",
     # E is for evaluation
     "E001": "nothing to evaluate against",
     "E002": "model and dataset have different classes",

@@ -130,11 +130,14 @@ def _graph_module(graph: Graph, owner: SegmentationNetwork, *, training: bool) -
                 attributes["inplace"] = not training and _is_only_reader(graph, node)
             function, arguments, keywords = FUNCTIONS[node.op](inputs, attributes)
             result = program.create_node("call_function", function, arguments, keywords, name=label)
+        made = [result]
         if len(node.outputs) == 1:
             values[node.outputs[0]] = result
         else:
-            for index, name in enumerate(node.outputs):
-                values[name] = program.call_function(operator.getitem, (result, index))
+            made += [program.call_function(operator.getitem, (result, index)) for index in range(len(node.outputs))]
+            values |= zip(node.outputs, made[1:], strict=True)
+        for one in made:
+            one.meta["scope"] = node.scope
     program.output({name: values[name] for name in graph.outputs})
     program.lint()
     return fx.GraphModule(owner, program, class_name=graph.name.replace("-", "_"))

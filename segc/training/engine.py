@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segc.diagnostics import fail
 from segc.network.lower import SegmentationNetwork, lower
 from segc.network.operators import batch_norm
+from segc.network.recompute import in_stages
 from segc.spec.freeze import frozen_names
 from segc.training.distributed import World
 from segc.training.ema import MovingAverage
@@ -77,7 +78,8 @@ class Engine:
         self.loss = SegmentationLoss(Gains.of(hyper), tuple(graph.metadata["strides"]), world=world)
         self.scaler = grad_scaler(precision, device)
         self._statistics = Undo(self.network.named_buffers())
-        self._raw: nn.Module = self.network.training_graph
+        graph_module = self.network.training_graph
+        self._raw: nn.Module = in_stages(graph_module) if hyper.recomputes else graph_module
         if hyper.compile:
             _check_compiler(device)
             self._raw = torch.compile(self._raw)  # type: ignore[assignment]

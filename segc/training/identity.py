@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FIRST_NAME = "train"
 
-_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib", "loggers"})
+_MACHINE = frozenset({"device", "workers", "conf", "cache", "cache_gib", "gradient_checkpointing", "loggers"})
 """Hyperparameters that may change between parts of a training: they belong to the machine, or to prediction."""
 
 _PLACES = frozenset({"path", "data"})

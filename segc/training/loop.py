@@ -38,7 +38,7 @@ from segc.training.identity import (
     run_of_launch,
 )
 from segc.training.keeping import AVERAGED, Keeper, new_record, new_segment
-from segc.training.memory import refuse_few_values, resolve_hyperparameters
+from segc.training.memory import memory_told, refuse_few_values, resolve_hyperparameters
 from segc.training.optimizer import fitting_state, optimizer_tensors, restore_optimizer, set_rates
 from segc.training.precision import choose_precision
 from segc.training.report import Report, Run
@@ -109,8 +109,8 @@ def train(
     Raises:
         SegcError: R001, R002, R004, R005 where a run cannot be resumed, R003 where one of that name is there, R006
             where the training diverged, R007 to R011 where the device, the batch or the processes do not allow it, R012
-            where another process trains the run; D0xx for faults of the dataset, W0xx of the starting weights. What was
-            done until then is kept, but for R006.
+            where another process trains the run, R014 where memory ran out; D0xx for faults of the dataset, W0xx of the
+            starting weights. What was done until then is kept, but for R006; after R014 what the last checkpoint has.
         Interrupted: where a signal asked to end; what was done until then is kept.
         OSError: where something cannot be written.
     """
@@ -307,7 +307,7 @@ class Training:
     def run(self) -> Outcome | None:
         """Train to the last epoch, saving on the way. Gives nothing in a process that does not lead."""
         try:
-            with self._stop:
+            with self._stop, memory_told(self.hyper, self.plan.batch):
                 self._run()
             self._end(STOPPED if self.progress.stopped else FINISHED)
         except Interrupted as stop:
@@ -371,7 +371,9 @@ class Training:
         """Where and how the training happens, in a line."""
         several = f" in {self.world.size} processes" if self.world.size > 1 else ""
         compiled = ", compiled" if self.hyper.compile else ""
-        return f"training on {self.device}{several}, {self.engine.precision}{compiled}, batch {self.plan.batch}"
+        recomputes = ", gradient checkpointing" if self.hyper.recomputes else ""
+        how = f"{self.engine.precision}{compiled}{recomputes}"
+        return f"training on {self.device}{several}, {how}, batch {self.plan.batch}"
 
     def _epoch(self) -> None:
         """One pass over the training images, a validation where it is due, and what is kept of them."""

@@ -1,7 +1,8 @@
 """How much memory a training takes, and the batch that makes the most of it."""
 
-from collections.abc import Callable
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,8 @@ MEMORY_SHARE = 0.8
 """Of the GPU's free memory, what an automatic batch may take: batches with more objects need more than the trial's."""
 
 _TRIALS = (1, 2, 4, 8, 16, 32)
+_NO_MEMORY = "can't allocate memory"
+_ALLOCATION = re.compile(r"ried to allocate ([0-9.]+ \w+)")
 _OBJECTS = 24
 """Objects in each image of a trial, more than photographs have on average."""
 
@@ -80,7 +83,7 @@ def choose_batch(probe: Probe, budget: int, largest: int = LARGEST_BATCH) -> int
         raise fail(
             "R010",
             f"a training step with a single image takes more than the {budget / 2**30:.1f} GiB that are free",
-            help="lower hyperparameters.imgsz, or choose a smaller architecture.scale",
+            help="set hyperparameters.gradient_checkpointing, lower imgsz, or choose a smaller architecture.scale",
         )
     chosen = _round(min(_extrapolated(known, budget), largest))
     most = known[-1][0]
@@ -99,6 +102,34 @@ def _extrapolated(known: list[tuple[int, int]], budget: int) -> int:
 
 def _round(images: int) -> int:
     return images // 8 * 8 if images >= 8 else images
+
+
+@contextmanager
+def memory_told(hyper: "Hyperparameters", batch: int) -> Iterator[None]:
+    """Say in words of the project that memory ran out.
+
+    Args:
+        hyper: what the training is told to do.
+        batch: images of a step.
+
+    Raises:
+        SegcError: R014 where PyTorch says so, of a GPU or of the machine.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Of the machine's own memory PyTorch has no error of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+            raise
+        wanted = _ALLOCATION.search(str(error))
+        what = f": it takes {wanted[1]} more" if wanted else ""
+        less = "lower hyperparameters.batch or imgsz"
+        cannot = hyper.compile or hyper.gradient_checkpointing
+        raise fail(
+            "R014",
+            f"the memory ran out with batches of {batch} images at {hyper.size[0]} x {hyper.size[1]} pixels{what}",
+            help=less if cannot else f"go on with --resume and gradient_checkpointing: true, or {less}",
+        ) from error
 
 
 def step_probe(hyper: "Hyperparameters", graph: "Graph", nc: int, device: torch.device) -> Probe:
@@ -122,7 +153,8 @@ def trial_step(hyper: "Hyperparameters", graph: "Graph", nc: int, device: torch.
     """Two training steps with a batch full of objects; in the first one the optimizer's memory fills."""
     plan = make_plan(hyper.model_copy(update={"batch": images}), nc, images)
     # Without the other processes: what they exchange is as large as the gradients, which the share left free covers.
-    engine = Engine(graph, hyper.model_copy(update={"compile": False}), plan, device, hyper.precision, World())  # type: ignore[arg-type]
+    eager = hyper.model_copy(update={"compile": False, "gradient_checkpointing": hyper.recomputes})
+    engine = Engine(graph, eager, plan, device, hyper.precision, World())  # type: ignore[arg-type]
     engine.train_mode()
     batch = trial_batch(images, hyper, nc).to(device)
     for _ in range(2):

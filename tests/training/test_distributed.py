@@ -56,6 +56,7 @@ COMMON = {
 """In bf16, which `auto` takes where a processor has it, sums over other parts of a batch round visibly otherwise."""
 
 UNEVEN = {**COMMON, "batch": 5, "nominal_batch": 10, "epochs": 3, "lr0": 1e-7, "warmup_bias_lr": 1e-7}
+UNEVEN |= {"gradient_checkpointing": "true"}
 """The six images in batches of five: the second has one image, and one of two processes none of it. Batch norm over the
 few values of a single small image magnifies every rounding, so the weights stay where they are; the gradients, which
 the momentum keeps, are what is compared."""

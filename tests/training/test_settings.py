@@ -93,6 +93,7 @@ ELSEWHERE = {
     "workers": "test_workers_change_nothing",
     "device": "tests of the device",
     "precision": "test_the_loss_is_in_single_precision_whatever_the_network_runs_in",
+    "gradient_checkpointing": "test_gradient_checkpointing_changes_memory_and_nothing_else",
     "compile": "test_a_compiled_network_trains_like_the_one_it_was_compiled_from",
     "loggers": "test_train_records_what_the_project_asks_for",
     "rect": "tests of validation",
@@ -197,6 +198,8 @@ def test_keys_without_effect_are_told_with_their_place(project: Path, capsys: py
         ({"cache": False, "cache_gib": 2.0}, {"cache_gib"}),
         ({"epochs": 1, "lrf": 0.5, "cos_lr": True}, {"lrf", "cos_lr"}),
         ({"epochs": 9, "patience": 8}, set()),
+        ({"compile": True, "gradient_checkpointing": True}, {"gradient_checkpointing"}),
+        ({"compile": True, "gradient_checkpointing": False}, set()),
     ],
 )
 def test_what_has_no_effect(values: dict[str, Any], idle: set[str]) -> None:
