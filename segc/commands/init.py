@@ -14,7 +14,7 @@ from segc.commands.common import say
     "source",
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="Take over a YOLO data file, a run's args.yaml, a model's .yaml, COCO or CVAT annotations, or a dataset's folder.",
+    help="Take over a data file, a run's args.yaml, a model's .yaml, COCO or CVAT annotations, a dataset's folder.",
 )
 @click.option("--weights", metavar="WEIGHTS", help="Weights to start from: a name of `segc weights list`, or a file.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
