@@ -7,6 +7,7 @@ held against the file, and the size against a bound. The formats are those of PN
 """
 
 import ctypes
+import mmap
 import os
 import re
 import struct
@@ -76,7 +77,7 @@ def image_header_size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
-def _reach(at: int, length: int, data: bytes, what: str) -> int:
+def _reach(at: int, length: int, data: bytes | mmap.mmap, what: str) -> int:
     """Where a block of ``length`` bytes at ``at`` ends, inside the file."""
     if length > len(data) - at:
         raise HeaderError(f"damaged or cut off: {what} of {length} bytes at byte {at}, the file has {len(data)}")
@@ -184,7 +185,7 @@ TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 """Bytes of a value by its type in a TIFF file."""
 
 
-def tiff_entries(data: bytes) -> tuple[str, list[tuple[int, int, int, int]]]:
+def tiff_entries(data: bytes | mmap.mmap) -> tuple[str, list[tuple[int, int, int, int]]]:
     """The first directory of a TIFF or BigTIFF file.
 
     Args:

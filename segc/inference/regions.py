@@ -47,7 +47,7 @@ class TiffPicture:
         struct.error: where it is cut off.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes | mmap.mmap, name: str) -> None:
         self._data, self._name = data, name
         self._order, entries = tiff_entries(data)
         self._entries = {tag: (kind, count, place) for tag, kind, count, place in entries}
@@ -167,6 +167,9 @@ class TiffPicture:
         place, length = self._places[number], self._lengths[number]
         where = f"{self._name}: block {number} of {len(self._places)}"
         content = self._data[place : place + length]
+        # What was read of the file would count as this process's memory for as long as the file is open.
+        if isinstance(self._data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._data.madvise(mmap.MADV_DONTNEED)
         if not length or len(content) < length:
             raise ImageError(f"{where} is cut off or missing")
         try:
@@ -230,5 +233,5 @@ def tiff_picture(path: Path, name: str) -> TiffPicture | None:
             return None
         with contextlib.suppress(HeaderError, struct.error, ValueError):
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return TiffPicture(data, name)  # type: ignore[arg-type]
+            return TiffPicture(data, name)
     return None

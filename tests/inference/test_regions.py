@@ -1,7 +1,9 @@
 """Pictures read in parts: every part is what the decoder makes of the whole file."""
 
+import mmap
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -200,3 +202,20 @@ def test_files_that_are_cut_off_or_lie_are_errors_and_never_anything_else(image,
         except ImageError as error:
             told = str(error)
         assert told is None or told.startswith("a.tif: ")
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system does not give up pages of a file")
+def test_what_was_read_of_a_file_does_not_stay_in_memory(tmp_path):
+    path = tmp_path / "noise.tif"
+    image = np.random.default_rng(0).integers(0, 255, (2000, 3000, 3), np.uint8)
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    picture = open_picture(Source("noise.tif", path))
+    assert isinstance(picture, TiffPicture)
+
+    def mapped():
+        """Bytes of files that are in this process's memory."""
+        return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
+
+    before = mapped()
+    assert (read_all(picture) == image).all()
+    assert mapped() - before < image.nbytes / 4
