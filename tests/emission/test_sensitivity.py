@@ -113,7 +113,7 @@ def test_what_segc_does_not_round_is_not_ranked(asked: str, project: Path, capsy
     assert run(["emit", str(project), "--sensitivity", "--set", f"targets.0={asked}"]) == 1
     said = capsys.readouterr().err
     assert "X210" in said
-    assert "they are for onnx, openvino, tensorrt, tflite, edgetpu, ncnn with `int8: true`" in said
+    assert "they are for onnx, openvino, tensorrt, coreml, tflite, edgetpu, ncnn with `int8: true`" in said
     assert not list(project.parent.glob("build/sensitivity/*"))
 
 

@@ -44,13 +44,14 @@ THRESHOLDS = {"conf": DEFAULTS.conf, "iou": DEFAULTS.iou, "max_det": DEFAULTS.ma
 
 
 @pytest.fixture(scope="module")
-def emit(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Emit:
+def emit(trained: Trained, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Emit:
     """Emits each form of the model once; gives the package."""
 
     @cache
     def emitted(size: tuple[int, int] = SMALL, **options: bool) -> Path:
         folder = tmp_path_factory.mktemp("coreml") / "artifact"
-        return folder / trained.emit("coreml", folder, size, **options).model
+        photos = sorted((shapes / "images" / "train").iterdir())[:8] if "int8_activations" in options else ()
+        return folder / trained.emit("coreml", folder, size, calibration=photos, **options).model
 
     return emitted
 
@@ -90,6 +91,8 @@ def test_a_model_agrees_with_torch(size: tuple[int, int], reference: TorchSessio
         ("fp16", {"half": True}),
         ("weight-only-int8", {"int8": True}),
         ("weight-only-int8", {"half": True, "int8": True}),
+        ("int8", {"int8_activations": True}),
+        ("int8", {"half": True, "int8_activations": True}),
         ("fp32", {"nms": True}),
         ("fp32", {"nms": True, "masks": True, "max_det": 300}),
         ("fp16", {"nms": True, "half": True}),
@@ -132,6 +135,23 @@ def test_half_precision_leaves_the_decoding_alone(emit: Emit) -> None:
         assert (kind, "float16") not in kinds
     made = {result.name: result.dtype.name for step in steps for result in step.results}
     assert {made[name] for name in OUTPUTS} == {"float32"}
+
+
+def test_every_convolution_reads_rounded_values_where_that_is_asked_for(emit: Emit) -> None:
+    program = Program(emit(int8_activations=True))
+    makers = {result.name: step for step in program._steps for result in step.results}
+
+    def source(name: str) -> str:
+        """What made a value that may have been moved since."""
+        step = makers[name]
+        moved = step.inputs.get("values", [step.inputs.get("x")])
+        return (
+            source(moved[0]) if step.kind in {"concat", "split", "max_pool", "upsample_nearest_neighbor"} else step.kind
+        )
+
+    read = [source(step.inputs["x"]) for step in program._steps if step.kind in {"conv", "conv_transpose"}]
+    assert len(read) > 50
+    assert set(read) == {"dequantize"}
 
 
 def test_weights_take_the_bytes_of_their_precision(emit: Emit, trained: Trained) -> None:
@@ -199,7 +219,7 @@ def test_apples_own_reader_takes_the_program_and_sees_what_it_is(
 
 
 def test_every_operator_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points", "fake_quantize"}  # the former is a constant by then
+    assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points"}  # constants by then
 
 
 VALUES, CLASSES = 12, 3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segc.graph.ir import Graph, Node, Parameter, Tensor, pruned
+from segc.graph.ir import Graph, Node, Parameter, pruned
 from segc.graph.passes.ranges import Grid, Observation, chosen_grid
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _with_grids(graph: Graph, whole: set[str], grids: Mapping[str, Grid]) -> Gra
     def place(name: str, scope: str) -> None:
         if name in grids:
             one, rounded = grids[name], f"{name}.rounded"
-            tensors[rounded] = Tensor(rounded, tensors[name].shape)
+            tensors[rounded] = replace(tensors[name], name=rounded)
             attributes = {"scale": one.scale, "zero": one.zero, "low": one.low, "high": one.high}
             nodes.append(Node(rounded, "fake_quantize", (name,), (rounded,), attributes, scope=scope))
             names[name] = rounded

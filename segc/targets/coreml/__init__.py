@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
+from segc.targets.int8 import KeepFloatOptions, quantised
 from segc.targets.suppression import (
     SuppressionOptions,
     suppression_passes,
@@ -16,9 +17,14 @@ from segc.targets.suppression import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from segc.graph.ir import Graph
     from segc.graph.passes import Pass
+    from segc.graph.passes.integers import Scheme
     from segc.inference.metadata import Metadata
 
 APPLE = sys.platform == "darwin"
@@ -32,13 +38,18 @@ NOTE = (
 TOOLS = "segc.targets.coreml.tools"
 
 
-class CoremlOptions(SuppressionOptions):
+class CoremlOptions(KeepFloatOptions, SuppressionOptions):
     """Options of the Core ML target."""
 
     format: Literal["coreml"]
     half: bool = Field(default=False, description="Compute in 16 bits, all but the decoding of boxes and scores.")
     int8: bool = Field(
         default=False, description="Store the weights of convolutions in 8 bits; needs iOS 16 or macOS 13."
+    )
+    int8_activations: bool = Field(
+        default=False,
+        description="Round what convolutions read to 8 bits, too, calibrated on images of the dataset (see "
+        "`calibration`), for chips that compute on both in integers; needs iOS 17 or macOS 14.",
     )
 
 
@@ -47,26 +58,58 @@ def _passes(options: CoremlOptions, metadata: Metadata) -> tuple[Pass, ...]:
 
     # Core ML has no outputs of eight bits.
     suppression = suppression_passes(options, metadata, masks="float32")
-    return fold_batch_norm, fixed_anchors, *suppression, *([half_precision] if options.half else [])
+    # Feature maps are rounded, and named as they were seen, before they have another type.
+    half = options.half and not options.int8_activations
+    return fold_batch_norm, fixed_anchors, *suppression, *([half_precision] if half else [])
+
+
+def _refusals(options: CoremlOptions, size: tuple[int, int]) -> Iterable[Refusal]:
+    if options.kept and not options.int8_activations:
+        yield ("keep_float",), "nothing is rounded but weights: set int8_activations to true, or leave it out"
+    yield from suppression_refusals(options, size)
+
+
+def _scheme(options: CoremlOptions) -> Scheme | None:
+    from segc.targets.coreml.lowering import INTEGERS
+
+    return INTEGERS if options.int8_activations else None
 
 
 def _emit(request: EmitRequest) -> Emitted:
     from segc.targets.coreml.lowering import lower
     from segc.targets.coreml.package import write_package
 
-    model, values = lower(request.graph, request.weights, request.metadata, system=oldest_system(request.options))
+    graph, weights = request.graph, request.weights
+    if request.options.int8_activations:
+        graph, weights = _rounded(request)
+    model, values = lower(graph, weights, request.metadata, system=oldest_system(request.options))
     name = f"{request.stem}{TARGET.suffix}"
     write_package(request.folder / name, model, values)
     return Emitted(name, () if APPLE else (NOTE,))
 
 
+def _rounded(request: EmitRequest) -> tuple[Graph, dict[str, NDArray[Any]]]:
+    """The graph with rounded feature maps; how weights are kept is said by the lowering."""
+    from segc.graph.passes import half_precision
+    from segc.graph.passes.integers import float_weights
+
+    graph, weights = float_weights(*quantised(request, TARGET))
+    return half_precision(graph, weights) if request.options.half else (graph, weights)
+
+
 def oldest_system(options: CoremlOptions) -> int:
     """The first version of iOS that has all of a program's operations; that of macOS is three less."""
-    return 16 if options.int8 else 15
+    return 17 if options.int8_activations else 16 if options.int8 else 15
 
 
 def _settings(options: CoremlOptions) -> dict[str, Any]:
-    precision = "weight-only-int8" if options.int8 else "fp16" if options.half else "fp32"
+    asked = {
+        "int8": options.int8_activations,
+        "weight-only-int8": options.int8,
+        "fp16": options.half,
+        "fp32": True,
+    }
+    precision = next(name for name, wanted in asked.items() if wanted)
     return {**suppression_settings(options), "precision": precision}
 
 
@@ -105,8 +148,9 @@ TARGET = Target(
     templates=(("predict.py.j2", "predict.py"), ("coreml.md.j2", "SWIFT.md")),
     values=_values,
     stand_in=_stand_in,
-    refusals=suppression_refusals,
+    refusals=_refusals,
     passes=_passes,
+    scheme=_scheme,
     settings=_settings,
     remarks=lambda: () if APPLE else (NOTE,),
 )

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segc.graph.passes.integers import Scheme
 from segc.inference.metadata import METADATA_KEY, metadata_text
 from segc.targets.coreml.package import WEIGHTS_FILE
 from segc.targets.lowering import Writer
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 INPUT = "image"
 """Name of a program's input: an RGB image, as apps have them. Pixels 0..255 become 0..1 in the program."""
+
+INTEGERS = Scheme(signed=True, throughout=False, operators=frozenset({"conv2d", "conv_transpose2d"}), weight_bits=8)
+"""What chips may compute in integers where feature maps are rounded."""
 
 PASSES = ("common::reduce_transposes",)
 """Passes of coremltools that find something to do in a program that was written for it."""
@@ -52,7 +56,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], metadata: Metadata, *, sys
     shape, oldest = graph.tensors[graph.inputs[0]].shape, getattr(ct.target, f"iOS{system}")
     with tempfile.TemporaryDirectory(prefix="segc-coreml-") as folder:
         made = ct.convert(
-            _program(ct, graph, weights, oldest, eight_bits=metadata.precision == "weight-only-int8"),
+            _program(ct, graph, weights, oldest, eight_bits=metadata.precision in {"weight-only-int8", "int8"}),
             source="milinternal",
             convert_to="mlprogram",
             inputs=[
@@ -299,6 +303,12 @@ def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[
     return [w.op("transpose", w.name, x=rows, perm=[0, 2, 1])]
 
 
+def _fake_quantize(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    scale = w.floats(node.attributes["scale"])[0]
+    whole = w.op("quantize", f"{w.name}.integers", input=inputs[0], scale=scale, output_dtype="int8")
+    return [w.op("dequantize", w.name, input=whole, scale=scale)]
+
+
 def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Sequence[Any]:
     value = w.floats(w.weights[node.parameters["value"]]).reshape(node.attributes["shape"])
     return [w.op("const", w.name, val=value)]
@@ -409,6 +419,7 @@ LOWERINGS: dict[str, Lowering] = {
     "reduce_sum": _reduce_sum,
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
+    "fake_quantize": _fake_quantize,
     "cast": _cast,
     "nms": _suppression,
     "finished_masks": _finished_masks,

@@ -227,6 +227,20 @@ def _softmax(inputs: Inputs, _shapes: Shapes) -> list[Array]:
     return [result]
 
 
+def _quantize(inputs: Inputs, shapes: Shapes) -> list[Array]:
+    """The nearest whole numbers of steps, halves to the even one, within eight bits."""
+    if inputs.get("output_dtype") != "int8" or np.size(inputs["scale"]) != 1 or np.any(inputs.get("zero_point", 0)):
+        raise ValueError("a quantization of another kind")
+    steps = np.divide(inputs["input"], inputs["scale"], out=np.empty(shapes[0], np.float32))
+    return [np.clip(np.rint(steps, out=steps), -128, 127, out=steps)]
+
+
+def _dequantize(inputs: Inputs, shapes: Shapes) -> list[Array]:
+    if np.size(inputs["scale"]) != 1 or np.any(inputs.get("zero_point", 0)):
+        raise ValueError("a quantization of another kind")
+    return [np.multiply(inputs["input"], inputs["scale"], out=np.empty(shapes[0], np.float32))]
+
+
 def _elementwise(function: Callable[..., Any], result: type[np.generic]) -> Operation:
     # Written into the stated shape: broadcasting cannot make more of it.
     return lambda inputs, shapes: [function(inputs["x"], inputs["y"], out=np.empty(shapes[0], result))]
@@ -327,11 +341,13 @@ OPERATIONS: dict[str, Operation] = {
     "concat": _concat,
     "conv": _convolution,
     "conv_transpose": _transposed_convolution,
+    "dequantize": _dequantize,
     "gather": _gather,
     "identity": lambda inputs, _: [inputs["x"]],
     "matmul": _matmul,
     "max_pool": _max_pool,
     "non_maximum_suppression": _non_maximum_suppression,
+    "quantize": _quantize,
     "reduce_argmax": _reduce_argmax,
     "reduce_max": _reduce_max,
     "reduce_sum": _reduce_sum,
