@@ -28,7 +28,8 @@ demo: $(INSTALLED)
 	@echo "The pictures are in $(SHAPES)/build/pictures; the model and its script in $(SHAPES)/build/artifacts/onnx."
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -1,6 +1,5 @@
 """Everything around the network, by ``segc predict`` with a network that finds what is bright."""
 
-import functools
 import json
 import os
 import re
@@ -29,25 +28,6 @@ from segc.inference.sources import Source, SourceError, find_sources
 from tests.inference.stand_in import Bright
 from tests.inference.streams import serving
 from tests.inference.videos import pictures, turn, vary_rate, write_video
-
-ALONE = "SEGC_TEST_ALONE"
-
-
-def alone(test):
-    """A test in a process of its own: signals are for whole processes."""
-
-    @functools.wraps(test)
-    def run_alone(*arguments, **named):
-        if ALONE in os.environ:
-            return test(*arguments, **named)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{test.__name__}"]
-        done = subprocess.run(
-            command, check=False, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stdout
-        return None
-
-    return run_alone
 
 
 @pytest.fixture
@@ -249,7 +229,7 @@ def test_a_live_source_gets_a_video_that_can_be_played_up_to_its_end(here, predi
 # Endings
 
 
-@alone
+@pytest.mark.alone
 def test_ctrl_c_ends_it_with_what_was_predicted_written(here, predict, capsys):
     def before(run):
         if run == 6:
@@ -273,7 +253,7 @@ def test_ctrl_c_ends_it_with_what_was_predicted_written(here, predict, capsys):
 
 
 @pytest.mark.usefixtures("here")
-@alone
+@pytest.mark.alone
 def test_what_was_dropped_until_then_is_told(predict, capsys):
     def before(run):
         time.sleep(0.05)
@@ -285,7 +265,7 @@ def test_what_was_dropped_until_then_is_told(predict, capsys):
     assert re.search(r"[1-9]\d* dropped, as newer ones were there", capsys.readouterr().out)
 
 
-@alone
+@pytest.mark.alone
 def test_a_video_that_is_left_early_is_not_said_to_be_cut_off(here, predict, capsys):
     write_video(here / "clip.mp4", 60)
 

@@ -20,6 +20,8 @@ from segc.training.loggers import Recorded
 from segc.training.loop import train
 from segc.training.report import PlainReport, Report
 
+pytestmark = pytest.mark.alone
+
 SETTINGS = {"epochs": 2, "batch": 1, "nominal_batch": 4, "warmup_epochs": 0, "val_interval": 1}
 """Six steps an epoch and an update after four of them: most moments have gradients that wait."""
 
