@@ -50,6 +50,18 @@ def choose_device(wanted: str, processes: int = 1, local_rank: int = 0) -> torch
     return device
 
 
+def exact_arithmetic() -> None:
+    """Have NVIDIA GPUs compute fp32 as fp32, and the same each time.
+
+    PyTorch lets their convolutions round to TF32, ten bits of mantissa, where nobody forbids it: weights would then be
+    validated otherwise than their fp32 artifacts compute.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes that this process held so far, on the GPU where it trains on one."""
     if device.type == "cuda":

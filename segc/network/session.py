@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segc.graph.ir import Graph
 from segc.graph.passes import fold_batch_norm, half_precision
 from segc.inference.metadata import Metadata
+from segc.network.device import exact_arithmetic
 from segc.network.lower import load_weights, lower
 
 
@@ -42,6 +43,7 @@ class TorchSession:
         self.metadata = replace(metadata, precision="fp16" if half else metadata.precision)
         self.runtime = f"PyTorch on {device}"
         self.device = torch.device(device)
+        exact_arithmetic()
         self.network = lower(graph)
         load_weights(self.network, weights)
         # Convolutions on the CPU are a sixth faster with the channels last.

@@ -182,6 +182,7 @@ class Keeper:
             segments=(*self.record.segments[:-1], last),
             best=progress.best,
             ties=progress.ties,
+            epochs=progress.epochs or self.record.epochs,
             seconds=round(progress.seconds, 1),
             validation_seconds=progress.validation_seconds,
         )

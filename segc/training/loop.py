@@ -19,7 +19,7 @@ from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.evaluation.metrics import Metrics
 from segc.interrupts import Interrupted, StopRequest
 from segc.locks import try_lock
-from segc.network.device import choose_device, peak_memory
+from segc.network.device import choose_device, exact_arithmetic, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import make_plan
@@ -116,7 +116,7 @@ def train(
     """
     world = launched_world()
     device = choose_device(loaded.project.hyperparameters.device, world.size, world.local_rank)
-    torch.backends.cudnn.deterministic = True
+    exact_arithmetic()
     with joined(world, device):
         # Only the first process looks: the others may be on machines that do not see the same files.
         going_on = world.from_leader(_find_run(build.folder, name, resume=resume) if world.leads else None)

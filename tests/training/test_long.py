@@ -42,6 +42,7 @@ def test_a_training_fits_into_its_time(compiled, monkeypatch):
     assert report.rows[-1]["box_map"] != ""
     assert outcome.row
     assert any("4 epochs fit into 45s" in text for text in report.said)
+    assert read_record(outcome.folder).epochs == 4
 
 
 def test_a_time_is_a_number_with_a_unit():
@@ -83,10 +84,13 @@ def test_a_training_starts_from_a_run_by_its_name(project, capsys):
 
 def test_a_dry_run_tries_everything_once_and_leaves_nothing(project, capsys):
     pytest.importorskip("onnxruntime")
-    project.write_text(project.read_text() + "targets: [{format: onnx}]\n")
+    # A batch of two, which is less than int8 is calibrated on: that needs eight images, and the project has six.
+    text = project.read_text().replace("  batch: 4\n", "  batch: 2\n")
+    project.write_text(f"{text}targets: [{{format: onnx}}, {{format: tensorrt, int8: true}}]\n")
     before = sorted(project.parent.iterdir())
-    assert run(["train", str(project), "--dry-run"]) == 0
+    assert run(["train", str(project), "--dry-run"]) == 1
     shown = capsys.readouterr()
-    for text in ("train", "val", "onnx"):
-        assert text in shown.out
+    for text in ("train: 6 images", "train: a step, a validation", "emit: 2 targets", "  onnx: verified"):
+        assert text in shown.out + shown.err
+    assert "dataset.train has 6 images to calibrate on, 8 are the fewest" in shown.err
     assert sorted(project.parent.iterdir()) == before
