@@ -3,11 +3,12 @@
     python benchmarks/fuzz.py [--share 0.1] [--only KIND …] [--artifacts build/artifacts] [--seed 0] [--json FILE]
     python benchmarks/fuzz.py --only images --seed 0 --from 107 --to 108
 
-`--share` takes a part of each class's inputs. An input is survived where it is read or refused in segc's own words: no
-other exception, no line of anybody else's on the terminal, no control character in ours, within its class's seconds and
-memory, and with the process alive. The classes are the rows of `fuzz_kinds.KINDS`; with `--artifacts`, the folder that
-`segc emit` left, there are three more for each target in it. Each runs in a process of its own, which is started again
-behind the input that ended it. The same seed gives the same inputs.
+`--share` takes a part of each class's inputs; those made by hand are all tried. An input is survived where it is read
+or refused in segc's own words: no other exception, no line of anybody else's on the terminal, no control character in
+ours, within its class's seconds and memory, and with the process alive. The classes are the rows of `fuzz_kinds.KINDS`,
+and what the tests make by hand; with `--artifacts`, the folder that `segc emit` left, there are up to three more for
+each target in it. Each runs in a process of its own, which is started again behind the input that ended it. The same
+seed gives the same inputs.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import contextlib
 import json
 import os
 import platform
-import random
 import resource
 import signal
 import subprocess
@@ -28,8 +28,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.fuzz_kinds import KINDS, Kind, artifact_kinds
+from benchmarks.fuzz_artifacts import artifact_kinds
+from benchmarks.fuzz_kinds import KINDS, Kind, rows_kind
 from benchmarks.fuzz_kinds import shown as shown_diagnostics
+
+PROGRAMS = "crafted in tests"
+"""The class of inputs made by hand whose makers stand in tests: it needs those, and all runtimes."""
 
 MOST_FAILURES = 20
 """Failures of a class that are told one by one."""
@@ -71,8 +75,7 @@ class Tally:
 
 def one(kind: Kind, seed: int, number: int, folder: Path) -> str:
     """Try one input; "accepted", "refused", or what went wrong."""
-    numbers = random.Random(f"{seed}/{kind.name}/{number}")
-    made = kind.make(numbers, folder)
+    made = kind.input(seed, number, folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     try:
@@ -112,7 +115,7 @@ def try_all(kind: Kind, seed: int, inputs: range, folder: Path) -> Iterator[tupl
     os.chdir(folder)
     # What is imported by the first input is not its cost.
     with _overheard(), contextlib.suppress(Exception):
-        kind.run(kind.make(random.Random(-1), folder), folder)
+        kind.run(kind.input(seed, -1, folder), folder)
     try:
         for number in inputs:
             yield number, "", 0.0
@@ -198,8 +201,13 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the classes; exit status 1 where an input was not survived."""
     options = _arguments()
-    artifacts = [] if options.artifacts is None else artifact_kinds(options.artifacts.resolve())
-    kinds = [*KINDS, *artifacts]
+    kinds = list(KINDS)
+    if options.artifacts is not None:
+        kinds += artifact_kinds(options.artifacts.resolve())
+    if not options.only or PROGRAMS in options.only:
+        from benchmarks.crafted_tests import rows
+
+        kinds.append(rows_kind(PROGRAMS, rows(), seconds=120, megabytes=4000, needs="the tests"))
     if options.only:
         kinds = [kind for kind in kinds if kind.name in options.only or kind.name.partition(" ")[0] in options.only]
     if options.child is not None:
@@ -212,7 +220,7 @@ def main() -> int:
     rest = [] if options.artifacts is None else ["--artifacts", str(options.artifacts.resolve())]
     tallies = {}
     for kind in kinds:
-        stop = options.stop or max(1, round(kind.inputs * options.share))
+        stop = options.stop or (kind.inputs if kind.rows else max(1, round(kind.inputs * options.share)))
         tally = in_process_of_its_own(kind, options.seed, range(options.start, stop), rest)
         tallies[kind.name] = tally
         rate = tally.tried / max(tally.seconds, 1e-9)

@@ -1,33 +1,31 @@
 """The table of what is fuzzed: how an input is made from a seed, what reads it, and what may come of it.
 
-A new kind is a row of `KINDS`; the rows of artifacts are made from the table of targets.
+A new kind is a row of `KINDS`; those of artifacts are in `fuzz_artifacts`.
 """
 
 import io
 import json
 import random
-import shutil
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.crafted import ROWS, Row, try_row
 from benchmarks.fuzz_mutations import (
-    VALUES,
     WORDS,
     changed_archive,
     changed_bytes,
     changed_json,
     changed_text,
     json_bytes,
+    with_right_sums,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +44,8 @@ class Kind:
         seconds: of processor time that an input may take.
         megabytes: by which the largest memory of the process may grow with one input.
         needs: a folder of artifacts, as `segc emit` leaves them: the name of the target.
+        refusals: names of the errors in which an input may be refused.
+        rows: inputs made by hand, in place of those that `make` gives.
     """
 
     name: str
@@ -55,7 +55,14 @@ class Kind:
     seconds: float = 10.0
     megabytes: int = 600
     needs: str | None = None
-    refusals: tuple[str, ...] = field(default=("SegcError", "ImageError", "SourceError", "ModelError"))
+    refusals: tuple[str, ...] = ("SegcError", "ImageError", "SourceError", "ModelError")
+    rows: tuple[Row, ...] = ()
+
+    def input(self, seed: int, number: int, folder: Path) -> Any:
+        """The input of this number; of a number below 0 any one."""
+        if self.rows:
+            return self.rows[max(number, 0)]
+        return self.make(random.Random(f"{seed}/{self.name}/{number}"), folder)
 
 
 def shown(diagnostics: Any) -> None:
@@ -173,7 +180,8 @@ CANARY = "canary"
 
 
 @cache
-def _checkpoints() -> tuple[bytes, ...]:
+def checkpoints() -> tuple[bytes, ...]:
+    """Checkpoints as PyTorch writes them."""
     import torch
     from torch import nn
 
@@ -211,7 +219,7 @@ def _hostile_pickle(numbers: random.Random, name: str, content: bytes) -> bytes:
 
 
 def _checkpoint(numbers: random.Random, folder: Path) -> Path:
-    data = numbers.choice(_checkpoints())
+    data = numbers.choice(checkpoints())
     data = changed_bytes(numbers, data) if numbers.random() < 0.3 else changed_archive(numbers, data, _hostile_pickle)
     path = folder / f"weights{numbers.choice(('.pt', '.pth'))}"
     path.write_bytes(data)
@@ -280,7 +288,8 @@ SUFFIXES = (
 
 
 @cache
-def _images() -> tuple[bytes, ...]:
+def images() -> tuple[bytes, ...]:
+    """A picture in every format that is read and can be written."""
     import cv2
     import numpy as np
 
@@ -298,7 +307,8 @@ def _images() -> tuple[bytes, ...]:
 
 
 def _image(numbers: random.Random, _: Path) -> bytes:
-    return changed_bytes(numbers, numbers.choice(_images()))
+    data = changed_bytes(numbers, numbers.choice(images()))
+    return with_right_sums(data) if data.startswith(b"\x89PNG") and numbers.random() < 0.5 else data
 
 
 def _decode(data: bytes, _: Path) -> str:
@@ -376,6 +386,10 @@ COCO: Any = {
 }  # fmt: skip
 
 
+ANNOTATIONS = {"coco": "coco.json", "cvat": "cvat.xml"}
+"""Files of annotations, by the formats that have one for all images."""
+
+
 def _dataset(folder: Path, kind: str, names: str) -> Path:
     import cv2
     import numpy as np
@@ -389,7 +403,11 @@ def _dataset(folder: Path, kind: str, names: str) -> Path:
     path.write_text(
         "version: 1\nname: x\narchitecture: {family: yolov8-seg, scale: n}\n"
         f"dataset: {{path: ., train: images, val: images, names: {names}, format: {kind}"
-        + (", annotations: {train: coco.json, val: coco.json}}\n" if kind == "coco" else "}\n")
+        + (
+            f", annotations: {{train: {ANNOTATIONS[kind]}, val: {ANNOTATIONS[kind]}}}}}\n"
+            if kind in ANNOTATIONS
+            else "}\n"
+        )
     )
     return path
 
@@ -408,6 +426,62 @@ def _coco(numbers: random.Random, folder: Path) -> Path:
         value = changed_json(numbers, value)
     text = json_bytes(value)
     (folder / "coco.json").write_bytes(changed_bytes(numbers, text) if numbers.random() < 0.2 else text)
+    return path
+
+
+CVAT = """\
+<?xml version="1.0"?>
+<annotations><version>1.1</version><meta><task><labels><label><name>circle</name></label></labels></task></meta>
+<image id="0" name="a.png" width="64" height="48">
+<polygon label="circle" points="1,1;9,1;9,9" occluded="0" z_order="0"></polygon>
+<box label="square" xtl="1" ytl="1" xbr="9" ybr="9" rotation="30"></box>
+<ellipse label="circle" cx="20" cy="20" rx="5" ry="3"></ellipse>
+<mask label="square" rle="3, 4, 5" left="1" top="1" width="4" height="3"></mask>
+</image></annotations>
+"""
+LABELME: Any = {
+    "version": "5.0.1",
+    "imagePath": "a.png",
+    "imageData": None,
+    "imageWidth": 64,
+    "imageHeight": 48,
+    "shapes": [
+        {"label": "circle", "points": [[1, 1], [9, 1], [9, 8]], "shape_type": "polygon", "group_id": 1, "flags": {}},
+        {"label": "square", "points": [[1, 1], [9, 8]], "shape_type": "rectangle", "group_id": None, "flags": {}},
+        {"label": "circle", "points": [[20, 20], [25, 20]], "shape_type": "circle", "group_id": None, "flags": {}},
+    ],
+}
+
+
+def _cvat(numbers: random.Random, folder: Path) -> Path:
+    path = _dataset(folder, "cvat", "[circle, square]")
+    if numbers.random() < 0.5:
+        data = changed_text(numbers, CVAT).encode("utf-8", "surrogatepass")
+    else:
+        data = changed_bytes(numbers, CVAT.encode())
+    (folder / "cvat.xml").write_bytes(data)
+    return path
+
+
+def _labelme(numbers: random.Random, folder: Path) -> Path:
+    path = _dataset(folder, "labelme", "[circle, square]")
+    text = json_bytes(changed_json(numbers, changed_json(numbers, LABELME)))
+    (folder / "images" / "a.json").write_bytes(changed_bytes(numbers, text) if numbers.random() < 0.2 else text)
+    return path
+
+
+def _masks(numbers: random.Random, folder: Path) -> Path:
+    import cv2
+    import numpy as np
+
+    from segc.data.formats.png import indexed_png
+
+    path = _dataset(folder, "masks", "[background, circle, square]")
+    (folder / "masks").mkdir(exist_ok=True)
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:20, 5:20], mask[25:40, 30:60] = 1, 2
+    data = changed_bytes(numbers, numbers.choice((indexed_png(mask), cv2.imencode(".png", mask)[1].tobytes())))
+    (folder / "masks" / "a.png").write_bytes(with_right_sums(data) if numbers.random() < 0.5 else data)
     return path
 
 
@@ -508,85 +582,39 @@ def _fetch_from_server(response: tuple[bytes, bytes, float], _: Path) -> str:
     return "accepted"
 
 
-# -- artifacts
-
-UNTOUCHED = ("predict.py", "predict.cpp", "CMakeLists.txt", "build_engine.py", "index.html")
+# -- metadata of a model, wherever it keeps them
 
 
-def _copy(folder: Path, original: Path) -> Path:
-    copy = folder / original.name
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(original, copy)
-    return copy
+@cache
+def metadata_values() -> tuple[dict[str, Any], ...]:
+    """Metadata of models, as JSON values."""
+    from segc.inference.metadata import Metadata
+
+    names = ("circle", "größe", "a square")
+    suppressing = Metadata(names, (64, 96), layout="masks", conf=0.25, iou=0.5, max_det=100, agnostic=False)
+    return (Metadata(names, (480, 640)).to_json(), suppressing.to_json())
 
 
-def _artifact(original: Path, numbers: random.Random, folder: Path) -> Path:
-    copy = _copy(folder, original)
-    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name not in UNTOUCHED)
-    path = numbers.choice(files)
-    data = path.read_bytes()
-    if path.suffix == ".torchscript" and numbers.random() < 0.7:
-        path.write_bytes(changed_archive(numbers, data))
-    elif path.suffix == ".json" and numbers.random() < 0.7:
-        path.write_bytes(json_bytes(changed_json(numbers, json.loads(data))))
-    else:
-        path.write_bytes(changed_bytes(numbers, data))
-    return copy
+def _metadata(numbers: random.Random, _: Path) -> bytes:
+    value = changed_json(numbers, numbers.choice(metadata_values()))
+    if numbers.random() < 0.3:
+        value = changed_json(numbers, value)
+    text = json_bytes(value)
+    return changed_bytes(numbers, text) if numbers.random() < 0.2 else text
 
 
-def _metadata(original: Path, numbers: random.Random, folder: Path) -> Path:
-    copy = _copy(folder, original)
-    path = numbers.choice(sorted(copy.rglob("*.json")))
-    value = json.loads(path.read_bytes())
-    holder = numbers.choice([part for part in (value, *value.values()) if isinstance(part, dict) and part])
-    holder[numbers.choice(sorted(holder))] = numbers.choice(VALUES)
-    path.write_bytes(json_bytes(value))
-    return copy
+def _read_metadata(text: bytes, _: Path) -> str:
+    from segc.inference.metadata import metadata_text, parse_metadata
 
-
-def _open(path: Path, _: Path) -> str:
-    import numpy as np
-
-    from segc.sessions.artifact import open_artifact
-
-    model = open_artifact(path, 1)
-    model.run(np.zeros((model.metadata.batch, 3, *model.metadata.imgsz), np.float32))
+    read = parse_metadata(text)
+    if parse_metadata(metadata_text(read)) != read or not metadata_text(read).isprintable():
+        raise AssertionError(f"read as {read}")
     return "accepted"
 
 
-def _script(path: Path, folder: Path) -> str:
-    import cv2
-    import numpy as np
-
-    image = folder / "photo.png"
-    if not image.exists():
-        cv2.imwrite(str(image), np.full((48, 64, 3), 99, np.uint8))
-    command = [sys.executable, str(path / "predict.py"), str(image), "-o", str(folder / "out")]
-    done = subprocess.run(command, capture_output=True, cwd=folder, timeout=120, check=False)
-    if done.returncode not in (0, 1) or b"Traceback" in done.stderr or (folder / CANARY).exists():
-        tail = done.stderr.decode(errors="replace").strip()[-300:]
-        raise AssertionError(f"exit status {done.returncode}: {tail}")
-    return "refused" if done.returncode else "accepted"
-
-
-def artifact_kinds(artifacts: Path) -> list[Kind]:
-    """A row for each artifact that there is: through segc, through its script, and with hostile metadata."""
-    made = []
-    for original in sorted(path.parent for path in artifacts.glob("*/artifact.json")):
-        name = original.name
-
-        def make(numbers: random.Random, folder: Path, original: Path = original) -> Path:
-            return _artifact(original, numbers, folder)
-
-        def metadata(numbers: random.Random, folder: Path, original: Path = original) -> Path:
-            return _metadata(original, numbers, folder)
-
-        made += [
-            Kind(f"artifact {name}", 93, make, _open, seconds=60, megabytes=2000, needs=name),
-            Kind(f"metadata {name}", 20, metadata, _open, seconds=60, megabytes=2000, needs=name),
-            Kind(f"script {name}", 31, make, _script, seconds=150, megabytes=2000, needs=name),
-        ]
-    return made
+def rows_kind(name: str, rows: tuple[Row, ...], **limits: Any) -> Kind:
+    """A class of inputs made by hand."""
+    return Kind(name, len(rows), lambda *_: None, try_row, rows=rows, **limits)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -599,6 +627,11 @@ KINDS: tuple[Kind, ...] = (
     Kind("streams", 10_000, _parts, _read_parts, refusals=("ImageError", "ConnectionError")),
     Kind("labels", 3_000, _labels, _read_split),
     Kind("coco", 3_000, _coco, _read_split),
+    Kind("cvat", 1_000, _cvat, _read_split),
+    Kind("labelme", 1_000, _labelme, _read_split),
+    Kind("masks", 1_000, _masks, _read_split),
+    Kind("metadata", 2_000, _metadata, _read_metadata),
     Kind("addresses", 1_000, _address, _fetch_address),
     Kind("servers", 100, _response, _fetch_from_server),
+    rows_kind("crafted", ROWS),
 )

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,18 @@ def changed_bytes(numbers: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
+def with_right_sums(data: bytes) -> bytes:
+    """A PNG whose chunks have right checksums, as far as it is one: a change of their contents is read, not refused."""
+    made, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        made += (data[at:end], zlib.crc32(data[at + 4 : end]).to_bytes(4, "big"))
+        at = end + 4
+    return b"".join((*made, data[at:]))
+
+
 def changed_text(numbers: random.Random, text: str) -> str:
     """A few changes of a text of lines: words, values, lines and indentation."""
     lines = text.split("\n")
@@ -223,3 +236,68 @@ def changed_archive(
         for entry, body in entries:
             archive.writestr(zipfile.ZipInfo(entry), body, packing)
     return made.getvalue()
+
+
+def changed_message(numbers: random.Random, data: bytes) -> bytes:
+    """A protocol buffer with a field changed, taken out or doubled, however deep; the lengths around it are right."""
+    fields = _fields(data)
+    if not fields:
+        return changed_bytes(numbers, data)
+    at = numbers.randrange(len(fields))
+    number, wire, content = fields[at]
+    kind = numbers.randrange(10)
+    if kind == 0:
+        del fields[at]
+    elif kind == 1:
+        fields.insert(at, fields[at])
+    elif wire == 0:
+        fields[at] = (number, wire, _varint(numbers.choice((0, 1, 7, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 64) - 1))))
+    elif wire == 2:
+        fields[at] = (number, wire, changed_message(numbers, content))
+    else:
+        fields[at] = (number, wire, bytes(numbers.randrange(256) for _ in content))
+    return b"".join(_field(*field) for field in fields)
+
+
+def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
+    """The fields of a protocol buffer, each its number, its kind on the wire and its content; none where it is none."""
+    found, at = [], 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        start = at
+        if wire == 0:
+            _, at = _read_varint(data, at)
+        elif wire == 2:
+            length, start = _read_varint(data, at)
+            at = start + length
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            return []
+        if not number or at > len(data):
+            return []
+        found.append((number, wire, data[start:at]))
+    return found
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if not data[at - 1] & 128:
+            return value, at
+    return 0, len(data) + 1
+
+
+def _varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 127:
+        made.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*made, value))
+
+
+def _field(number: int, wire: int, content: bytes) -> bytes:
+    return _varint(number << 3 | wire) + (_varint(len(content)) if wire == 2 else b"") + content

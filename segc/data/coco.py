@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
 from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
+from segc.data.samples import MOST_BYTES as LARGEST_IMAGE
 from segc.data.samples import LabelFaultsError, Sample, left_out
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail
 from segc.files import is_file
@@ -28,6 +29,9 @@ from segc.spec.paths import missing_path_help
 
 MOST_PIXELS = 2**28
 """Most pixels of an image that annotations can be for: masks are decoded at its size."""
+
+MOST_BELIEVED = 2**22
+"""Most pixels of an image whose size is believed before a mask is decoded at it; of larger ones the file is asked."""
 
 
 _FARTHEST = 1e300
@@ -101,6 +105,7 @@ class _Image:
     path: Path
     height: int
     width: int
+    believed: bool = False
     instances: list[Instance] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
 
@@ -508,11 +513,27 @@ def _fractions(points: NDArray[np.float64], image: _Image, at: str) -> NDArray[n
     return np.clip(points / size, 0, 1).astype(np.float32)
 
 
+def _see_size(image: _Image) -> None:
+    """See that a picture is as large as its masks: a kilobyte of runs can claim gigabytes of pixels."""
+    from segc.inference.image_headers import image_header_size
+
+    try:
+        size = image_header_size(image.path.read_bytes()) if image.path.stat().st_size <= LARGEST_IMAGE else None
+    except OSError:
+        size = None  # told when it is read
+    if size is not None and size[0] * size[1] < image.height * image.width:
+        text = f"{image.path.name} is {size[0]} x {size[1]} pixels (height x width), its labels are for "
+        raise _Fault("D008", f"{text}{image.height} x {image.width}", at="/segmentation/size")
+    image.believed = True
+
+
 def _decoded(code: Mapping[str, Any], image: _Image) -> tuple[NDArray[np.float32], ...]:
     """The outlines of a run-length code."""
     if code.get("size") != [image.height, image.width]:
         text = f"{_shown(code.get('size'))} is not [height, width] of the image, [{image.height}, {image.width}]"
         raise _Fault("D003", text, at="/segmentation/size")
+    if not image.believed and image.height * image.width > MOST_BELIEVED:
+        _see_size(image)
     counts = code.get("counts")
     try:
         if isinstance(counts, str):

@@ -31,6 +31,9 @@ MOST_SCANNED = 1 << 31
 MOST_CODE_BLOCKS = 1 << 22
 """Code blocks and precincts of a JPEG 2000 image, for each of which its decoder sets some hundred bytes aside."""
 
+MOST_UNPACKED = 1032
+"""Bytes that one of deflate's can stand for, at most (RFC 1951: 258 for two bits)."""
+
 _CUT_OFF = "cut off, its end is missing"
 
 
@@ -91,15 +94,21 @@ def _bounded(blocks: int, what: str) -> None:
 
 def _png_header(data: bytes) -> tuple[int, int]:
     at, number, size = 8, 0, None
+    least = packed = 0  # bytes of the pixels, and of what is deflated
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)
         end = _reach(at + 8, length, data, f"a chunk {kind.decode('ascii', 'replace')}")
         if size is None:
             if kind != b"IHDR" or length != 13:
                 raise HeaderError("damaged: a PNG without its header")
-            width, height = struct.unpack_from(">II", data, at + 8)
+            width, height, bits, colours = struct.unpack_from(">IIBB", data, at + 8)
             size = height, width
+            least = height * (width * bits * (1, 1, 3, 1, 2, 1, 4)[min(colours, 6)] // 8)
+        if kind == b"IDAT":
+            packed += length
         if kind == b"IEND":
+            if least > packed * MOST_UNPACKED:
+                raise HeaderError(f"damaged or cut off: {packed} bytes cannot hold {width} by {height} pixels")
             return size
         at, number = end + 4, number + 1
         _bounded(number, "chunks")

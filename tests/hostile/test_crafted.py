@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -16,29 +15,28 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.crafted import PNG_OF_4_GB, PROJECT, ROWS, Row, try_row
 from segc.cli import run
 from segc.diagnostics import SegcError
 from segc.files import atomic_directory, atomic_path, canonical_json, digest, sweep, write_atomic
 from segc.locks import TemporaryFolder
 from segc.spec.load import MOST_FAULTS, check_text
-from segc.weights.store import load_weights
-
-PROJECT = """\
-version: 1
-name: x
-architecture: {family: yolov8-seg, scale: n}
-dataset: {path: ., train: images, val: images, names: [thing]}
-"""
-
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000008000000080802000000" + "4b6d29dc" + "fffff049" + "49444154" + "7876e684e6"
-)
-"""A chunk of 4 GB in a file of 46 bytes."""
 
 
-def codes(text: str, *overrides: str) -> list[str]:
-    _, diagnostics = check_text(text, Path("/nowhere/project.yaml"), overrides)
-    return [diagnostic.code for diagnostic in diagnostics]
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_is_made_by_hand_gives_what_must_be_said_of_it(
+    row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert try_row(row, tmp_path) in {"accepted", "refused"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_said_otherwise_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="'nothing' where 'an error' is to be said"):
+        try_row(Row("x", lambda _: None, lambda _: "nothing", "an error"), tmp_path)
+    with pytest.raises(AssertionError, match="control characters"):
+        try_row(Row("x", lambda _: None, lambda _: "an error\x1b", "an error"), tmp_path)
 
 
 def test_a_picture_that_asks_for_four_gigabytes_stops_neither_prediction_nor_training(tmp_path: Path) -> None:
@@ -46,17 +44,11 @@ def test_a_picture_that_asks_for_four_gigabytes_stops_neither_prediction_nor_tra
     from segc.inference.sources import ImageError, find_sources
 
     path = tmp_path / "small.png"
-    path.write_bytes(PNG)
+    path.write_bytes(PNG_OF_4_GB)
     with pytest.raises(ImageError, match="a chunk IDAT of 4294963273 bytes"):
         find_sources([str(path)])[0].read()
     with pytest.raises(SegcError, match="a chunk IDAT of 4294963273 bytes"):
         read_image(path)
-
-
-def test_an_endless_tag_is_a_diagnostic() -> None:
-    assert codes("!" * (1 << 20)) == ["Y005"]
-    assert codes(f"{PROJECT}# {'!' * 200}\n") == codes(PROJECT)
-    assert "Y005" not in codes(PROJECT.replace("thing", f'"{"!" * 300}"'))
 
 
 def test_of_thousands_of_faults_the_first_are_told_and_the_others_counted() -> None:
@@ -79,29 +71,6 @@ def test_of_a_label_file_of_junk_the_first_faults_are_kept(tmp_path: Path) -> No
     os.truncate(path, labels.LARGEST_FILE + 1)
     _, (fault,) = labels.read_labels(path, 1)
     assert "larger than 16 MiB" in fault.message
-
-
-def test_an_override_of_hundreds_of_levels_is_a_diagnostic() -> None:
-    assert "S109" in codes(PROJECT, "a." * 400 + "b=1")
-
-
-def test_characters_beyond_the_first_65536_are_read_as_json_writes_them() -> None:
-    loaded, _ = check_text(PROJECT.replace("thing", json.dumps("😀")), Path("/nowhere/project.yaml"))
-    assert loaded is not None
-    assert loaded.project.dataset.class_names == ("😀",)
-    assert "Y002" in codes(PROJECT.replace("thing", r'"\ud83d"'))
-    assert "Y002" in codes(PROJECT.replace("thing", r'"\ude00\ud83d"'))
-
-
-@pytest.mark.parametrize("shape", [[1] * 65, [0, 2**63], [0, 2**64 - 1]])
-def test_a_shape_that_no_array_has_is_a_diagnostic(shape: list[int], tmp_path: Path) -> None:
-    size = 0 if 0 in shape else 4
-    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
-    with pytest.raises(SegcError, match="tensor a cannot have the shape") as caught:
-        load_weights(path)
-    assert caught.value.diagnostics[0].code == "W002"
 
 
 # Names

@@ -103,25 +103,44 @@ def tiff(*entries, order="<"):
     return head + struct.pack(f"{order}H", len(entries)) + rows + bytes(4)
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (tiff((256, 4, 1, 8), (257, 4, 1, 8), (279, 4, 1 << 30, 8)), "an entry 279 of 4294967296 bytes"),
-        (tiff((256, 4, 1, 8), (257, 4, 1, 8), (322, 4, 1, 1 << 20), (323, 4, 1, 1 << 20)), "tiles of 1048576 by"),
-        (tiff((256, 4, 1, 1 << 15), (257, 4, 1, 1 << 15)), "32768 by 32768 pixels"),
-        (tiff((256, 4, 1, 8)), "names no size"),
-        (b"II*\0\x08\0\0\0\xff\xff", "a directory of 786420 bytes"),
-        (b"RIFF\xff\xff\xff\x7fWEBPVP8 ", "a picture of"),
-        (b"GIF89a" + struct.pack("<HH", 65535, 65535), "65535 by 65535 pixels"),
-        (b"P6 20000 20000 255\n", "20000 by 20000 pixels"),
-        (b"#?RADIANCE\n\n-Y 20000 +X 20000\n", "20000 by 20000 pixels"),
-        (b"P7\nWIDTH 0\nHEIGHT 3\nENDHDR\n", "0 by 3 pixels"),
-        (b"\x59\xa6\x6a\x95" + struct.pack(">7I", 8, 8, 24, 0, 1, 1, 1 << 31), "a palette of"),
-        (b"BM" + struct.pack("<IIII", 0, 0, 1 << 30, 40) + struct.pack("<ii", 8, 8), "headers of 1073741824 bytes"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x01ftyp" + struct.pack(">Q", 1 << 60), "a box ftyp of"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x04ftyp", "smaller than its own header"),
-    ],
-)
+LYING = {
+    "a TIFF entry of 4 GB": (
+        tiff((256, 4, 1, 8), (257, 4, 1, 8), (279, 4, 1 << 30, 8)),
+        "an entry 279 of 4294967296 bytes",
+    ),
+    "a TIFF of endless tiles": (
+        tiff((256, 4, 1, 8), (257, 4, 1, 8), (322, 4, 1, 1 << 20), (323, 4, 1, 1 << 20)),
+        "tiles of 1048576 by",
+    ),
+    "a TIFF of a gigapixel": (tiff((256, 4, 1, 1 << 15), (257, 4, 1, 1 << 15)), "32768 by 32768 pixels"),
+    "a TIFF of no size": (tiff((256, 4, 1, 8)), "names no size"),
+    "a TIFF directory beyond the file": (b"II*\0\x08\0\0\0\xff\xff", "a directory of 786420 bytes"),
+    "a WebP longer than its file": (b"RIFF\xff\xff\xff\x7fWEBPVP8 ", "a picture of"),
+    "a GIF of 4 gigapixels": (b"GIF89a" + struct.pack("<HH", 65535, 65535), "65535 by 65535 pixels"),
+    "a PPM of 400 megapixels": (b"P6 20000 20000 255\n", "20000 by 20000 pixels"),
+    "an HDR of 400 megapixels": (b"#?RADIANCE\n\n-Y 20000 +X 20000\n", "20000 by 20000 pixels"),
+    "a PAM of no width": (b"P7\nWIDTH 0\nHEIGHT 3\nENDHDR\n", "0 by 3 pixels"),
+    "a Sun raster with an endless palette": (
+        b"\x59\xa6\x6a\x95" + struct.pack(">7I", 8, 8, 24, 0, 1, 1, 1 << 31),
+        "a palette of",
+    ),
+    "a BMP with endless headers": (
+        b"BM" + struct.pack("<IIII", 0, 0, 1 << 30, 40) + struct.pack("<ii", 8, 8),
+        "headers of 1073741824 bytes",
+    ),
+    "a JPEG 2000 box of 2^60 bytes": (
+        b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x01ftyp" + struct.pack(">Q", 1 << 60),
+        "a box ftyp of",
+    ),
+    "a JPEG 2000 box smaller than its header": (
+        b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x04ftyp",
+        "smaller than its own header",
+    ),
+}
+"""Headers that ask for more than there is, or than there may be, and what is said of them."""
+
+
+@pytest.mark.parametrize(("data", "says"), LYING.values(), ids=LYING)
 def test_lengths_and_sizes_are_held_against_the_file(data, says):
     with pytest.raises(HeaderError, match=says):
         check_image_header(data)

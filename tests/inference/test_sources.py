@@ -335,20 +335,20 @@ def test_a_silent_or_absent_server_is_given_up(monkeypatch):
             fetch(f"http://127.0.0.1:{port}/a.jpg")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://",
-        "http:///a.jpg",
-        "http://host:port/a.jpg",
-        "http://host:99999999/a.jpg",
-        "http://[::1/",
-        "http://a..b/",
-        f"http://{'a' * 64}.org/",
-        "http://a\nb/",
-        "file:///etc/hostname",
-    ],
+NO_ADDRESSES = (
+    "http://",
+    "http:///a.jpg",
+    "http://host:port/a.jpg",
+    "http://host:99999999/a.jpg",
+    "http://[::1/",
+    "http://a..b/",
+    f"http://{'a' * 64}.org/",
+    "http://a\nb/",
+    "file:///etc/hostname",
 )
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
 def test_an_address_that_is_none_is_an_image_error(url):
     with pytest.raises(ImageError):
         fetch(url)

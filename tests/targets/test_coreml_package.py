@@ -222,32 +222,33 @@ def _two_inputs(model: Any) -> None:
     function.inputs.add().CopyFrom(function.inputs[0])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        _of_another_type,
-        _with_a_loop,
-        _out_of_order,
-        _without_outputs,
-        _weights_elsewhere,
-        _weights_outside,
-        _weights_beyond_the_end,
-        _weights_at_another_place,
-        _a_huge_result,
-        _a_free_size,
-        _another_shape,
-        _a_stride_of_nought,
-        _a_huge_padding,
-        _a_negative_padding,
-        _another_padding,
-        _no_groups,
-        _a_huge_scale,
-        _pieces_that_do_not_fit,
-        _an_axis_that_is_not_there,
-        _another_kind_of_model,
-        _two_inputs,
-    ],
+CHANGES = (
+    _of_another_type,
+    _with_a_loop,
+    _out_of_order,
+    _without_outputs,
+    _weights_elsewhere,
+    _weights_outside,
+    _weights_beyond_the_end,
+    _weights_at_another_place,
+    _a_huge_result,
+    _a_free_size,
+    _another_shape,
+    _a_stride_of_nought,
+    _a_huge_padding,
+    _a_negative_padding,
+    _another_padding,
+    _no_groups,
+    _a_huge_scale,
+    _pieces_that_do_not_fit,
+    _an_axis_that_is_not_there,
+    _another_kind_of_model,
+    _two_inputs,
 )
+"""What a stranger might do to a program."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_program_that_does_not_hang_together_is_refused(change: Callable[[Any], None], package: Path) -> None:
     assert refusal(changed(package, change)).startswith("damaged, or not a model of segc: ")
 

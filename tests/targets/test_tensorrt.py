@@ -279,11 +279,18 @@ def test_a_header_comes_back_as_it_was_written() -> None:
     assert (text.decode(), engine) == (METADATA, b"engine")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\x02\x00", b"\xff\xff\xff\xff{}", b"\x05\x00\x00\x00{}", b"\x02\x00\x00\x00xx", b"ftrt" + bytes(100)],
-    ids=range(6),
+NO_ENGINES = (
+    b"",
+    b"\x02\x00",
+    b"\xff\xff\xff\xff{}",
+    b"\x05\x00\x00\x00{}",
+    b"\x02\x00\x00\x00xx",
+    b"ftrt" + bytes(100),
 )
+"""Files whose head is not that of an engine of segc."""
+
+
+@pytest.mark.parametrize("content", NO_ENGINES, ids=range(len(NO_ENGINES)))
 def test_a_file_without_metadata_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an engine with metadata in front"):
         split_header(content)

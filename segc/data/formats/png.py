@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,33 +27,43 @@ def read_png(data: bytes, name: str) -> NDArray[np.uint32]:
     Raises:
         ValueError: where it is no PNG, is cut off, or too large.
     """
-    import cv2
-
     if len(data) < 33 or data[:8] != _SIGNATURE or data[12:16] != b"IHDR":
         raise ValueError(f"{name} is no PNG")
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    if not 0 < width * height <= MOST_PIXELS:
-        raise ValueError(f"{name} has {height} x {width} pixels (height x width), more than segc reads")
-    if kind == _PALETTE:
-        data = _as_grey(data)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None or pixels.shape[:2] != (height, width):
-        raise ValueError(f"{name} is damaged")
-    values = np.asarray(pixels).astype(np.uint32)
+    depth, kind = data[24:26]
+    values = _decoded(data, name)
     if values.ndim == 2:
         # Less than 8 bits are spread over the whole range.
-        return values // (255 // (2**depth - 1) if depth < 8 else 1)
+        return (values // (255 // (2**depth - 1) if depth < 8 else 1)).astype(np.uint32)
     if depth == 16:
-        values >>= 8
-    packed = values[:, :, 0].copy()
+        values = values >> 8
+    packed = values[:, :, 0].astype(np.uint32)
     if kind != _GREY_AND_ALPHA:
-        packed |= values[:, :, 2] << 16 | values[:, :, 1] << 8
+        for channel, place in ((1, 8), (2, 16)):
+            packed |= values[:, :, channel].astype(np.uint32) << place
     if values.shape[2] == 4:
         packed[values[:, :, 3] == 0] = 0
-    return np.asarray(packed, np.uint32)
+    return packed
+
+
+def _decoded(data: bytes, name: str) -> NDArray[np.unsignedinteger[Any]]:
+    """What OpenCV makes of a PNG, [h, w] or [h, w, channels], of 8 or 16 bits."""
+    import cv2
+
+    from segc.inference.image_headers import HeaderError, check_image_header, quiet_decoders
+
+    try:
+        size = check_image_header(data, MOST_PIXELS)
+        if data[25] == _PALETTE:
+            data = _as_grey(data)
+        with quiet_decoders():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except HeaderError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.shape[:2] != size:
+        raise ValueError(f"{name} is damaged")
+    return np.asarray(pixels)
 
 
 def _as_grey(data: bytes) -> bytes:

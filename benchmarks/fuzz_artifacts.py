@@ -1,0 +1,147 @@
+"""Classes of artifacts, three for each in a folder: through segc, with hostile metadata, and through its script.
+
+Changes go into what the readers take apart: entries of zip archives, values of JSON, fields of protocol buffers. Where
+an artifact says the digests of its files, those are right again after half of the changes, as a stranger's would be.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz_kinds import CANARY, Kind
+from benchmarks.fuzz_mutations import VALUES, changed_archive, changed_bytes, changed_json, changed_message, json_bytes
+from segc.inference.metadata import SIDECAR
+from segc.targets.sidecar import FILES
+
+UNTOUCHED = ("predict.py", "predict.cpp", "CMakeLists.txt", "build_engine.py", "index.html", "README.md")
+"""What no reader of the model opens; nor are the runtime's own files of a web page changed."""
+
+MESSAGES = (".pb", ".onnx", ".mlmodel")
+"""Endings of protocol buffers."""
+
+
+def _copy(folder: Path, original: Path) -> Path:
+    copy = folder / original.name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(original, copy)
+    return copy
+
+
+def _artifact(original: Path, numbers: random.Random, folder: Path) -> Path:
+    copy = _copy(folder, original)
+    files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name not in UNTOUCHED)
+    # Scripts of a page are the page's, not the model's.
+    files = [path for path in files if path.suffix not in {".js", ".mjs", ".wasm", ".ts", ".swift"}]
+    # Most of what there is to read wrongly is in the descriptions, most of the bytes are weights.
+    telling = [path for path in files if path.suffix in {*MESSAGES, ".json", ".xml", ".param", ".torchscript"}]
+    path = numbers.choice(telling if telling and numbers.random() < 0.5 else files)
+    data = path.read_bytes()
+    structured = numbers.random() < 0.7
+    if structured and path.suffix == ".torchscript":
+        data = changed_archive(numbers, data)
+    elif structured and path.suffix == ".json":
+        data = json_bytes(changed_json(numbers, json.loads(data)))
+    elif structured and path.suffix in MESSAGES:
+        data = changed_message(numbers, data)
+    else:
+        data = changed_bytes(numbers, data)
+    path.write_bytes(data)
+    if numbers.random() < 0.5:
+        _mend_digests(path)
+    return copy
+
+
+def _mend_digests(changed: Path) -> None:
+    """Let an artifact tell the digest that a changed file has, where it tells any."""
+    sidecar = changed.parent / SIDECAR
+    try:
+        value = json.loads(sidecar.read_bytes())
+        told = value[FILES]
+        told[changed.name] = told[changed.name].partition(":")[0] + ":" + sha256(changed.read_bytes()).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        if changed.suffix == ".tflite" and zipfile.is_zipfile(changed):
+            _mend_flatbuffer(changed)
+        return
+    sidecar.write_text(json.dumps(value))
+
+
+def _mend_flatbuffer(changed: Path) -> None:
+    """Likewise of a flatbuffer with its metadata packed behind it."""
+    from segc.targets.litert.runtime import DIGEST
+
+    data = changed.read_bytes()
+    try:
+        with zipfile.ZipFile(changed) as archive:
+            entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+            start = min(entry.header_offset for entry in archive.infolist())
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, NotImplementedError):
+        return
+    entries[DIGEST] = sha256(data[:start]).hexdigest().encode()
+    changed.write_bytes(data[:start])
+    with zipfile.ZipFile(changed, "a") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def _metadata(original: Path, numbers: random.Random, folder: Path) -> Path:
+    copy = _copy(folder, original)
+    path = numbers.choice(sorted(path for path in copy.rglob("*.json") if path.name not in UNTOUCHED))
+    value = json.loads(path.read_bytes())
+    holder = numbers.choice([part for part in (value, *value.values()) if isinstance(part, dict) and part])
+    holder[numbers.choice(sorted(holder))] = numbers.choice(VALUES)
+    path.write_bytes(json_bytes(value))
+    return copy
+
+
+def open_and_run(path: Path, _: Path) -> str:
+    """Open an artifact as segc opens a stranger's, and run it once."""
+    import numpy as np
+
+    from segc.sessions.artifact import open_artifact
+
+    model = open_artifact(path, 1)
+    model.run(np.zeros((model.metadata.batch, 3, *model.metadata.imgsz), np.float32))
+    return "accepted"
+
+
+def _script(path: Path, folder: Path) -> str:
+    import cv2
+    import numpy as np
+
+    image = folder / "photo.png"
+    if not image.exists():
+        cv2.imwrite(str(image), np.full((48, 64, 3), 99, np.uint8))
+    command = [sys.executable, str(path / "predict.py"), str(image), "-o", str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, cwd=folder, timeout=120, check=False)
+    if done.returncode not in (0, 1) or b"Traceback" in done.stderr or (folder / CANARY).exists():
+        tail = done.stderr.decode(errors="replace").strip()[-300:]
+        raise AssertionError(f"exit status {done.returncode}: {tail}")
+    return "refused" if done.returncode else "accepted"
+
+
+def artifact_kinds(artifacts: Path) -> list[Kind]:
+    """Rows for each artifact that there is: through segc, with hostile metadata, and through its script in Python."""
+    made = []
+    for original in sorted(path.parent for path in artifacts.glob("*/artifact.json")):
+        name = original.name
+
+        def make(numbers: random.Random, folder: Path, original: Path = original) -> Path:
+            return _artifact(original, numbers, folder)
+
+        def metadata(numbers: random.Random, folder: Path, original: Path = original) -> Path:
+            return _metadata(original, numbers, folder)
+
+        limits: dict[str, Any] = {"seconds": 60, "megabytes": 2000, "needs": name}
+        made += [
+            Kind(f"artifact {name}", 93, make, open_and_run, **limits),
+            Kind(f"metadata {name}", 20, metadata, open_and_run, **limits),
+        ]
+        if (original / "predict.py").exists():
+            made.append(Kind(f"script {name}", 35, make, _script, **{**limits, "seconds": 150}))
+    return made
