@@ -22,6 +22,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 with atheris.instrument_imports(include=["segc"]):
+    from segc import json_stream
     from segc.data import labels
     from segc.diagnostics import render_text
     from segc.inference import image_headers, metadata
@@ -29,6 +30,8 @@ with atheris.instrument_imports(include=["segc"]):
     from segc.weights import inert
 
 from benchmarks import fuzz_kinds
+
+json_stream._CHUNK = 16  # noqa: SLF001 - every token is met at the edge of a window
 
 NOWHERE = Path("/nowhere/file")
 
@@ -53,6 +56,23 @@ def _labels(data: bytes) -> None:
     render_text(faults)
 
 
+def _json(data: bytes) -> None:
+    """What is read through a window of a few characters is what Python reads at once, refused or not."""
+    try:
+        read: object = {
+            key: list(value) if isinstance(value, json_stream.Elements) else value
+            for key, value in json_stream._members(json_stream._Window(io.BytesIO(data)))  # noqa: SLF001
+        }
+    except json_stream.JsonError:
+        read = None
+    try:
+        whole = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        whole = None
+    if isinstance(read, dict) and repr(read) != repr(whole):
+        raise AssertionError(f"read as {read!r:.200}, it is {whole!r:.200}")
+
+
 def _pickles() -> tuple[bytes, ...]:
     found = []
     for checkpoint in fuzz_kinds.checkpoints():
@@ -66,6 +86,7 @@ READERS: dict[str, Reader] = {
     "pickles": Reader(inert.read, _pickles, (inert.Refused, inert.Malformed, inert.TooLarge)),
     "headers": Reader(image_headers.check_image_header, fuzz_kinds.images, (image_headers.HeaderError,)),
     "labels": Reader(_labels, lambda: (fuzz_kinds.LABELS.encode(),)),
+    "json": Reader(_json, lambda: (json.dumps(fuzz_kinds.COCO).encode(),)),
     "metadata": Reader(
         metadata.parse_metadata,
         lambda: tuple(json.dumps(one).encode() for one in fuzz_kinds.metadata_values()),

@@ -6,7 +6,8 @@ the one that nobody disturbed makes, byte for byte. No process and no half-writt
 kill until the next call. Calls are forked from a process that has imported PyTorch already, and go through the command
 line from there on.
 
-    python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--seconds 600]
+    python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--seconds 600] \
+        [--json FILE]
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, at a whole training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.of == "emit":
@@ -54,6 +56,8 @@ def main() -> None:
                 Path(folder), options.signals, options.moments, options.seed, options.workers, seconds=options.seconds
             )
     print(json.dumps(found, indent=2))
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
     sys.exit(bool(found["faults"]))
 
 
