@@ -66,7 +66,7 @@ READ = "read: "
 
 def _told(read: Callable[[], object]) -> str:
     """What is said of an input by what it raises, or what it is read as."""
-    from segc.diagnostics import SegcError, render_text
+    from segc.diagnostics import Diagnostic, SegcError, render_text
     from segc.inference.metadata import ModelError
     from segc.inference.sources import ImageError, SourceError
 
@@ -75,7 +75,7 @@ def _told(read: Callable[[], object]) -> str:
     except SegcError as error:
         return render_text(error.diagnostics)
     except (ImageError, SourceError, ModelError) as error:
-        return f"{type(error).__name__}: {error}"
+        return render_text([Diagnostic("I002", str(error))])
 
 
 def _spec(given: tuple[str, tuple[str, ...]]) -> str:
@@ -322,6 +322,10 @@ LAUGHS = (
 )
 """Entities of XML that come to 10 GB."""
 
+GONE = b"HTTP/1.1 404 \x1b[31mGone\r\nContent-Length: 0\r\n\r\n"
+TO_A_FILE = b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n"
+CUT_CHUNK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7fffffff\r\nhello"
+
 METADATA: tuple[tuple[str, Any, str], ...] = (
     ("batch", 1e9, "batch is not a number from 1 to 1024"),
     ("batch", 10**9, "batch is not a number from 1 to 1024"),
@@ -473,7 +477,10 @@ ROWS: tuple[Row, ...] = (
         "a server that says no length and too much",
         served(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0),
         read_address,
-        "ImageError",
+        "larger than 64 MB",
     ),
+    Row("a server that colours its lines", served(GONE), read_address, r"answered 404 \x1b[31mGone"),
+    Row("a server that leads to a file", served(TO_A_FILE), read_address, "is not allowed"),
+    Row("a server that ends in a chunk", served(CUT_CHUNK), read_address, "the download broke off"),
 )
 """What is tried in the process itself."""

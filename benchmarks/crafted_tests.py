@@ -22,7 +22,20 @@ ROOT = Path(__file__).resolve().parents[1]
 def rows() -> tuple[Row, ...]:
     """All of them; imports the runtimes."""
     sys.path.insert(0, str(ROOT))
-    parts = (_pictures, _addresses, _onnx, _torchscript, _openvino, _paddle, _ncnn, _litert, _tfjs, _coreml, _tensorrt)
+    parts = (
+        _pictures,
+        _addresses,
+        _descriptions,
+        _onnx,
+        _torchscript,
+        _openvino,
+        _paddle,
+        _ncnn,
+        _litert,
+        _tfjs,
+        _coreml,
+        _tensorrt,
+    )
     return tuple(row for part in (*parts, _tensorflow) for row in part())
 
 
@@ -88,7 +101,19 @@ def _addresses() -> Iterator[Row]:
     for name, (first, again) in tests.SLOW.items():
         yield Row(f"a server without end: {name}", served(first, again), read_address, "not downloaded within", 5)
     for address in tests.NO_ADDRESSES:
-        yield Row(f"an address: {address[:40]!r}", lambda _, address=address: address, read_address, "ImageError: ")
+        yield Row(f"an address: {address[:40]!r}", lambda _, address=address: address, read_address, "error[I002]: ")
+
+
+def _descriptions() -> Iterator[Row]:
+    tests = _tests("sessions.test_artifact")
+    for number, text in enumerate(tests.NO_DESCRIPTIONS):
+
+        def make(folder: Path, text: str = text) -> Path:
+            shutil.copyfile(_emitted("onnx", (64, 96)), folder / tests.GOOD["model"])
+            (folder / "artifact.json").write_text(text)
+            return folder
+
+        yield Row(f"no description {number}", make, _opened, "error[T006]: damaged: ")
 
 
 def _onnx() -> Iterator[Row]:

@@ -6,8 +6,7 @@ the one that nobody disturbed makes, byte for byte. No process and no half-writt
 kill until the next call. Calls are forked from a process that has imported PyTorch already, and go through the command
 line from there on.
 
-    python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--seconds 600] \
-        [--json FILE]
+    python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--json FILE]
 """
 
 import argparse

@@ -60,21 +60,20 @@ def test_a_folder_without_a_description_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path)[1].startswith("no artifact.json in ")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        "[" * 100_000,
-        json.dumps({**GOOD, "target": "abacus"}),
-        json.dumps({**GOOD, "model": "../m.onnx"}),
-        json.dumps({**GOOD, "model": ".."}),
-        json.dumps({**GOOD, "model": 7}),
-        json.dumps({**GOOD, "status": "fine"}),
-    ],
-    ids=range(9),
+NO_DESCRIPTIONS = (
+    "",
+    "[]",
+    "{}",
+    "[" * 100_000,
+    json.dumps({**GOOD, "target": "abacus"}),
+    json.dumps({**GOOD, "model": "../m.onnx"}),
+    json.dumps({**GOOD, "model": ".."}),
+    json.dumps({**GOOD, "model": 7}),
+    json.dumps({**GOOD, "status": "fine"}),
 )
+
+
+@pytest.mark.parametrize("text", NO_DESCRIPTIONS, ids=range(len(NO_DESCRIPTIONS)))
 def test_a_damaged_description_is_refused(text: str, folder: Path) -> None:
     (folder / "artifact.json").write_text(text)
     code, message = refusal(folder)
