@@ -296,6 +296,28 @@ def _picture_of_a_name(name: str) -> Callable[[Path], tuple[Path, list[str]]]:
     return make
 
 
+def _table(text: str) -> Callable[[Path], tuple[Path, list[str]]]:
+    """A run with a table of results, and a command that shows it."""
+
+    def make(folder: Path) -> tuple[Path, list[str]]:
+        run = folder / "build" / "runs" / "a"
+        run.mkdir(parents=True)
+        (run / "results.csv").write_text(text)
+        return folder, ["runs", "list", "--build-dir", "build"]
+
+    return make
+
+
+def _arguments(text: str) -> Callable[[Path], tuple[Path, list[str]]]:
+    """Arguments of a run elsewhere, and a command that takes them over."""
+
+    def make(folder: Path) -> tuple[Path, list[str]]:
+        (folder / "args.yaml").write_text(f"task: segment\nmode: train\nmodel: yolov8n-seg.pt\nepochs: 3\n{text}\n")
+        return folder, ["init", "--from", "args.yaml"]
+
+    return make
+
+
 PNG_OF_4_GB = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000008000000080802000000" + "4b6d29dc" + "fffff049" + "49444154" + "7876e684e6"
 )
@@ -467,6 +489,15 @@ ROWS: tuple[Row, ...] = (
         r"a\x1b[31m error: all is lost.png: error[D002]",
     ),
     Row("a file's name that is no UTF-8", _picture_of_a_name("caf\udce9.png"), _command, r"caf\udce9.png: error[D002]"),
+    Row(
+        "a table of results without seconds", _table("epoch\n1\n"), _command, "error[F002]: not a table that segc wrote"
+    ),
+    Row(
+        "a table of results of words", _table("epoch,seconds\n1,many\n"), _command, "error[F002]: not a table that segc"
+    ),
+    Row(
+        "a rate of a word", _arguments("warmup_bias_lr: fast"), _command, "warmup_bias_lr: left out, `fast` is no value"
+    ),
     # metadata of a model
     *(
         Row(f"metadata: {key} {json.dumps(value):.40}", _changed_metadata(**{key: value}), _metadata, says)

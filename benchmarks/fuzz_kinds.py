@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -582,6 +583,122 @@ def _fetch_from_server(response: tuple[bytes, bytes, float], _: Path) -> str:
     return "accepted"
 
 
+# -- what `segc init --from` takes over
+
+TAKEN = (
+    """\
+path: .
+train: images/train
+val: images/val
+names: {0: circle, 1: 'a square'}
+nc: 2
+download: x
+""",
+    """\
+task: segment
+mode: train
+model: yolov8m-seg.pt
+data: data.yaml
+epochs: 7
+batch: -1
+imgsz: [640, 640]
+device: 0
+lr0: 0.02
+warmup_bias_lr: 0.1
+multi_scale: true
+freeze: [0, 1]
+cache: 'ram'
+amp: true
+nbs: 64
+mosaic: 0.5
+optimizer: auto
+keras: false
+""",
+    """\
+nc: 3
+scale: m
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 3, C2f, [128, true]]
+head:
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[15, 18, 21], 1, Segment, [nc, 32, 256]]
+""",
+)
+"""A data file, the arguments of a run, a model."""
+
+
+def _taken(numbers: random.Random, folder: Path) -> Path:
+    path = folder / numbers.choice(("data.yaml", "args.yaml", "yolov8x-seg.yaml"))
+    path.write_bytes(changed_text(numbers, numbers.choice(TAKEN)).encode("utf-8", "surrogatepass"))
+    return path
+
+
+def _take_over(path: Path, folder: Path) -> str:
+    from segc.spec.init import project_text
+    from segc.spec.load import check_text
+
+    text, _ = project_text(folder / "project.yaml", path)
+    loaded, found = check_text(text, folder / "project.yaml")
+    # What a data file names is told when the project is read.
+    if loaded is None and not all(one.file == path for one in found if one.severity == "error"):
+        raise AssertionError(f"wrote a project that is none: {[one.message for one in found]}")
+    return "accepted"
+
+
+# -- records of runs
+
+RECORD: Any = {
+    "format": 1,
+    "name": "a",
+    "project": "shapes",
+    "epochs": 3,
+    "hyperparameters": {"imgsz": [64, 64], "epochs": 3, "augment": {"mosaic": 1.0}},
+    "dataset": {"train images": "3", "train": "sha256:0"},
+    "dataset_digest": "sha256:0",
+    "weights": "",
+    "segments": [
+        {
+            "started": "2026-01-01T00:00:00+00:00", "epoch": 0, "steps": 0, "overrides": ["hyperparameters.epochs=3"],
+            "spec_digest": "sha256:0", "changes": ["a: 1 → 2"], "versions": {"segc": "1"}, "machine": {"cpu": "x"},
+            "ended": "2026-01-01T00:01:00+00:00", "end": "finished",
+        }
+    ],
+    "best": {"epoch": "2", "box_map": "0.5", "mask_map": "0.25"},
+    "ties": [1],
+    "seconds": 60.0,
+    "validation_seconds": 1.5,
+}  # fmt: skip
+RESULTS = "epoch,seconds,box_map,mask_map,train/box\n1,9,0.1,0.2,3.5\n2,19.5,0.5,0.25,2.5\n3,30,-,-,2.0\n"
+
+
+def _run(numbers: random.Random, folder: Path) -> Path:
+    for name in ("a", "b"):
+        run = folder / "build" / "runs" / name
+        (run / "weights").mkdir(parents=True, exist_ok=True)
+        (run / "weights" / "best.safetensors").touch()
+        (run / "run.json").write_bytes(json_bytes({**RECORD, "name": name}))
+        (run / "results.csv").write_text(RESULTS)
+    if numbers.random() < 0.7:
+        (run / "run.json").write_bytes(json_bytes(changed_json(numbers, changed_json(numbers, RECORD))))
+    else:
+        text = changed_text(numbers, RESULTS).encode("utf-8", "surrogatepass")
+        (run / "results.csv").write_bytes(changed_bytes(numbers, text) if numbers.random() < 0.3 else text)
+    return folder / "build"
+
+
+def _read_runs(build: Path, _: Path) -> str:
+    from segc.cli import run
+
+    said, status = io.StringIO(), 0
+    with redirect_stdout(said), redirect_stderr(said):
+        for command in (["list"], ["show", "b"], ["compare", "a", "b"]):
+            status = max(status, run(["runs", *command, "--build-dir", str(build)]))
+    if "Traceback" in said.getvalue() or not said.getvalue().replace("\n", "").isprintable():
+        raise AssertionError(f"said {said.getvalue()[-300:]!r}")
+    return "refused" if status else "accepted"
+
+
 # -- metadata of a model, wherever it keeps them
 
 
@@ -631,6 +748,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("labelme", 1_000, _labelme, _read_split),
     Kind("masks", 1_000, _masks, _read_split),
     Kind("metadata", 2_000, _metadata, _read_metadata),
+    Kind("init", 2_000, _taken, _take_over),
+    Kind("runs", 1_000, _run, _read_runs),
     Kind("addresses", 1_000, _address, _fetch_address),
     Kind("servers", 100, _response, _fetch_from_server),
     rows_kind("crafted", ROWS),

@@ -17,7 +17,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -162,18 +162,13 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 def read_record(folder: Path) -> RunRecord | None:
     """The record of a run; None where there is none that can be read."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if values.pop("format") != _FORMAT:
-            return None
-        segments = tuple(
-            Segment(**{**part, "overrides": tuple(part["overrides"]), "changes": tuple(part["changes"])})
-            for part in values["segments"]
-        )
-        known = {one.name for one in fields(RunRecord)}
-        kept = {key: value for key, value in values.items() if key in known}
-        return RunRecord(**{**kept, "segments": segments, "ties": tuple(values["ties"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        text = (folder / RECORD).read_bytes()
+        record = TypeAdapter(RunRecord).validate_json(text, strict=True)
+        return record if record.segments and json.loads(text)["format"] == _FORMAT else None
+    except (OSError, ValueError, KeyError, RecursionError, ValidationError):
         return None
 
 
@@ -358,14 +353,39 @@ def busy(folder: Path) -> SegcError:
 
 
 def read_results(path: Path, epochs: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a ``results.csv`` up to an epoch; those after it belong to work that was lost."""
+    """The rows of a ``results.csv`` up to an epoch; those after it belong to work that was lost.
+
+    Raises:
+        SegcError: F002 where it is not one that segc wrote.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [dict(row) for row in csv.DictReader(file)]
-    return [
-        row for row in rows if (row.get("epoch") or "").isdecimal() and (epochs is None or int(row["epoch"]) <= epochs)
-    ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [dict(row) for row in csv.DictReader(file)]
+        for row in rows:
+            _check_row(row)
+    except (csv.Error, ValueError) as error:
+        advice = "it is the table of a run alone: put back the one that was there, or take it away"
+        raise fail("F002", f"not a table that segc wrote: {error}", file=path, help=advice) from None
+    return [row for row in rows if epochs is None or int(row["epoch"]) <= epochs]
+
+
+def _check_row(row: Mapping[Any, Any]) -> None:
+    """See that a row of ``results.csv`` holds figures.
+
+    Raises:
+        ValueError: where it does not.
+    """
+    epoch = row.get("epoch") or ""
+    if not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 10) or not row.get("seconds"):
+        raise ValueError(f"a row has no epoch, or no seconds: {str(row)[:80]}")
+    for name, value in row.items():
+        # Fields without a heading stand under None, headings without a field have None.
+        if name is None or value is None:
+            raise ValueError(f"the row of epoch {epoch} is longer or shorter than its heading")
+        if value not in {"", UNMEASURED}:
+            float(value)
 
 
 def fitness(row: Mapping[str, Any]) -> float | None:

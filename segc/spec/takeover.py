@@ -145,7 +145,10 @@ def _argument(key: str, value: Any, origin: Origin, source: Path) -> str:
         return _PLACED[key](value, origin, source)
     if value is None:
         return "not set there"
-    name, converted = _CONVERTED.get(key, lambda given: (key, given))(value)
+    try:
+        name, converted = _CONVERTED.get(key, lambda given: (key, given))(value)
+    except (TypeError, ValueError):
+        return f"left out, `{value}` is no value of it"
     if name in _DEFAULTS:
         return _hyperparameter(name, converted, origin)
     if f"augment.{name}" in _DEFAULTS:

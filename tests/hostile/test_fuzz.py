@@ -30,6 +30,8 @@ INPUTS = {
     "labelme": 60,
     "masks": 60,
     "metadata": 200,
+    "init": 100,
+    "runs": 30,
     "addresses": 60,
     "servers": 6,
 }

@@ -171,7 +171,7 @@ def test_all_changes_are_named():
 
 def test_results_are_cut_to_the_epoch_that_is_resumed(tmp_path):
     path = tmp_path / "results.csv"
-    write_results(path, [{"epoch": n, "x": n / 2} for n in range(1, 6)])
+    write_results(path, [{"epoch": n, "seconds": n, "x": n / 2} for n in range(1, 6)])
     assert [row["epoch"] for row in read_results(path, 3)] == ["1", "2", "3"]
     path.write_text("nonsense")
     assert read_results(path, 3) == []
