@@ -64,7 +64,7 @@ def try_row(row: Row, folder: Path) -> str:
 READ = "read: "
 
 
-def _told(read: Callable[[], object]) -> str:
+def told(read: Callable[[], object]) -> str:
     """What is said of an input by what it raises, or what it is read as."""
     from segc.diagnostics import Diagnostic, SegcError, render_text
     from segc.inference.metadata import ModelError
@@ -90,7 +90,7 @@ def _weights(path: Path) -> str:
     from segc.weights.importing import describe
     from segc.weights.store import load_weights
 
-    said = _told(lambda: describe(path) and (path.suffix == ".safetensors" and load_weights(path)))
+    said = told(lambda: describe(path) and (path.suffix == ".safetensors" and load_weights(path)))
     if (path.parent / CANARY).exists():
         raise AssertionError("something of the file was run")
     return said
@@ -100,27 +100,27 @@ def read_image(data: bytes) -> str:
     """A picture's bytes."""
     from segc.inference.sources import decode_image
 
-    return _told(lambda: decode_image(data, "image").shape)
+    return told(lambda: decode_image(data, "image").shape)
 
 
 def _split(path: Path) -> str:
     from segc.data.dataset import read_split
     from segc.spec.load import load_project
 
-    return _told(lambda: len(read_split(load_project(path), "train")))
+    return told(lambda: len(read_split(load_project(path), "train")))
 
 
 def _metadata(value: Any) -> str:
     from segc.inference.metadata import parse_metadata
 
-    return _told(lambda: parse_metadata(value).names)
+    return told(lambda: parse_metadata(value).names)
 
 
 def read_address(address: str) -> str:
     """What an address gives within half a second."""
     from segc.inference.sources import fetch
 
-    return _told(lambda: fetch(address, seconds=0.5))
+    return told(lambda: fetch(address, seconds=0.5))
 
 
 def _command(given: tuple[Path, list[str]]) -> str:

@@ -172,7 +172,7 @@ def webp_of_size(height, width):
 )
 def test_a_decompression_bomb_is_refused_by_its_header(data):
     start = time.perf_counter()
-    with pytest.raises(ImageError, match=r"bomb: \d+ by \d+ pixels; the limit is 128 Mi"):
+    with pytest.raises(ImageError, match=r"bomb: .*(pixels; the limit is 128 Mi|cannot hold 60000 by)"):
         decode_image(data, "bomb")
     assert time.perf_counter() - start < 0.2
 

@@ -34,12 +34,11 @@ def read_png(data: bytes, name: str) -> NDArray[np.uint32]:
     if values.ndim == 2:
         # Less than 8 bits are spread over the whole range.
         return (values // (255 // (2**depth - 1) if depth < 8 else 1)).astype(np.uint32)
-    if depth == 16:
-        values = values >> 8
-    packed = values[:, :, 0].astype(np.uint32)
+    shift = 8 if depth == 16 else 0
+    packed = (values[:, :, 0] >> shift).astype(np.uint32)
     if kind != _GREY_AND_ALPHA:
         for channel, place in ((1, 8), (2, 16)):
-            packed |= values[:, :, channel].astype(np.uint32) << place
+            packed |= (values[:, :, channel] >> shift).astype(np.uint32) << place
     if values.shape[2] == 4:
         packed[values[:, :, 3] == 0] = 0
     return packed
