@@ -209,8 +209,8 @@ def _ncnn() -> Iterator[Row]:
 
 def _litert() -> Iterator[Row]:
     from ai_edge_litert import schema_py_generated as schema
-    from segc.targets.litert.conversion import with_metadata
 
+    from segc.targets.litert.model import with_metadata
     from segc.targets.litert.runtime import read_model
 
     tests = _tests("targets.test_litert")

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
 SIZE = (64, 64)
 INPUTS = 3
-QUICK = ("onnx",)
 
 
-@pytest.mark.parametrize(
-    "target", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in targets()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("target", targets())
 def test_an_artifact_that_strangers_changed_is_run_or_refused(
     target: str, trained: Trained, shapes: Path, tmp_path: Path
 ) -> None:
