@@ -79,9 +79,11 @@ def generate(folder: Path, images: int, objects: int) -> Path:
 def read(file: Path, what: str) -> None:
     """Read a file in this process, and print what that took."""
     from segc.data.coco import annotated_images, read_annotations
-    from segc.spec.categories import read_categories
+    from segc.json_stream import Elements, members
 
-    folders, names = [file.parent / "images"], list(read_categories(file).values())
+    # Not by `read_categories`, which maps the file: its pages would count as memory here.
+    (categories,) = [list(value) for key, value in members(file) if key == "categories" and isinstance(value, Elements)]
+    folders, names = [file.parent / "images"], [one["name"] for one in categories]
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     if what == "lists":
         images = annotated_images(file, folders)

@@ -75,7 +75,7 @@ def compare_command(names: tuple[str, ...], build_dir: Path, page: Path | None, 
 @_json_option
 def show_command(name: str, build_dir: Path, *, as_json: bool) -> None:
     """Show how a run was trained, in which parts, and what came out."""
-    from segc.reports.runs import SCORES, view_runs
+    from segc.reports.runs import SCORES, said, view_runs
     from segc.runs import told_ties, weights_of
 
     (view,) = views = view_runs(build_dir, [name])
@@ -94,7 +94,7 @@ def show_command(name: str, build_dir: Path, *, as_json: bool) -> None:
         rows.append([f"from epoch {one.epoch + 1}", f"{one.started} to {one.ended or '?'}, {one.end or 'going on'}"])
         rows += [["", f"--set {text}"] for text in one.overrides]
         rows += [["", f"changed: {text}"] for text in one.changes]
-    rows += [[key, str(value)] for key, value in view.settings.items()]
+    rows += [[key, said(value)] for key, value in view.settings.items()]
     _show(views, rows, build_dir, None, as_json=False)
 
 

@@ -75,7 +75,8 @@ def _pair(one: Suspicion, names: tuple[str, ...]) -> Pair | None:
         "class": f"labelled {named}, the network sees {names[one.found_class]}",
         "outline": f"{named}: IoU {one.iou:.2f}",
     }[one.kind]
-    caption = f"{one.sample.image.name}{where}; weight {one.weight:.2f}"
+    path = one.sample.image  # with its folder: splits may have images of one name
+    caption = f"{path.parent.name}/{path.name}{where}; weight {one.weight:.2f}"
     return Pair(pictures.data_uri(left), pictures.data_uri(right), f"{_TITLES[one.kind]}: {text}", caption)
 
 

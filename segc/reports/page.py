@@ -267,7 +267,7 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         return []
     columns = list(dict.fromkeys(key for row in rows for key in row))
     epochs = column(rows, "epoch")
-    along = Axis.around("epoch", epochs)
+    along = Axis.around("epoch", epochs, whole=True)
 
     def chart(named: Iterable[tuple[str, str]], caption: str, scale: Axis | None = None) -> Figure | None:
         there = [(label, column(rows, name)) for label, name in named if name in columns]

@@ -66,14 +66,15 @@ class Axis:
         return cls(name, 0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
 
     @classmethod
-    def around(cls, name: str, *several: Values, zero: bool = False) -> "Axis":
-        """A round scale that holds all finite values; from 0 on with ``zero``."""
+    def around(cls, name: str, *several: Values, zero: bool = False, whole: bool = False) -> "Axis":
+        """A round scale that holds all finite values; from 0 on with ``zero``, with marks at whole numbers only."""
         values = [v for one in several for v in np.asarray(one, np.float64).tolist() if math.isfinite(v)]
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         low = min(low, 0.0) if zero else low
         if high - low <= abs(high) * 1e-9:
             low, high = low - (abs(low) / 2 or 0.5) * (not zero), high + (abs(high) / 2 or 0.5)
         step = _round_step((high - low) / 5)
+        step = max(math.ceil(step), 1) if whole else step
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         return cls(name, first * step, last * step, tuple(i * step for i in range(first, last + 1)))
 

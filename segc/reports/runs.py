@@ -1,5 +1,6 @@
 """Runs beside one another: a table, the settings that differ, and their curves on one page."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -163,8 +164,13 @@ def comparison(views: Sequence[RunView]) -> list[list[str]]:
         ["best epoch", *(str(one.best.get("epoch", "-")) for one in views)],
         *([f"best {name}", *(one.score(name) for one in views)] for name in SCORES),
         *([f"{name} at the end", *(one.spread(name) for one in views)] for name in SCORES),
-        *([key, *(str(found.get(key, "-")) for found in settings)] for key in different),
+        *([key, *(said(found.get(key, "-")) for found in settings)] for key in different),
     ]
+
+
+def said(value: Any) -> str:
+    """A setting as the project file has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def runs_page(project: str, views: Sequence[RunView]) -> str:
@@ -183,7 +189,7 @@ def _curves(views: Sequence[RunView]) -> list[Figure]:
     trained = [one for one in views if one.rows]
     if not trained:
         return []
-    along = Axis.around("epoch", *(column(one.rows, "epoch") for one in trained))
+    along = Axis.around("epoch", *(column(one.rows, "epoch") for one in trained), whole=True)
     losses = [name for name in trained[-1].rows[-1] if name.startswith("train_")]
     for name in (*SCORES, *losses, "learning_rate", "images_per_second"):
         lines = []

@@ -42,6 +42,14 @@ def test_lines_stay_inside_the_chart(points: list[tuple[float, float]]) -> None:
             assert 0 <= y <= HEIGHT
 
 
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (1, 3), (1, 12), (1, 300)])
+def test_marks_of_epochs_are_whole_numbers(first: int, last: int) -> None:
+    axis = Axis.around("epoch", range(first, last + 1), whole=True)
+    assert axis.low <= first <= last <= axis.high
+    assert all(float(tick).is_integer() for tick in axis.ticks)
+    assert 2 <= len(axis.ticks) <= 8
+
+
 def test_a_value_that_is_not_there_breaks_the_line() -> None:
     line = Line("a", [0, 1, 2, 3, 4], [0, 1, math.nan, 1, 0])
     drawn = _parse(plots.line_chart([line], Axis.unit("x"), Axis.unit("y"), title="t"))
