@@ -4,7 +4,10 @@ Speed of the whole training (scales n and m, bf16, automatic batch, compiled or 
 waits for data, peak memory, two runs and a resumed one compared bit by bit, TensorRT engines built, run and verified.
 Without a GPU it goes the same way on processors with small figures, and says under `not_done` what it could not do.
 
-    python benchmarks/gpu.py DATASET > gpu.json
+The parts come in the order of their worth, each in processes of its own: one that fails or takes too long costs itself
+alone. What is known is written after every part, and all ends within `--minutes`.
+
+    python benchmarks/gpu.py DATASET --output gpu.json
 """
 
 import argparse
@@ -17,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-LONGEST = 3600
 SPEC = """\
 version: 1
 name: gpu
@@ -29,34 +33,106 @@ architecture: {family: yolov8-seg, scale: n}
 dataset: {data: DATA, train: TRAIN, val: VAL}
 hyperparameters: {imgsz: SIDE, epochs: 3, batch: 4, val_interval: 3, workers: 2}
 """
+TENSORRT = (("fp32", ""), ("fp16", ", half: true"), ("int8", ", int8: true"))
+DEFAULT_WORKERS = 2
+
+
+class Clock:
+    """What is left of the time.
+
+    Args:
+        seconds: how long all parts may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds; at least one, so that a process that is started gets to say something."""
+        return max(self._end - time.monotonic(), 1.0)
+
+    def is_over(self) -> bool:
+        """Whether there is no time for another part."""
+        return time.monotonic() + 10 > self._end
+
+
+CLOCK = Clock(540)
 
 
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset", type=Path, help="a YOLO dataset with images/train, labels/train and data.yaml")
-    parser.add_argument("--images", type=int, help="images of an epoch; 100 on a GPU, 16 without")
+    parser.add_argument("--images", type=int, help="images of an epoch; 2048 on a GPU, 16 without")
+    parser.add_argument("--minutes", type=float, default=9.0, help="most time for all of it")
+    parser.add_argument("--output", type=Path, help="also written here, after every part")
     options = parser.parse_args()
     import torch
 
+    globals()["CLOCK"] = Clock(60 * options.minutes)
     there = torch.cuda.is_available()
-    images = options.images or (100 if there else 16)
     found: dict[str, Any] = {"machine": machine(torch), "not_done": []}
     if not there:
-        found["not_done"].append("no GPU: figures are those of processors, at 160 px, scale n, batch 8, fp32")
+        found["not_done"] += [
+            "no GPU: figures are those of processors, at 160 px, scale n, batch 8, fp32",
+            *("compile: true", "scale m", "bf16 and batch: auto on a GPU"),
+        ]
+    if not there or tensorrt() is None:
+        found["not_done"].append("TensorRT engines: " + ("tensorrt is not installed" if there else "no GPU"))
+    found["not_done"].append("any TensorRT but the one installed: run this in an environment of each (10.x, 11)")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_project(folder, options.dataset.resolve(), images, 640 if there else 160)
-        found["speed"] = [
-            speed(options.dataset, images, scale, compiled=compiled, there=there)
-            for scale in (("n", "m") if there else ("n",))
-            for compiled in ((False, True) if there else (False,))
-        ]
-        found["exact"] = exact(folder)
-        found["engines"] = engines(folder, found["not_done"], there=there)
-    if not there:
-        found["not_done"] += ["compile: true", "scale m", "bf16 and batch: auto on a GPU"]
+        many = repeated(options.dataset.resolve(), folder / "many", options.images or (2048 if there else 16))
+        write_project(folder, options.dataset.resolve(), 100 if there else 16, 640 if there else 160)
+        for part, measured in parts(folder, many, there=there):
+            if CLOCK.is_over():
+                found["not_done"].append(f"{part}: no time was left of {options.minutes:g} minutes")
+                continue
+            started = time.monotonic()
+            try:
+                found[part] = measured()
+            except Exception as error:  # noqa: BLE001 - the other parts go on
+                found[part] = {"failed": f"{type(error).__name__}: {error}"[:500]}
+            found[part]["seconds"] = round(time.monotonic() - started, 1)
+            if options.output:
+                options.output.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
+
+
+def parts(folder: Path, many: Path, *, there: bool) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Name and measurement of each part, what matters most first."""
+    workers = max(len(os.sched_getaffinity(0)) - 2, 1) if there else DEFAULT_WORKERS
+    fast = partial(speed, many, there=there, workers=workers)
+    begin = [("speed n", partial(fast, "n", compiled=False)), ("exact", partial(exact, folder))]
+    built = [(f"engine {name}", partial(engine, folder, more)) for name, more in TENSORRT]
+    if not there:
+        return begin + built
+    return [
+        *begin,
+        ("speed m", partial(fast, "m", compiled=False)),
+        *built,
+        (
+            "speed n, workers by default",
+            partial(speed, many, "n", compiled=False, there=there, workers=DEFAULT_WORKERS),
+        ),
+        ("speed n, compiled", partial(fast, "n", compiled=True)),
+        ("speed m, compiled", partial(fast, "m", compiled=True)),
+    ]
+
+
+def repeated(dataset: Path, folder: Path, images: int) -> Path:
+    """A dataset of so many images: links to those of another one, again and again, so that batches can be large."""
+    found = sorted(path for path in (dataset / "images" / "train").iterdir() if path.is_file())
+    for kind in ("images", "labels"):
+        (folder / kind / "train").mkdir(parents=True)
+    for number in range(images):
+        image = found[number % len(found)]
+        labels = dataset / "labels" / "train" / f"{image.stem}.txt"
+        (folder / "images" / "train" / f"{number:05d}{image.suffix}").symlink_to(image)
+        if labels.is_file():
+            (folder / "labels" / "train" / f"{number:05d}.txt").symlink_to(labels)
+    (folder / "data.yaml").write_text((dataset / "data.yaml").read_text())
+    return folder
 
 
 def machine(torch: Any) -> dict[str, Any]:
@@ -70,24 +146,36 @@ def machine(torch: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "tensorrt": tensorrt(),
     }
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """A Python process, ended where it takes too long."""
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=LONGEST, check=False)
+    """A Python process, ended with those that it started where no time is left."""
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=CLOCK.left())
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        err += "\nno time was left"
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def speed(dataset: Path, images: int, scale: str, *, compiled: bool, there: bool) -> dict[str, Any]:
+def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: int) -> dict[str, Any]:
     """Images a second, the share of the time that training waits for data, memory."""
-    settings = ["--set", f"hyperparameters.compile={str(compiled).lower()}"]
-    settings += ["--set", "hyperparameters.batch=auto"] if there else []
+    settings = {"compile": str(compiled).lower(), "workers": workers, "cache_gib": 8}
+    settings |= {"batch": "auto"} if there else {}
+    given = [word for key, value in settings.items() for word in ("--set", f"hyperparameters.{key}={value}")]
     size, precision = ("640", "bf16") if there else ("160", "fp32")
+    images = len(list((dataset / "images" / "train").iterdir()))
     done = run(
         *(str(HERE / "train.py"), str(dataset), "--alone", "--scale", scale, "--imgsz", size, "--images", str(images)),
-        *("--epochs", "2", "--precision", precision, *settings),
+        *("--epochs", "4" if there else "2", "--precision", precision, *given),
     )
-    about = {"scale": scale, "imgsz": int(size), "precision": precision, "compiled": compiled}
+    about = {"scale": scale, "imgsz": int(size), "precision": precision, "compiled": compiled, "workers": workers}
     if done.returncode:
         return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
     measured = json.loads(done.stdout.splitlines()[-1])
@@ -95,6 +183,7 @@ def speed(dataset: Path, images: int, scale: str, *, compiled: bool, there: bool
     return {
         **about,
         "device": measured["device"],
+        "batch": measured["batch"],
         "images_per_second": round(statistics.median(measured["speeds"]), 2),
         "network_alone": round(statistics.median(measured["alone"]), 2),
         "waiting_for_data": round(measured["phases"].get("data wait", 0.0) / whole, 4),
@@ -108,9 +197,12 @@ def exact(folder: Path) -> dict[str, Any]:
         if (done := train(folder, build)).returncode:
             return {"failed": done.stderr.strip().splitlines()[-3:]}
     interrupted = interrupt(folder, "three")
-    train(folder, "three", "--resume")
+    resumed = train(folder, "three", "--resume")
+    if interrupted != 128 + signal.SIGTERM or resumed.returncode:
+        said = resumed.stderr.strip().splitlines()[-3:]
+        return {"failed": ["not interrupted, or not resumed", *said], "interrupted": interrupted}
     files = [folder / build / "runs" / "exact" / "weights" / "last.safetensors" for build in ("one", "two", "three")]
-    one, two, three = (path.read_bytes() if path.exists() else b"" for path in files)
+    one, two, three = (path.read_bytes() for path in files)
     return {"two_runs_identical": one == two, "interrupted": interrupted, "resumed_identical": one == three}
 
 
@@ -127,43 +219,44 @@ def where(folder: Path, build: str) -> list[str]:
 def interrupt(folder: Path, build: str) -> int:
     """Start a training and end it after its first epoch; gives the exit status."""
     command = [sys.executable, "-m", "segc", "train", str(folder / "project.yaml"), *where(folder, build)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     results = folder / build / "runs" / "exact" / "results.csv"
-    deadline = time.monotonic() + LONGEST
-    while not results.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not results.exists() and process.poll() is None and not CLOCK.is_over():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    return process.wait(LONGEST)
+    try:
+        return process.wait(CLOCK.left())
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
 
 
-def engines(folder: Path, not_done: list[str], *, there: bool) -> list[dict[str, Any]]:
-    """TensorRT engines of each arithmetic: built, run and verified, or why not."""
+def tensorrt() -> str | None:
+    """The version that is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        installed = version("tensorrt")
+        return version("tensorrt")
     except PackageNotFoundError:
-        installed = None
-    if not there or installed is None:
-        not_done.append("TensorRT engines: " + ("no GPU" if not there else "tensorrt is not installed"))
-    found = []
-    for options in ("", ", half: true", ", int8: true"):
-        project = folder / "project.yaml"
-        text = project.read_text()
-        project.write_text(f"{text}targets: [{{format: tensorrt{options}}}]\n")
-        done = run("-m", "segc", "emit", str(project), "--build-dir", str(folder / "one"), "--force")
-        project.write_text(text)
-        lines = (done.stdout + done.stderr).strip().splitlines()
-        found.append(
-            {
-                "options": options.strip(", ") or "fp32",
-                "tensorrt": installed,
-                "status": done.returncode,
-                "said": [line.strip() for line in lines if "tensorrt" in line.lower() or "error" in line][:4],
-            }
-        )
-    not_done.append("another TensorRT than the one installed: run the script in an environment of each (10.x, 11)")
-    return found
+        return None
+
+
+def engine(folder: Path, options: str) -> dict[str, Any]:
+    """A TensorRT engine: built, run and verified, or what was said instead."""
+    project, build = folder / "engine.yaml", folder / "one"
+    text = (folder / "project.yaml").read_text()
+    project.write_text(f"{text}targets: [{{format: tensorrt, name: engine{options}}}]\n")
+    # Weights of the first exact run where there are some, else none that were trained.
+    weights = ["--run", "exact"] if (build / "runs" / "exact" / "weights" / "best.safetensors").exists() else []
+    done = run("-m", "segc", "emit", str(project), "--build-dir", str(build), "--force", *(weights or ["--untrained"]))
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    record = build / "artifacts" / "engine" / "artifact.json"
+    known = json.loads(record.read_text()) if not done.returncode and record.exists() else {}
+    return {
+        "exit": done.returncode,
+        "status": known.get("status", "error"),
+        "said": [line.strip() for line in lines][-6:],
+    }
 
 
 def write_project(folder: Path, dataset: Path, images: int, side: int) -> None:

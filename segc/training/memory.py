@@ -59,6 +59,7 @@ def resolve_hyperparameters(
         return hyper.model_copy(update={"batch": max(AUTO_BATCH, world.size)})
     free, _ = torch.cuda.mem_get_info(device)
     each = choose_batch(step_probe(hyper, graph, loaded.project.dataset.nc, device), int(free * MEMORY_SHARE))
+    torch.cuda.reset_peak_memory_stats(device)  # what the run reports shall be its own peak, not the trials'
     return hyper.model_copy(update={"batch": min(world.least(each, device) * world.size, LARGEST_BATCH)})
 
 
