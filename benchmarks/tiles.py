@@ -4,10 +4,11 @@
 
 The project and the weights are those of ``examples/shapes``. Small pictures, drawn as its training pictures are, are
 laid side by side until they fill the large one, so every object is on both, and tiles cut them anywhere. The network
-sees both at the scale that it was trained at: small pictures of 176 pixels in frames of 160, tiles of 704 in frames of
-640. Each large picture is predicted in a process of its own, whose peak memory is measured, models and packages
-included: from a PNG, which is decoded whole, and from a TIFF in tiles, which is read in parts. ``--huge`` adds one of
-20,000 x 20,000.
+sees both at the scale that it was trained at: small pictures of 176 pixels in frames of 160, tiles of 176 in the same,
+which half overlap as objects are up to half as large, and tiles of 704 in frames of 640, which no training picture was
+as large as: what that costs is the network's. Each large picture is predicted in a process of its own, whose peak
+memory is measured, models and packages included: from a PNG, which is decoded whole, and from a TIFF in tiles, which is
+read in parts. ``--huge`` adds one of 20,000 x 20,000.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SMALL, TILE, FRAME = 176, 704, 640
-"""Sides of a small picture, of a tile, and of the frame that a tile is seen in: 160 for a small picture."""
+SMALL, TILE = 176, 704
+"""Sides of a small picture, and of a large tile: seen in frames of 160, as in training, and of 640."""
+
+FRAMES = {0: (640, 0.0), SMALL: (160, 0.5), TILE: (640, 0.2)}
+"""Frame and overlap by the side of a tile. What has no tiles is seen in one frame."""
 
 CONF = 0.25
 
@@ -58,15 +62,15 @@ from segc.inference.regions import open_picture
 from segc.inference.sources import Source
 from segc.sessions.choose import weights_session
 from segc.spec.load import load_project
-project, weights, picture, answer, size, whole, conf = sys.argv[1:]
-loaded = load_project(Path(project), ("hyperparameters.imgsz=640", "hyperparameters.device=cpu"))
+project, weights, picture, answer, size, frame, overlap, whole, conf = sys.argv[1:]
+loaded = load_project(Path(project), (f"hyperparameters.imgsz={frame}", "hyperparameters.device=cpu"))
 with TemporaryDirectory() as folder:
     session = weights_session(loaded, Path(folder), Path(weights), runtime="auto", warn=lambda _: None)
 started, before = time.perf_counter(), time.process_time()
 opened = open_picture(Source("picture", Path(picture)))
 filters = Filters(conf=float(conf), retina=True)
 if int(size):
-    tiling = Tiling(int(size), 0.2, whole == "whole")
+    tiling = Tiling(int(size), float(overlap), whole == "whole")
     found = predict_tiled(opened, session.run, session.metadata, filters, tiling)
 else:
     found = predict_image(opened.image, session.run, session.metadata, filters)
@@ -224,7 +228,8 @@ def in_process(
     """Predict a large picture in a process of its own: what was found, and what it took."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
-        arguments = [options.project, options.weights, picture, answer, size, "whole" if whole else "tiles", CONF]
+        looks = (size, *FRAMES[size], "whole" if whole else "tiles")
+        arguments = [options.project, options.weights, picture, answer, *looks, CONF]
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         subprocess.run(
             [sys.executable, "-c", CHILD, *map(str, arguments)], check=True, env={**os.environ, "PYTHONPATH": path}
@@ -254,9 +259,10 @@ def main() -> None:
         cv2.imwrite(str(png), large, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         tiff_tiles(tiff, large, options.side)
         ways = {
-            "tiles, PNG": (png, TILE, False),
-            "tiles, TIFF in parts": (tiff, TILE, False),
-            "tiles and the whole, TIFF in parts": (tiff, TILE, True),
+            "tiles of 176, TIFF in parts": (tiff, SMALL, False),
+            "tiles of 704, PNG": (png, TILE, False),
+            "tiles of 704, TIFF in parts": (tiff, TILE, False),
+            "tiles of 704 and the whole, TIFF in parts": (tiff, TILE, True),
             "without tiles, PNG": (png, 0, False),
         }
         for title, (picture, size, whole) in ways.items():
@@ -269,7 +275,7 @@ def main() -> None:
             found, took = in_process(options, huge, TILE)
             table["20,000 x 20,000, TIFF in parts"] = {"found": len(found), "left out": found.left_out, **took}
     for title, figures in table.items():
-        print(f"{title:36}", "  ".join(f"{key} {value}" for key, value in figures.items()))
+        print(f"{title:42}", "  ".join(f"{key} {value}" for key, value in figures.items()))
     if options.json:
         about = {
             "machine": platform.platform(),

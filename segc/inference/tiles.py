@@ -250,8 +250,13 @@ class _Held:
 
 
 def _groups(pieces: _Pieces, tiles: Sequence[Tile]) -> list[list[int]]:
-    """Rows that are one object each."""
+    """Rows that are one object each.
+
+    What agrees best is joined first, but no two objects that one tile sees whole and apart from each other, whatever
+    lies between them.
+    """
     parent = list(range(len(pieces.tile)))
+    whole = [[] if cut else [row] for row, cut in enumerate(pieces.is_cut)]
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -259,13 +264,27 @@ def _groups(pieces: _Pieces, tiles: Sequence[Tile]) -> list[list[int]]:
             row = parent[row]
         return row
 
-    for one, other in _overlapping(tiles):
-        for a, b in _same(pieces, tiles[one], tiles[other], one, other):
-            parent[max(root(a), root(b))] = min(root(a), root(b))
+    links = [link for one, other in _overlapping(tiles) for link in _same(pieces, tiles[one], tiles[other], one, other)]
+    for _, a, b in sorted(links):
+        first, second = sorted((root(a), root(b)))
+        if first != second and not _told_apart(pieces, whole[first], whole[second]):
+            parent[second] = first
+            whole[first] += whole[second]
     groups: dict[int, list[int]] = {}
     for row in range(len(parent)):
         groups.setdefault(root(row), []).append(row)
     return list(groups.values())
+
+
+def _told_apart(pieces: _Pieces, one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether a tile shows two whole detections, of which less than half of the smaller one lies in the other."""
+    return any(
+        pieces.tile[a] == pieces.tile[b]
+        and common_area(pieces.masks[a], pieces.masks[b])
+        < SAME_OBJECT * min(pieces.masks[a].area, pieces.masks[b].area)
+        for a in one
+        for b in other
+    )
 
 
 def _overlapping(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
@@ -277,7 +296,11 @@ def _overlapping(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
         yield from ((one, one + 1 + int(other)) for other in np.flatnonzero(common))
 
 
-def _same(pieces: _Pieces, one: Tile, other: Tile, one_number: int, other_number: int) -> Iterator[tuple[int, int]]:
+Link = tuple[float, int, int]
+"""Two rows that are the same object; what agrees better comes first."""
+
+
+def _same(pieces: _Pieces, one: Tile, other: Tile, one_number: int, other_number: int) -> Iterator[Link]:
     """Pairs of rows, one of each tile, that are the same object.
 
     First one of a tile goes with one of the other at most, those that agree best first. A piece that is left over then
@@ -291,13 +314,13 @@ def _same(pieces: _Pieces, one: Tile, other: Tile, one_number: int, other_number
         one_class = pair.is_same_class or pieces.is_cut[pair.a] or pieces.is_cut[pair.b]
         if one_class and pair.overlap >= SAME_OBJECT and not {pair.a, pair.b} & taken:
             taken |= {pair.a, pair.b}
-            yield pair.a, pair.b
+            yield -1 - pair.overlap, pair.a, pair.b
     for pair in sorted(pairs, key=lambda pair: (not pair.is_same_class, -max(pair.inside), pair.a, pair.b)):
         for piece, rest, inside in ((pair.a, pair.b, pair.inside[0]), (pair.b, pair.a, pair.inside[1])):
             may_be = pair.is_same_class or not pieces.is_cut[rest]
             if may_be and inside >= SAME_OBJECT and pieces.is_cut[piece] and piece not in taken:
                 taken.add(piece)
-                yield piece, rest
+                yield -inside, piece, rest
 
 
 Region = tuple[int, int, int, int]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from segc.inference import tiles
 from segc.inference.masks import Mask, united
 from segc.inference.results import Prediction
 from segc.inference.tiles import Tile, Tiling, merge_tiles, tile_grid, tile_starts
@@ -211,3 +212,17 @@ def test_the_union_of_masks_holds_every_pixel_of_them():
     empty = Mask(0, 0, np.zeros((0, 0), np.bool_))
     assert united([empty, one]) is one
     assert united([empty]) is empty
+
+
+def test_what_lies_between_two_objects_that_a_tile_tells_apart_does_not_join_them(monkeypatch):
+    left, right = (Mask(x, 20, np.ones((40, 30), np.bool_)) for x in (60, 90))
+    grid = [Tile(0, 0, 160, 100), Tile(70, 0, 230, 100), Tile(65, 0, 225, 100)]
+    # The other tiles see something of both, each more of another one, and much in common.
+    some, more = Mask(0, 20, np.ones((40, 35), np.bool_)), Mask(15, 20, np.ones((40, 40), np.bool_))
+    seen = [([left, right], [0.9, 0.8]), ([some], [0.6]), ([more], [0.5])]
+    found = [
+        (tile, predicted((100, 160), masks, scores=scores)) for tile, (masks, scores) in zip(grid, seen, strict=True)
+    ]
+    assert full(merge_tiles(found, 100, 230)) == full(predicted((100, 230), [left, right]))
+    monkeypatch.setattr(tiles, "_told_apart", lambda *_: False)
+    assert len(merge_tiles(found, 100, 230)) == 1
