@@ -167,6 +167,21 @@ def class_shifts(classes: int, *, agnostic: bool = False) -> Array:
     return np.asarray(shifts, np.float32)
 
 
+def first_beyond(iou: float) -> float:
+    """The threshold, of fp32, for what suppresses from a threshold on, where beyond ``iou`` below 1 is meant."""
+    import numpy as np
+
+    return float(np.nextafter(np.float32(iou), np.float32(1)))
+
+
+def boxes_apart(count: int) -> Array:
+    """Boxes [count, 4] of which none meets another: in the place of all boxes where nothing is to be suppressed."""
+    import numpy as np
+
+    left = np.arange(count) * 2
+    return np.stack([left, 0 * left, left + 1, 0 * left + 1], axis=1).astype(np.float32)
+
+
 def suppressed(
     boxes: Array, scores: Array, coefficients: Array, *, conf: float, iou: float, max_det: int, agnostic: bool = False
 ) -> tuple[Array, Array, Array, Array]:

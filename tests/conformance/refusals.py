@@ -10,14 +10,9 @@ SUPPRESSION = (
 """Recipes of what a target has that suppresses in the graph."""
 
 REFUSALS: dict[str, dict[str, str]] = {
-    **{
-        target: dict.fromkeys(SUPPRESSION, "there is no nms")
-        for target in ("saved_model", "graphdef", "tflite", "edgetpu", "tfjs", "paddle", "ncnn", "keras")
-    },
-    "tfjs": {
-        **dict.fromkeys(SUPPRESSION, "there is no nms"),
-        "conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution with both a stride and a dilation",
-    },
+    **{target: dict.fromkeys(SUPPRESSION, "there is no nms") for target in ("ncnn", "keras")},
+    "edgetpu": dict.fromkeys(SUPPRESSION, "the Edge TPU does not suppress"),
+    "tfjs": {"conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution with both a stride and a dilation"},
     "keras": {
         **dict.fromkeys(SUPPRESSION, "there is no nms"),
         "conv2d 3x2 dilation (2, 1) stride (1, 2)": "a convolution is dilated or strided, not both",

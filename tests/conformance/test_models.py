@@ -42,6 +42,7 @@ REFUSED: dict[str, list[tuple[Settings, str]]] = {
         ({"half": True, "int8": True}, "half and int8 exclude each other"),
         ({"nms": True, "masks": True, "dynamic": True}, "finished masks of a free size take unbounded"),
     ],
+    "saved_model": [({"nms": True, "keras": True}, "Keras's layers do not suppress")],
     "tflite": [
         ({"half": True, "int8": True}, "half and int8 exclude each other"),
         ({"int8_weights": True, "int8": True}, "int8 says how weights are stored"),

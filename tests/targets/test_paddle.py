@@ -21,7 +21,6 @@ from segc.targets.paddle import guard
 from segc.targets.paddle.lowering import LOWERINGS
 from segc.targets.paddle.runtime import PARAMETERS, PROGRAM
 from tests.conformance.operators import RECIPES
-from tests.conformance.refusals import SUPPRESSION
 from tests.targets.conftest import contents, outputs_agree, refusal, run_in_worker
 from tests.targets.standalone import ABSENT, ROOT, Standalone
 
@@ -67,8 +66,8 @@ def test_a_model_that_is_not_square_agrees_with_torch(
     gives_what_torch_gives(trained, tmp_path / "m" / model, reference, photographs[:1, :, :224, :416])
 
 
-def test_every_operator_but_suppression_and_free_anchors_is_lowered() -> None:
-    assert set(OPERATORS) - set(LOWERINGS) == {"finished_masks", "nms", "anchor_points", "cast", "fake_quantize"}
+def test_every_operator_but_free_anchors_is_lowered() -> None:
+    assert set(OPERATORS) - set(LOWERINGS) == {"anchor_points", "cast", "fake_quantize"}
 
 
 def test_the_same_input_gives_the_same_bytes_in_every_process(
@@ -292,8 +291,7 @@ from segc.graph.passes import fixed_anchors
 from segc.network.initialise import initial_weights
 from segc.targets.paddle.lowering import save_program
 from tests.conformance.operators import RECIPES, build_recipe
-from tests.conformance.refusals import SUPPRESSION
-for number, name in enumerate(name for name in RECIPES if name not in SUPPRESSION):
+for number, name in enumerate(RECIPES):
     graph = build_recipe(name)
     save_program(*fixed_anchors(graph, initial_weights(graph.parameters, 0)), Path(sys.argv[1]) / f"{number}")
 """
@@ -303,7 +301,7 @@ def test_the_guard_knows_every_operator_that_is_written(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, capture_output=True, timeout=300, check=True)
-    for number in range(len(RECIPES) - len(SUPPRESSION)):
+    for number in range(len(RECIPES)):
         shapes = guard.check_program(guard.read_program(tmp_path / f"{number}.json"))
         guard.check_parameters((tmp_path / f"{number}.pdiparams").read_bytes(), shapes)
 

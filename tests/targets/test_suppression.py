@@ -36,6 +36,12 @@ MADE: list[tuple[str, dict[str, Any]]] = [
     ("torchscript", {"masks": True, "conf": 0.001}),
     ("tensorrt", {"dynamic": True, "agnostic": True}),
     ("tensorrt", {"masks": True}),
+    ("saved_model", {"masks": True}),
+    ("graphdef", {"agnostic": True, "iou": 0.45}),
+    ("tflite", {"masks": True}),
+    ("tflite", {"half": True, "agnostic": True}),
+    ("tfjs", {"masks": True, "conf": 0.001}),
+    ("paddle", {"masks": True, "conf": 0.001}),
 ]
 """Target and options beside ``nms``."""
 

@@ -45,7 +45,7 @@ def append_suppression(
     sides = zip(graph.tensors[image].shape[2:], graph.tensors["prototypes"].shape[2:], strict=True)
     settings = {"scale": tuple(side // cells for side, cells in sides), "dtype": masks}
     read = ("coefficients", "prototypes", "boxes")
-    node = Node("masks", "finished_masks", read, ("masks",), settings, scope="masks", region="decode")
+    node = Node("masks.finished", "finished_masks", read, ("masks",), settings, scope="masks", region="decode")
     return replace(_with(suppressed, node, masks), outputs=("boxes", "scores", "classes", "masks"))
 
 

@@ -21,12 +21,16 @@ from segc.diagnostics import fail
 from segc.targets.contract import EmitRequest, Emitted, Target
 from segc.targets.int8 import KeepFloatOptions, quantised
 from segc.targets.litert import LITERT, READS, integer_passes, integers
+from segc.targets.lowering import unsupported
+from segc.targets.suppression import SUPPRESSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 COMPILER = "edgetpu_compiler"
+
+NO_SUPPRESSION = "the Edge TPU does not suppress: it would be the CPU beside it, where the host does so anyway"
 
 
 class EdgeTpuOptions(KeepFloatOptions):
@@ -125,6 +129,9 @@ def _emit(request: EmitRequest) -> Emitted:
     from segc.targets.litert.lowering import lower
     from segc.targets.litert.model import with_metadata
 
+    suppression = next((node for node in request.graph.nodes if node.op == "nms"), None)
+    if suppression is not None:
+        raise unsupported("edgetpu", suppression, NO_SUPPRESSION)
     model = lower(*quantised(request, TARGET), integers=True)
     name = f"{request.stem}{TARGET.suffix}"
     cpu = left_to_cpu(model)
@@ -218,6 +225,7 @@ TARGET = Target(
     runtime="segc.targets.litert.runtime",
     carried=("segc.archives",),
     extra="tflite",
+    without=dict.fromkeys(SUPPRESSION, NO_SUPPRESSION),
     needed=(LITERT,),
     requirements=lambda _options: (LITERT,),
     guard="segc.targets.litert.guard",

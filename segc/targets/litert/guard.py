@@ -25,28 +25,39 @@ OPERATORS: dict[int, tuple[str, range]] = {
     2: ("CONCATENATION", range(1, 1 << 16)),
     3: ("CONV_2D", range(2, 4)),
     6: ("DEQUANTIZE", range(1, 2)),
+    9: ("FULLY_CONNECTED", range(2, 4)),
     14: ("LOGISTIC", range(1, 2)),
     17: ("MAX_POOL_2D", range(1, 2)),
     18: ("MUL", range(2, 3)),
     22: ("RESHAPE", range(1, 3)),
+    23: ("RESIZE_BILINEAR", range(2, 3)),
     25: ("SOFTMAX", range(1, 2)),
     34: ("PAD", range(2, 3)),
+    36: ("GATHER", range(2, 3)),
     39: ("TRANSPOSE", range(2, 3)),
     41: ("SUB", range(2, 3)),
     49: ("SPLIT", range(2, 3)),
+    53: ("CAST", range(1, 2)),
+    56: ("ARG_MAX", range(2, 3)),
+    58: ("LESS", range(2, 3)),
+    61: ("GREATER", range(2, 3)),
+    62: ("GREATER_EQUAL", range(2, 3)),
     65: ("SLICE", range(3, 4)),
     67: ("TRANSPOSE_CONV", range(3, 5)),
     74: ("SUM", range(2, 3)),
+    82: ("REDUCE_MAX", range(2, 3)),
+    86: ("LOGICAL_AND", range(2, 3)),
     97: ("RESIZE_NEAREST_NEIGHBOR", range(2, 3)),
     100: ("MIRROR_PAD", range(2, 3)),
     102: ("SPLIT_V", range(3, 4)),
     114: ("QUANTIZE", range(1, 2)),
+    120: ("NON_MAX_SUPPRESSION_V4", range(5, 6)),
     CUSTOM: ("CUSTOM", range(1, 1 << 16)),
 }
 """Operators of the models that segc writes by TFLite's numbers: name, and how many inputs."""
 
-TYPES = {0: 4, 1: 2, 2: 4, 3: 1, 9: 1}
-"""Types of tensors, by TFLite's numbers, with their bytes: float32, float16, int32, uint8, int8."""
+TYPES = {0: 4, 1: 2, 2: 4, 3: 1, 6: 1, 9: 1}
+"""Types of tensors, by TFLite's numbers, with their bytes: float32, float16, int32, uint8, bool, int8."""
 
 ZEROS = {3: range(256), 9: range(-128, 128)}
 """By type of integers: what zero may be; 0 of the others."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from segc.graph.passes.integers import Scheme, channel_axis
 from segc.targets.channels_last import LAST, ChannelsLastWriter, Value, axis_of, margins_of
-from segc.targets.litert.model import Steps, TfliteModel
+from segc.targets.litert.model import TYPES, Steps, TfliteModel
 from segc.targets.lowering import unsupported
+from segc.targets.suppression import boxes_apart, class_shifts, first_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -171,6 +172,16 @@ class _Writer(ChannelsLastWriter):
         made = [self._tensor(f"{self._place}.{kind.lower()}", shape, steps) for shape in shapes]
         self.model.operator(kind, inputs, made, **options)
         return [self._held(one) for one in made]
+
+    def floats(self, kind: str, inputs: Sequence[int], shape: Sequence[int], **options: Any) -> int:
+        """What an operator makes of which a node takes several, in floats."""
+        return self.typed("float32", kind, inputs, shape, **options)
+
+    def typed(self, dtype: str, kind: str, inputs: Sequence[int], shape: Sequence[int], **options: Any) -> int:
+        """Likewise, of another type."""
+        made = self.model.tensor(f"{self._place}.{kind.lower()}", shape, dtype)
+        self.model.operator(kind, inputs, [made], **options)
+        return made
 
     def numbers(self, values: Sequence[int] | Sequence[Sequence[int]] | int) -> int:
         """Axes, shapes and sizes."""
@@ -445,6 +456,77 @@ def _fake_quantize(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[
     return [Value(_Held(whole=w.rounded(node.outputs[0], x.tensor.floats, steps_of(node))), x.spatial)]
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    """TFLite's suppression of all boxes of the only image at once, those of different classes moved apart.
+
+    It says which anchors are left, by which everything is gathered; unused places become 0.
+    """
+    conf, iou, count = (node.attributes[key] for key in ("conf", "iou", "max_det"))
+    _, anchors, classes = w.shape(node.inputs[1])
+
+    def reshaped(index: int, *shape: int) -> int:
+        return w.floats("RESHAPE", [index, w.numbers(shape)], shape, newShape=np.array(shape, np.int32))
+
+    def number(value: float) -> int:
+        return w.model.constant(f"{node.name}.number", np.array(value, np.float32))
+
+    boxes, scores, coefficients = (
+        reshaped(w.index(value.tensor), *w.shape(name)[1:]) for value, name in zip(inputs, node.inputs, strict=True)
+    )
+    best = w.floats("REDUCE_MAX", [scores, w.numbers([1])], [anchors], keepDims=False)
+    label = w.typed("int32", "ARG_MAX", [scores, w.numbers([1])], [anchors], outputType=TYPES["int32"])
+    shifts = w.index(class_shifts(classes, agnostic=node.attributes["agnostic"]))
+    moved = w.floats("ADD", [boxes, w.floats("GATHER", [shifts, label], [anchors, 4])], [anchors, 4])
+    if np.float32(iou) == 1:
+        # Nothing overlaps more than that, and what is just the same would go.
+        moved = w.index(boxes_apart(anchors))
+    places, found = (w.model.tensor(f"{node.name}.{n}", s, "int32") for n, s in (("places", [count]), ("found", [])))
+    # It suppresses from the threshold on.
+    thresholds = [w.numbers(count), number(first_beyond(iou)), number(conf)]
+    w.model.operator("NON_MAX_SUPPRESSION_V4", [moved, best, *thresholds], [places, found])
+    left = w.typed("bool", "LESS", [w.numbers(range(count)), found], [count])
+    used = w.floats("CAST", [left], [count], inDataType=TYPES["bool"], outDataType=TYPES["float32"])
+    names = w.floats("CAST", [label], [anchors], inDataType=TYPES["int32"], outDataType=TYPES["float32"])
+
+    def rows(values: int, *width: int) -> Value:
+        chosen = w.floats("GATHER", [values, places], [count, *width])
+        times = reshaped(used, count, 1) if width else used
+        kept = w.floats("MUL", [chosen, times], [count, *width])
+        return Value(_Held(floats=reshaped(kept, 1, count, *width)))
+
+    return [rows(boxes, 4), rows(best), rows(names), rows(coefficients, w.shape(node.inputs[2])[2])]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    _, count, height, width = w.shape(node.outputs[0])
+    _, channels, rows, columns = w.shape(node.inputs[1])
+
+    def reshaped(index: int, *shape: int) -> int:
+        return w.floats("RESHAPE", [index, w.numbers(shape)], shape, newShape=np.array(shape, np.int32))
+
+    def compared(kind: str, one: int, other: int, *shape: int) -> int:
+        return w.typed("bool", kind, [one, other], [1, *shape, count])
+
+    cells = reshaped(w.index(w.last(inputs[1])), rows * columns, channels)
+    coefficients = reshaped(w.index(inputs[0].tensor), count, channels)
+    product = w.floats("FULLY_CONNECTED", [cells, coefficients, -1], [rows * columns, count])
+    shape = (1, height, width, count)
+    given = [reshaped(product, 1, rows, columns, count), w.numbers([height, width])]
+    logits = w.floats("RESIZE_BILINEAR", given, shape, halfPixelCenters=True)
+    inside = compared("GREATER", logits, w.index(np.zeros(())), height, width)
+    sides = [reshaped(w.index(side), 1, 1, 1, count) for side in w.along(w.index(inputs[2].tensor), 2, [1] * 4)]
+    for axis, length in ((1, width), (0, height)):
+        lengths = [1, 1]
+        lengths[axis] = length
+        pixels = w.index(np.arange(length).reshape(1, *lengths, 1))
+        low, high = sides[1 - axis], sides[3 - axis]
+        within = [compared(kind, pixels, edge, *lengths) for kind, edge in (("GREATER_EQUAL", low), ("LESS", high))]
+        inside = compared("LOGICAL_AND", inside, compared("LOGICAL_AND", *within, *lengths), height, width)
+    kind = node.attributes["dtype"]
+    made = w.typed(kind, "CAST", [inside], shape, inDataType=TYPES["bool"], outDataType=TYPES[kind])
+    return [Value(_Held(floats=made), spatial=True)]
+
+
 LOWERINGS: dict[str, Lowering] = {
     "conv2d": _convolution,
     "conv_transpose2d": _conv_transpose,
@@ -465,5 +547,7 @@ LOWERINGS: dict[str, Lowering] = {
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
     "fake_quantize": _fake_quantize,
+    "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that adds its TFLite operators."""

@@ -30,7 +30,7 @@ IDENTIFIER, VERSION, SIGNATURE = b"TFL3", 3, "serving_default"
 ALIGNMENT = 16
 """Bytes that a constant's place is a multiple of, as the schema asks for."""
 
-TYPES = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}
+TYPES = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "bool": 6, "int8": 9}
 """TFLite's numbers of the types that are written."""
 
 
@@ -50,16 +50,27 @@ class Kind(NamedTuple):
 
 KINDS = {
     "ADD": Kind("AddOptions", 1, 2),
+    "ARG_MAX": Kind("ArgMaxOptions", 1, 2),
+    "CAST": Kind("CastOptions", 1, 1),
     "CONCATENATION": Kind("ConcatenationOptions", 1, 2),
     "CONV_2D": Kind("Conv2DOptions", 2, 3),
     "DEQUANTIZE": Kind("DequantizeOptions", 5, 5),
+    "FULLY_CONNECTED": Kind("FullyConnectedOptions", 1, 4),
+    "GATHER": Kind("GatherOptions", 1, 2),
+    "GREATER": Kind("GreaterOptions", 1, 2),
+    "GREATER_EQUAL": Kind("GreaterEqualOptions", 1, 2),
+    "LESS": Kind("LessOptions", 1, 2),
+    "LOGICAL_AND": Kind("LogicalAndOptions", 1, 1),
     "LOGISTIC": Kind("", 1, 2),
     "MAX_POOL_2D": Kind("Pool2DOptions", 1, 2),
     "MIRROR_PAD": Kind("MirrorPadOptions", 1, 2),
     "MUL": Kind("MulOptions", 1, 2),
+    "NON_MAX_SUPPRESSION_V4": Kind("NonMaxSuppressionV4Options", 1, 1),
     "PAD": Kind("PadOptions", 1, 2),
     "QUANTIZE": Kind("QuantizeOptions", 1, 2),
+    "REDUCE_MAX": Kind("ReducerOptions", 1, 2),
     "RESHAPE": Kind("ReshapeOptions", 1, 1),
+    "RESIZE_BILINEAR": Kind("ResizeBilinearOptions", 3, 3),
     "RESIZE_NEAREST_NEIGHBOR": Kind("ResizeNearestNeighborOptions", 1, 2),
     "SLICE": Kind("SliceOptions", 1, 2),
     "SOFTMAX": Kind("SoftmaxOptions", 1, 2),

@@ -200,8 +200,8 @@ def quantised(values: npt.NDArray[np.float32], details: Mapping[str, Any]) -> np
 
 def dequantised(values: npt.NDArray[Any], details: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """What a tensor's values stand for, in fp32."""
-    if np.issubdtype(values.dtype, np.floating):
-        return values.astype(np.float32)
     scale, zero = details["quantization"]
+    if not scale:
+        return values.astype(np.float32)
     result: npt.NDArray[np.float32] = (values.astype(np.float32) - zero) * np.float32(scale)
     return result

@@ -9,6 +9,12 @@ from pydantic import Field
 from segc.targets.contract import EmitRequest, Emitted, Refusal, Target
 from segc.targets.int8 import Int8Options, int8_refusals, int8_weights_refusals, precision, quantised
 from segc.targets.litert import LITERT, READS, float_passes, integer_passes, integers
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
 
 
-class TfliteOptions(Int8Options):
+class TfliteOptions(Int8Options, SuppressionOptions):
     """Options of the TFLite target."""
 
     format: Literal["tflite"]
@@ -32,17 +38,18 @@ class TfliteOptions(Int8Options):
     )
 
 
-def _refusals(options: TfliteOptions, _size: tuple[int, int]) -> Iterable[Refusal]:
+def _refusals(options: TfliteOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     yield from int8_refusals(options)
     yield from int8_weights_refusals(options)
+    yield from suppression_refusals(options, size)
 
 
-def _passes(options: TfliteOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+def _passes(options: TfliteOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes.integers import all_integer_weights
 
-    if options.int8:
-        return integer_passes()
-    return (*float_passes(), all_integer_weights) if options.int8_weights else float_passes()
+    first = integer_passes() if options.int8 else float_passes()
+    weights = (all_integer_weights,) if options.int8_weights else ()
+    return *first, *weights, *suppression_passes(options, metadata)
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -57,7 +64,7 @@ def _emit(request: EmitRequest) -> Emitted:
 
 
 def _settings(options: TfliteOptions) -> dict[str, Any]:
-    return {"channels": "last", "precision": precision(options)}
+    return {**suppression_settings(options), "channels": "last", "precision": precision(options)}
 
 
 TARGET = Target(

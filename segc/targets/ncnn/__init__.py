@@ -9,6 +9,7 @@ from pydantic import Field
 from segc.diagnostics import fail
 from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
 from segc.targets.int8 import Int8Options, int8_refusals, quantised
+from segc.targets.suppression import SUPPRESSION
 
 if TYPE_CHECKING:
     from segc.graph.ir import Graph
@@ -89,6 +90,11 @@ TARGET = Target(
     emit=_emit,
     runtime="segc.targets.ncnn.runtime",
     extra="ncnn",
+    without=dict.fromkeys(
+        SUPPRESSION,
+        "ncnn's layers that suppress decode boxes of other networks, and do not say which anchors are left, whose "
+        "coefficients masks are made of; the host suppresses",
+    ),
     needed=(Requirement("ncnn", "ncnn", "1.0.20240102"),),
     requirements=lambda _options: (),
     carried=("segc.targets.sidecar",),

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
+from segc.targets.contract import EmitRequest, Emitted, Requirement, Target
+from segc.targets.suppression import (
+    SuppressionOptions,
+    suppression_passes,
+    suppression_refusals,
+    suppression_settings,
+)
 
 if TYPE_CHECKING:
     from segc.graph.passes import Pass
     from segc.inference.metadata import Metadata
 
 
-class PaddleOptions(TargetOptions):
+class PaddleOptions(SuppressionOptions):
     """Options of the Paddle target."""
 
     format: Literal["paddle"]
 
 
-def _passes(_options: PaddleOptions, _metadata: Metadata) -> tuple[Pass, ...]:
+def _passes(options: PaddleOptions, metadata: Metadata) -> tuple[Pass, ...]:
     from segc.graph.passes import fixed_anchors, fold_batch_norm
 
-    return fold_batch_norm, fixed_anchors
+    return fold_batch_norm, fixed_anchors, *suppression_passes(options, metadata)
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -58,5 +64,7 @@ TARGET = Target(
     requirements=lambda _options: PADDLE,
     carried=("segc.targets.sidecar",),
     guard="segc.targets.paddle.guard",
+    refusals=suppression_refusals,
     passes=_passes,
+    settings=suppression_settings,
 )

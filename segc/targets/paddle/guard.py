@@ -42,14 +42,19 @@ OPERATORS = frozenset(
         *(
             f"{_DIALECT}{name}"
             for name in (
-                *("add", "batch_norm_", "concat", "conv2d", "conv2d_transpose", "data", "depthwise_conv2d", "fetch"),
-                *("full", "full_int_array", "multiply", "pool2d", "repeat_interleave", "reshape", "sigmoid", "silu"),
-                *("softmax", "split", "subtract", "sum", "transpose"),
+                *("add", "argmax", "assign_value_", "batch_norm_", "cast", "concat", "conv2d", "conv2d_transpose"),
+                *("data", "depthwise_conv2d", "fetch", "full", "full_int_array", "gather", "greater_equal"),
+                *("greater_than", "less_than", "logical_and", "matmul", "max", "multiclass_nms3", "multiply"),
+                *("pool2d", "repeat_interleave", "reshape", "sigmoid", "silu", "slice", "softmax", "split"),
+                *("split_with_num", "subtract", "sum", "transpose"),
             )
         ),
     }
 )
 """The operators that segc writes, by their names in a program."""
+
+SUPPRESSION, ABSENT = f"{_DIALECT}multiclass_nms3", 0
+"""The operator that has an input which is left out, its third, and what stands in that one's place."""
 
 _VALUES = {
     "0.a_bool": bool,
@@ -69,7 +74,7 @@ _RANGES = {
 }
 """Least and most of attributes that are counts or places, by their names."""
 
-_ELEMENTS = frozenset({"0.t_f32", "0.t_i32", "0.t_i64", "0.t_ui8"})
+_ELEMENTS = frozenset({"0.t_bool", "0.t_f32", "0.t_i32", "0.t_i64", "0.t_ui8"})
 
 _LARGEST_NUMBER = (-(1 << 31), 1 << 31)
 
@@ -153,7 +158,10 @@ def _check_operator(operator: Any, made: set[int], shapes: dict[str, tuple[int, 
         allowed, results = {"#", "A", "I", "O", "OA"}, operator["O"]
         for attribute in (*operator["A"], *operator["OA"]):
             _check_attribute(attribute["N"], attribute["AT"])
-        if missing := {value["%"] for value in operator["I"]} - made:
+        read = [value["%"] for value in operator["I"]]
+        if kind == SUPPRESSION and read[2:] == [ABSENT]:
+            read = read[:2]
+        if missing := set(read) - made:
             raise ModelError(f"damaged: {kind} reads value {min(missing)}, which nothing before it makes")
     if unknown := set(operator) - allowed:
         raise ModelError(f"refused: {kind} has {min(unknown)!r:.60}, which segc does not write")

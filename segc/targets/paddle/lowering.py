@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segc.inference.masks import sample_axis
 from segc.targets.lowering import Writer
 from segc.targets.paddle.runtime import import_paddle
+from segc.targets.suppression import class_shifts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -206,6 +208,75 @@ def _constant(w: _Writer, node: Node, _inputs: Sequence[Any]) -> Sequence[Any]:
     return [w.stored(f"{node.name}.value", value)]
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Paddle's suppression of all boxes of the only image as of one class, those of different classes moved apart.
+
+    It says which anchors are left, by which everything is gathered; behind them come places that become 0.
+    """
+    paddle = w.paddle
+    # Reshaped throughout: Paddle Inference folds what squeezes and what undoes it into programs that it does not take.
+    boxes, scores, coefficients = (
+        paddle.reshape(value, list(w.shape(name)[1:])) for value, name in zip(inputs, node.inputs, strict=True)
+    )
+    conf, iou, count = (node.attributes[key] for key in ("conf", "iou", "max_det"))
+    best, label = paddle.max(scores, 1), paddle.argmax(scores, 1)
+    table = class_shifts(w.shape(node.inputs[1])[2], agnostic=node.attributes["agnostic"])
+    moved = paddle.add(boxes, paddle.gather(w.stored(f"{node.name}.shifts", table), label))
+    every, no_rounding, no_background = -1, True, -1
+    thresholds = (conf, every, count, iou, no_rounding, 1.0, no_background)
+    alone = paddle.reshape(moved, [1, -1, 4]), paddle.reshape(best, [1, 1, -1])
+    _, left, _ = paddle._C_ops.multiclass_nms3(*alone, None, *thresholds)  # noqa: SLF001 - no other way
+
+    def filled(values: Any) -> Any:
+        """One value a detection, followed by zeros."""
+        padded = paddle.concat([values, paddle.zeros([count], values.dtype)])
+        return paddle.reshape(paddle.slice(padded, [0], [0], [count]), [count])
+
+    left = paddle.reshape(left, [-1])
+    places, used = (
+        filled(left),
+        filled(paddle.cast(paddle.greater_equal(left, paddle.zeros([1], left.dtype)), "float32")),
+    )
+
+    def rows(values: Any, times: Any, *width: int) -> Any:
+        return paddle.reshape(paddle.multiply(paddle.gather(values, places), times), [1, count, *width])
+
+    column, masks = paddle.reshape(used, [count, 1]), w.shape(node.inputs[2])[2]
+    number = paddle.cast(label, "float32")
+    return [rows(boxes, column, 4), rows(best, used), rows(number, used), rows(coefficients, column, masks)]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    paddle, (coefficients, prototypes, boxes) = w.paddle, inputs
+    n, count, *size = w.shape(node.outputs[0])
+    _, channels, *cells = w.shape(node.inputs[1])
+    flat = paddle.reshape(prototypes, [n, channels, cells[0] * cells[1]])
+    logits = paddle.reshape(paddle.matmul(coefficients, flat), [n, count, *cells])
+
+    def along(axis: int, part: str, values: Array) -> Any:
+        """Stored values of the pixels along an axis."""
+        shape = [1, 1, 1, 1]
+        shape[axis] = len(values)
+        return w.stored(f"{node.name}.{part}{axis}", values.reshape(shape))
+
+    # Not the operator for resizing, see above.
+    for axis, side, length in ((3, size[1], cells[1]), (2, size[0], cells[0])):
+        read = sample_axis(side, length / side, 0.0, length)
+        lower, upper = (
+            paddle.gather(logits, paddle.assign(indices.astype(np.int32)), axis=axis)
+            for indices in (read.lower, read.upper)
+        )
+        shares = along(axis, "above", 1 - read.fraction), along(axis, "below", read.fraction)
+        logits = paddle.add(paddle.multiply(lower, shares[0]), paddle.multiply(upper, shares[1]))
+    inside = paddle.greater_than(logits, paddle.zeros([1]))
+    edges = [paddle.reshape(side, [n, count, 1, 1]) for side in paddle.split(boxes, 4, axis=2)]
+    for axis, side, low, high in ((3, size[1], edges[0], edges[2]), (2, size[0], edges[1], edges[3])):
+        pixels = along(axis, "pixel", np.arange(side, dtype=np.float32))
+        within = paddle.logical_and(paddle.greater_equal(pixels, low), paddle.less_than(pixels, high))
+        inside = paddle.logical_and(inside, within)
+    return [paddle.cast(inside, node.attributes["dtype"])]
+
+
 LOWERINGS: dict[str, Lowering] = {
     "conv2d": _convolution,
     "conv_transpose2d": _transposed_convolution,
@@ -225,5 +296,7 @@ LOWERINGS: dict[str, Lowering] = {
     "reduce_sum": _reduce_sum,
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
+    "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that adds its operators to the program."""

@@ -5,15 +5,16 @@ The format has no place for metadata: they stand in ``metadata.json`` beside it.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from segc.inference.metadata import SIDECAR, metadata_text
-from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
-from segc.targets.tensorflow import REQUIREMENT, passes
+from segc.targets.contract import EmitRequest, Emitted, Target
+from segc.targets.suppression import SuppressionOptions, suppression_refusals
+from segc.targets.tensorflow import REQUIREMENT, passes, settings
 
 
-class GraphdefOptions(TargetOptions):
-    """Options of the GraphDef target: none of its own."""
+class GraphdefOptions(SuppressionOptions):
+    """Options of the GraphDef target: none of its own but suppression."""
 
     format: Literal["graphdef"]
 
@@ -26,10 +27,6 @@ def _emit(request: EmitRequest) -> Emitted:
     (request.folder / name).write_bytes(definition.SerializeToString(deterministic=True))
     (request.folder / SIDECAR).write_text(metadata_text(request.metadata), encoding="utf-8")
     return Emitted(name)
-
-
-def _settings(_options: GraphdefOptions) -> dict[str, Any]:
-    return {"channels": "last"}
 
 
 TARGET = Target(
@@ -45,6 +42,7 @@ TARGET = Target(
     needed=(REQUIREMENT,),
     requirements=lambda _options: (REQUIREMENT,),
     aliases=("pb",),
+    refusals=suppression_refusals,
     passes=passes,
-    settings=_settings,
+    settings=settings,
 )

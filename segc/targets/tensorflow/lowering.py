@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from segc.targets.channels_last import LAST, ChannelsLastWriter, Value, axis_of, margins_of
 from segc.targets.lowering import unsupported
+from segc.targets.suppression import boxes_apart, class_shifts, first_beyond
 from segc.targets.tensorflow.operations import start_tensorflow
 
 if TYPE_CHECKING:
@@ -35,21 +38,24 @@ class Frozen:
         definition: a tf.compat.v1.GraphDef of plain nodes; no functions, no variables.
         inputs: name in segc's graph to name of the tensor: ``{"images": "images:0"}``.
         outputs: likewise, in the order of the graph's outputs.
-        shapes: of inputs and outputs, by name in segc's graph.
+        shapes: of inputs and outputs, by name in segc's graph,
+        types: likewise, by TensorFlow's numbers.
     """
 
     definition: Any
     inputs: dict[str, str]
     outputs: dict[str, str]
     shapes: dict[str, list[int]]
+    types: dict[str, int]
 
 
-def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
+def freeze(graph: Graph, weights: Mapping[str, Array], *, reaching: bool = False) -> Frozen:
     """A graph as one GraphDef, the same for the same arguments.
 
     Args:
         graph: inference form, batch norms folded, anchors fixed.
         weights: a value for every parameter of the graph.
+        reaching: as for :func:`lower`.
 
     Raises:
         SegcError: T008 where TensorFlow does not have an operator.
@@ -60,7 +66,7 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
             name: tf.compat.v1.placeholder(tf.float32, _shape_last(graph.tensors[name].shape), name=name)
             for name in graph.inputs
         }
-        outputs = lower(graph, weights, images)
+        outputs = lower(graph, weights, images, reaching=reaching)
     # Some of TensorFlow's functions leave constants behind that nothing reads.
     named = [tensor.op.name for tensor in (*images.values(), *outputs.values())]
     return Frozen(
@@ -68,6 +74,7 @@ def freeze(graph: Graph, weights: Mapping[str, Array]) -> Frozen:
         {name: tensor.name for name, tensor in images.items()},
         {name: tensor.name for name, tensor in outputs.items()},
         {name: tensor.shape.as_list() for name, tensor in {**images, **outputs}.items()},
+        {name: tensor.dtype.as_datatype_enum for name, tensor in {**images, **outputs}.items()},
     )
 
 
@@ -82,13 +89,16 @@ def filters(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-def lower(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def lower(
+    graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any], *, reaching: bool = False
+) -> dict[str, Any]:
     """Add a graph's operators to the TensorFlow graph that is being built.
 
     Args:
         graph: inference form, batch norms folded, anchors fixed.
         weights: a value for every parameter of the graph, as in PyTorch.
         inputs: tf.Tensors by name, [N, H, W, C].
+        reaching: whether what runs the graph also suppresses a box whose overlap is just the threshold.
 
     Returns:
         Outputs by name, channels last where there are four axes; the tensors bear these names too.
@@ -96,7 +106,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], inputs: Mapping[str, Any])
     Raises:
         SegcError: T008 where TensorFlow does not have an operator.
     """
-    writer = _Writer(graph, weights)
+    writer = _Writer(graph, weights, reaching=reaching)
     writer.values.update({name: Value(tensor, spatial=True) for name, tensor in inputs.items()})
     writer.write(LOWERINGS)
     return {name: writer.output(name) for name in graph.outputs}
@@ -111,9 +121,9 @@ class _Writer(ChannelsLastWriter):
 
     target = "tensorflow"
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Array]) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], *, reaching: bool) -> None:
         super().__init__(graph, weights)
-        self.tf, self.held = start_tensorflow(0), filters(graph, weights)
+        self.tf, self.held, self.reaching = start_tensorflow(0), filters(graph, weights), reaching
 
     def at(self, node: Node) -> AbstractContextManager[Any]:
         """A name scope of the node's name."""
@@ -267,6 +277,57 @@ def _flatten_spatial(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequenc
     return [Value(w.tf.reshape(w.last(inputs[0]), w.shape(node.outputs[0])))]
 
 
+def _suppression(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    """TensorFlow's suppression of all boxes of the only image at once, those of different classes moved apart.
+
+    It says which anchors are left, by which everything is gathered; unused places become 0.
+    """
+    tf = w.tf
+    boxes, scores, coefficients = (tf.reshape(value.tensor, value.tensor.shape[1:]) for value in inputs)
+    conf, iou, count = (node.attributes[key] for key in ("conf", "iou", "max_det"))
+    best, label = tf.reduce_max(scores, 1), tf.argmax(scores, 1, tf.int32)
+    moved = boxes + tf.gather(class_shifts(scores.shape[1], agnostic=node.attributes["agnostic"]), label)
+    if np.float32(iou) == 1:
+        # Nothing overlaps more than that; some runtimes suppress what is just the same.
+        moved = boxes_apart(moved.shape[0])
+    places, found = tf.raw_ops.NonMaxSuppressionV4(
+        boxes=moved,
+        scores=best,
+        max_output_size=min(count, moved.shape[0]),
+        iou_threshold=first_beyond(iou) if w.reaching else float(iou),
+        score_threshold=float(conf),
+        pad_to_max_output_size=True,
+    )
+    if count > moved.shape[0]:
+        # Not by the suppression, of which some runtimes make no more than there are anchors.
+        places = tf.pad(places, [[0, count - moved.shape[0]]])
+    used = tf.cast(tf.less(tf.range(count), found), tf.float32)
+
+    def rows(values: Any, times: Any) -> Value:
+        return Value(tf.expand_dims(tf.gather(values, places) * times, 0))
+
+    column, number = tf.reshape(used, [count, 1]), tf.cast(label, tf.float32)
+    return [rows(boxes, column), rows(best, used), rows(number, used), rows(coefficients, column)]
+
+
+def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    tf, prototypes = w.tf, w.last(inputs[1])
+    coefficients, boxes = (tf.reshape(value.tensor, value.tensor.shape[1:]) for value in inputs[::2])
+    _, count, height, width = w.shape(node.outputs[0])
+    _, rows, columns, channels = prototypes.shape
+    product = tf.matmul(tf.reshape(prototypes, [rows * columns, channels]), coefficients, transpose_b=True)
+    grid = tf.reshape(product, [1, rows, columns, count])
+    logits = tf.compat.v1.image.resize_bilinear(grid, [height, width], half_pixel_centers=True)
+    inside = tf.greater(logits, 0.0)
+    edges = [tf.reshape(side, [1, 1, 1, count]) for side in tf.split(boxes, 4, 1)]
+    axes = (([1, 1, width, 1], edges[0], edges[2]), ([1, height, 1, 1], edges[1], edges[3]))
+    for shape, low, high in axes:
+        pixels = tf.reshape(tf.range(max(shape), dtype=tf.float32), shape)
+        within = tf.logical_and(tf.greater_equal(pixels, low), tf.less(pixels, high))
+        inside = tf.logical_and(inside, within)
+    return [Value(tf.cast(inside, node.attributes["dtype"]), spatial=True)]
+
+
 def _constant(w: _Writer, node: Node, _inputs: Sequence[Value]) -> Sequence[Value]:
     return [Value(w.weights[node.parameters["value"]].reshape(node.attributes["shape"]))]
 
@@ -290,5 +351,7 @@ LOWERINGS: dict[str, Lowering] = {
     "reduce_sum": _reduce_sum,
     "flatten_spatial": _flatten_spatial,
     "constant": _constant,
+    "nms": _suppression,
+    "finished_masks": _finished_masks,
 }
 """Operator of the graph to the function that adds its TensorFlow operators."""

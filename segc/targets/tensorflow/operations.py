@@ -10,9 +10,10 @@ from segc.inference.metadata import ModelError
 from segc.inference.model import first_line
 
 OPERATIONS = frozenset(
-    {"AddV2", "BiasAdd", "ConcatV2", "Const", "Conv2D", "Conv2DBackpropInput", "Identity", "MaxPool", "MirrorPad",
-     "Mul", "Pack", "Pad", "Placeholder", "Range", "Reshape", "ResizeNearestNeighbor", "Sigmoid", "Slice", "Softmax",
-     "Split", "SplitV", "Sub", "Sum", "Transpose"}
+    {"AddV2", "ArgMax", "BiasAdd", "Cast", "ConcatV2", "Const", "Conv2D", "Conv2DBackpropInput", "ExpandDims",
+     "GatherV2", "Greater", "GreaterEqual", "Identity", "Less", "LogicalAnd", "MatMul", "Max", "MaxPool", "MirrorPad",
+     "Mul", "NonMaxSuppressionV4", "Pack", "Pad", "Placeholder", "Range", "Reshape", "ResizeBilinear",
+     "ResizeNearestNeighbor", "Sigmoid", "Slice", "Softmax", "Split", "SplitV", "Sub", "Sum", "Transpose"}
 )  # fmt: skip
 """Operations of the graphs that segc writes."""
 

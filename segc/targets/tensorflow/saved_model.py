@@ -7,19 +7,22 @@ in ``assets.extra``, which the format leaves to its users.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from segc.inference.metadata import SIDECAR, metadata_text
-from segc.targets.contract import EmitRequest, Emitted, Requirement, Target, TargetOptions
-from segc.targets.tensorflow import REQUIREMENT, passes
+from segc.targets.contract import EmitRequest, Emitted, Refusal, Requirement, Target
+from segc.targets.suppression import SuppressionOptions, suppression_refusals
+from segc.targets.tensorflow import REQUIREMENT, passes, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from segc.targets.tensorflow.lowering import Frozen
 
 
-class SavedModelOptions(TargetOptions):
+class SavedModelOptions(SuppressionOptions):
     """Options of the SavedModel target."""
 
     format: Literal["saved_model"]
@@ -28,6 +31,12 @@ class SavedModelOptions(TargetOptions):
         description="Write a Keras model beside it, <name>.keras, for keras.models.load_model: Keras 3 does not read "
         "SavedModels.",
     )
+
+
+def _refusals(options: SavedModelOptions, size: tuple[int, int]) -> Iterable[Refusal]:
+    if options.keras and options.nms:
+        yield ("keras",), "Keras's layers do not suppress: leave one of the two out"
+    yield from suppression_refusals(options, size)
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -66,7 +75,7 @@ def saved_model(frozen: Frozen) -> bytes:
     for entries, names in ((signature.inputs, frozen.inputs), (signature.outputs, frozen.outputs)):
         for name, tensor in names.items():
             entries[name].name = tensor
-            entries[name].dtype = tf.float32.as_datatype_enum
+            entries[name].dtype = frozen.types[name]
             entries[name].tensor_shape.CopyFrom(tf.TensorShape(frozen.shapes[name]).as_proto())
     content: bytes = message.SerializeToString(deterministic=True)
     return content
@@ -74,10 +83,6 @@ def saved_model(frozen: Frozen) -> bytes:
 
 def _requirements(options: SavedModelOptions) -> tuple[Requirement, ...]:
     return (REQUIREMENT, KERAS) if options.keras else (REQUIREMENT,)
-
-
-def _settings(_options: SavedModelOptions) -> dict[str, Any]:
-    return {"channels": "last"}
 
 
 KERAS = Requirement("keras", "keras", "3.6")
@@ -94,6 +99,7 @@ TARGET = Target(
     without={"int8": "TensorFlow computes in floats; tflite is its form in integers"},
     needed=(REQUIREMENT,),
     requirements=_requirements,
+    refusals=_refusals,
     passes=passes,
-    settings=_settings,
+    settings=settings,
 )

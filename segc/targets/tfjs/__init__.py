@@ -6,19 +6,24 @@ The runtime that the page needs travels with the model, so nothing is fetched fr
 from __future__ import annotations
 
 import shutil
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from segc.files import resource
-from segc.targets.contract import EmitRequest, Emitted, Target, TargetOptions
-from segc.targets.tensorflow import REQUIREMENT, passes
+from segc.targets import tensorflow
+from segc.targets.contract import EmitRequest, Emitted, Target
+from segc.targets.suppression import SuppressionOptions, suppression_refusals
+
+if TYPE_CHECKING:
+    from segc.graph.passes import Pass
+    from segc.inference.metadata import Metadata
 
 PAGE = ("page.css", "page.js", "predict.js", "inference.js", "runtime")
 """Files and folders of ``templates/predict/tfjs/`` that go beside ``index.html`` as they are."""
 
 
-class TfjsOptions(TargetOptions):
+class TfjsOptions(SuppressionOptions):
     """Options of the TensorFlow.js target."""
 
     format: Literal["tfjs"]
@@ -28,6 +33,11 @@ class TfjsOptions(TargetOptions):
     )
 
 
+def _passes(options: TfjsOptions, metadata: Metadata) -> tuple[Pass, ...]:
+    # TensorFlow.js has no tensors of bytes.
+    return tensorflow.passes(options, metadata, masks="float32")
+
+
 def _emit(request: EmitRequest) -> Emitted:
     from segc.targets.tensorflow.lowering import freeze
     from segc.targets.tfjs.lowering import check_convolutions, graph_model
@@ -35,7 +45,8 @@ def _emit(request: EmitRequest) -> Emitted:
     check_convolutions(request.graph)
     shapes = {name: request.graph.tensors[name].shape for name in (*request.graph.inputs, *request.graph.outputs)}
     half = request.options.half
-    files = graph_model(freeze(request.graph, request.weights), shapes, request.metadata, half=half)
+    frozen = freeze(request.graph, request.weights, reaching=True)
+    files = graph_model(frozen, shapes, request.metadata, half=half)
     model = request.folder / f"{request.stem}{TARGET.suffix}"
     model.mkdir()
     for name, content in files.items():
@@ -48,7 +59,7 @@ def _emit(request: EmitRequest) -> Emitted:
 
 
 def _settings(options: TfjsOptions) -> dict[str, Any]:
-    return {"channels": "last", "precision": "fp16" if options.half else "fp32"}
+    return {**tensorflow.settings(options), "precision": "fp16" if options.half else "fp32"}
 
 
 def _run_environment() -> str | None:
@@ -73,9 +84,11 @@ TARGET = Target(
     extra="tensorflow",
     without={"int8": "TensorFlow.js computes in floats only, whatever weights are stored in"},
     needed=(),
-    requirements=lambda _options: (REQUIREMENT,),
+    requirements=lambda _options: (tensorflow.REQUIREMENT,),
     templates=(("tfjs/index.html.j2", "index.html"), ("tfjs/constants.js.j2", "constants.js")),
-    passes=passes,
+    refusals=suppression_refusals,
+    passes=_passes,
+    values=lambda _options: {"mask_writes": "float32"},
     run_environment=_run_environment,
     settings=_settings,
     tools=_tools,

@@ -155,6 +155,13 @@ function detections(outputs, classes, options) {
   return suppress(candidates(outputs, classes, options.conf), options.iou, options.maxDet);
 }
 
+/** Scores of one class each as scores of all classes, 0 for the others: `scores` [anchors, classes]. */
+function spreadScores(scores, classIds, classes) {
+  const spread = new Float32Array(scores.length * classes);
+  scores.forEach((score, row) => (spread[row * classes + classIds[row]] = score));
+  return spread;
+}
+
 /** Every anchor whose best class is above `conf`, in anchor order, but for boxes that are no boxes. */
 function candidates(outputs, classes, conf) {
   const threshold = Math.fround(conf);
@@ -308,6 +315,26 @@ function frameMask(coefficients, prototypes, box, size) {
   const down = axisPart(ys, y0, y1, top, rows);
   const across = axisPart(xs, x0, x1, left, columns);
   return { x: x0, y: y0, width: x1 - x0, height: y1 - y0, bitmap: bilinearPositive(grid, columns, down, across) };
+}
+
+/**
+ * The part of a finished mask that its box encloses; beyond it there is nothing.
+ *
+ * @param masks `values` [height, width, count], above 0 where a mask is, and their `height`, `width` and `count`.
+ * @param index which of them.
+ * @param box x1, y1, x2, y2 in pixels of the frame.
+ */
+function cutMask(masks, index, box) {
+  const [x0, x1] = span(box[0], box[2], masks.width);
+  const [y0, y1] = span(box[1], box[3], masks.height);
+  if (x0 >= x1 || y0 >= y1) return emptyMask();
+  const width = x1 - x0;
+  const bitmap = new Uint8Array(width * (y1 - y0));
+  for (let i = 0; i < bitmap.length; i++) {
+    const cell = (y0 + Math.floor(i / width)) * masks.width + x0 + (i % width);
+    bitmap[i] = masks.values[cell * masks.count + index] > 0 ? 1 : 0;
+  }
+  return { x: x0, y: y0, width, height: y1 - y0, bitmap };
 }
 
 /** A mask of the frame on the photograph: interpolated bilinearly, cut at one half, without the padding. */

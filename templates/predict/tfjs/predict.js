@@ -30,7 +30,8 @@ async function startRuntime() {
  *
  * @param folder where its model.json lies, without a slash at the end.
  * @param progress is told the share that is there, 0 to 1.
- * @returns {{graph: object, metadata: object}} the model of TensorFlow.js, and what segc wrote about it.
+ * @returns {{graph: object, metadata: object, suppresses: boolean}} the model of TensorFlow.js, what segc wrote about
+ *   it, and whether it suppresses overlapping boxes by itself.
  */
 async function loadModel(folder, progress) {
   const description = await (await fetched(`${folder}/model.json`)).json().catch(() => null);
@@ -49,7 +50,8 @@ async function loadModel(folder, progress) {
     weightData: shards,
   };
   await startRuntime();
-  return { graph: await tf.loadGraphModel({ load: async () => artifacts }), metadata };
+  const suppresses = description.modelTopology.node.some(({ op }) => op === "NonMaxSuppressionV4");
+  return { graph: await tf.loadGraphModel({ load: async () => artifacts }), metadata, suppresses };
 }
 
 /** A file of the server; what the browser has kept is used where the server says that it is still the same. */
@@ -83,9 +85,10 @@ async function fetchAll(paths, progress) {
  * @param input [1, height, width, 3] in 0..1, as a Float32Array.
  * @returns {Object<string, {values: Float32Array, shape: number[]}>} its outputs by name.
  */
-function runModel(model, input, shape) {
+async function runModel(model, input, shape) {
   const images = tf.tensor(input, shape, "float32");
-  const results = model.graph.predict({ images });
+  // TensorFlow.js suppresses only asynchronously.
+  const results = await (model.suppresses ? model.graph.predictAsync({ images }) : model.graph.predict({ images }));
   const outputs = {};
   for (const [name, result] of Object.entries(results)) {
     outputs[name] = { values: result.dataSync(), shape: result.shape };
@@ -140,27 +143,34 @@ const state = { model: null, photo: null };
 async function openPhoto({ file }) {
   state.photo = null;
   if (!state.model) throw new PredictError("There is no model to run.");
-  const size = state.model.metadata.imgsz;
+  const { imgsz: size, names } = state.model.metadata;
   const bitmap = await decode(file);
   const { input, geometry } = letterbox(rowReader(bitmap), size);
   bitmap.close();
   const started = performance.now();
-  const outputs = runModel(state.model, input, [1, ...size, 3]);
-  const [, height, width] = outputs.prototypes.shape;
+  const outputs = await runModel(state.model, input, [1, ...size, 3]);
+  const scores = outputs.scores.values;
   state.photo = {
     name: file.name,
     geometry,
     boxes: outputs.boxes.values,
-    scores: outputs.scores.values,
-    coefficients: outputs.coefficients.values,
-    prototypes: { values: outputs.prototypes.values, height, width },
+    scores: outputs.classes ? spreadScores(scores, outputs.classes.values, names.length) : scores,
+    coefficients: outputs.coefficients?.values,
+    prototypes: outputs.prototypes && grid(outputs.prototypes),
+    masks: outputs.masks && grid(outputs.masks),
   };
   return { size: geometry.original, milliseconds: performance.now() - started };
 }
 
+/** An output [1, height, width, count] for what reads it cell by cell. */
+function grid({ values, shape: [, height, width, count] }) {
+  return { values, height, width, count };
+}
+
 /** A detection's mask on the frame. */
 function maskOf(row) {
-  const { coefficients, prototypes, boxes, geometry } = state.photo;
+  const { coefficients, prototypes, masks, boxes, geometry } = state.photo;
+  if (masks) return cutMask(masks, row.anchor, row.box);
   const count = coefficients.length / (boxes.length / 4);
   const own = coefficients.subarray(row.anchor * count, (row.anchor + 1) * count);
   return frameMask(own, prototypes, row.box, geometry.size);

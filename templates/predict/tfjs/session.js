@@ -97,7 +97,7 @@ async function answer(context, model, read) {
   const input = vm.runInContext(`new Float32Array(${bytes.length / 4})`, context);
   new Uint8Array(input.buffer).set(bytes);
   try {
-    const outputs = Object.entries(context.runModel(model, input, shape));
+    const outputs = Object.entries(await context.runModel(model, input, shape));
     const described = outputs.map(([name, output]) => ({ name, shape: output.shape }));
     send({ outputs: described }, outputs.map(([, output]) => output.values));
   } catch (error) {
