@@ -91,7 +91,8 @@ async function runModel(model, input, shape) {
   const results = await (model.suppresses ? model.graph.predictAsync({ images }) : model.graph.predict({ images }));
   const outputs = {};
   for (const [name, result] of Object.entries(results)) {
-    outputs[name] = { values: result.dataSync(), shape: result.shape };
+    const values = result.dataSync();
+    outputs[name] = { values: result.dtype === "float32" ? values : Float32Array.from(values), shape: result.shape };
     result.dispose();
   }
   images.dispose();
