@@ -234,15 +234,16 @@ def _moving(
     """The frames of a video or a stream; ``content`` is the type that a server names."""
     tally = Tally()
     try:
-        if source.kind == "video":
-            with source.local() as file:
-                yield from _video_frames(source, _open_file(file), tally, reading)
-        elif content.startswith("multipart/"):
-            yield from _live_frames(source, lambda: _motion_jpeg(source.name), tally, line, reading, told)
-        elif content and (capture := _open_capture(source)).get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-            yield from _video_frames(source, capture, tally, reading)
-        else:
-            yield from _live_frames(source, lambda: _captured(source), tally, line, reading, told)
+        with quiet_decoders():  # all the time: threads of FFmpeg decode ahead, and speak between two frames
+            if source.kind == "video":
+                with source.local() as file:
+                    yield from _video_frames(source, _open_file(file), tally, reading)
+            elif content.startswith("multipart/"):
+                yield from _live_frames(source, lambda: _motion_jpeg(source.name), tally, line, reading, told)
+            elif content and (capture := _open_capture(source)).get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+                yield from _video_frames(source, capture, tally, reading)
+            else:
+                yield from _live_frames(source, lambda: _captured(source), tally, line, reading, told)
     except ImageError as error:
         yield Unread(source, error)
     if tally.seen:
@@ -268,13 +269,12 @@ def _open_capture(source: Source) -> cv2.VideoCapture:
     """
     milliseconds = round(SOCKET_SECONDS * 1000)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
-    with quiet_decoders():
-        if source.kind == "camera":
-            capture = cv2.VideoCapture(int(source.name))
-        else:
-            # An absolute path, which no protocol of FFmpeg begins like.
-            place = source.name if source.path is None else str(source.path.absolute())
-            capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
+    if source.kind == "camera":
+        capture = cv2.VideoCapture(int(source.name))
+    else:
+        # An absolute path, which no protocol of FFmpeg begins like.
+        place = source.name if source.path is None else str(source.path.absolute())
+        capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         raise ImageError(f"{_named_source(source)}: {NOT_OPENED.get(source.kind, NOT_OPENED['stream'])}")
     width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
@@ -289,10 +289,9 @@ def _named_source(source: Source) -> str:
 
 def _grab(capture: cv2.VideoCapture, *, wanted: bool = True) -> npt.NDArray[np.uint8] | bool:
     """The next frame where it is wanted, whether there is one where it is not; False where there is none."""
-    with quiet_decoders():
-        if not capture.grab():
-            return False
-        done, image = capture.retrieve() if wanted else (True, True)
+    if not capture.grab():
+        return False
+    done, image = capture.retrieve() if wanted else (True, True)
     return image if done else False  # type: ignore[return-value]
 
 
@@ -329,12 +328,13 @@ def _position(capture: cv2.VideoCapture) -> float:
 
 def _captured(source: Source) -> Iterator[npt.NDArray[np.uint8]]:
     """Frames of a camera or a stream, as long as they come."""
-    capture = _open_capture(source)
-    try:
-        while not isinstance(image := _grab(capture), bool):
-            yield image
-    finally:
-        capture.release()
+    with quiet_decoders():  # in a thread of its own, which may end later than what takes the frames
+        capture = _open_capture(source)
+        try:
+            while not isinstance(image := _grab(capture), bool):
+                yield image
+        finally:
+            capture.release()
     raise ImageError(f"{_named_source(source)}: no more frames come")
 
 

@@ -437,6 +437,8 @@ class _Outputs:
             for place, content in item.files:
                 self._write(place, content)
                 overlay = self._plan.folder / place if len(place.parts) == 1 else overlay
+        except SourceError:  # ends the run: what was planned is wrong, not this frame
+            raise
         except ValueError as error:
             self.failures += 1
             self._failed(picture_error(item.found, error))
