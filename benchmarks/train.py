@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--scale", default="n")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--set", action="append", default=[], help="any other key, as of segc train")
+    parser.add_argument("--busy", type=int, default=0, help="also beside so many processes that take a core each")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -45,9 +47,33 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}, Python {platform.python_version()}")
     print(f"scale {options.scale}, {options.imgsz} px, batch {options.batch}, {options.images} images")
     for precision in options.precision:
-        command = [sys.executable, __file__, *sys.argv[1:], "--alone", "--precision", precision]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        show(precision, json.loads(done.stdout.splitlines()[-1]))
+        found = in_process(precision)
+        show(precision, found)
+        if options.busy:
+            with busy(options.busy):
+                beside = in_process(precision)
+            share = statistics.median(beside["speeds"]) / statistics.median(found["speeds"])
+            print(f"  beside {options.busy} busy: {statistics.median(beside['speeds']):.1f} img/s, {share:.0%} of that")
+
+
+def in_process(precision: str) -> dict[str, Any]:
+    """The figures of a precision, measured in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--alone", "--precision", precision]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """While it is open, ``count`` processes compute without end."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def show(precision: str, found: dict[str, Any]) -> None:
