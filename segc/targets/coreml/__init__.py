@@ -66,6 +66,14 @@ def _passes(options: CoremlOptions, metadata: Metadata) -> tuple[Pass, ...]:
 def _refusals(options: CoremlOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     if options.kept and not options.int8_activations:
         yield ("keep_float",), "nothing is rounded but weights: set int8_activations to true, or leave it out"
+    if options.nms and options.int8_activations:
+        yield (
+            ("nms",),
+            (
+                "nms and int8_activations exclude each other: the suppression of iOS 17, which rounded feature maps need, "
+                "takes no threshold of scores and does not say how many boxes it found"
+            ),
+        )
     yield from suppression_refusals(options, size)
 
 
