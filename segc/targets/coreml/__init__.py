@@ -70,8 +70,8 @@ def _refusals(options: CoremlOptions, size: tuple[int, int]) -> Iterable[Refusal
         yield (
             ("nms",),
             (
-                "nms and int8_activations exclude each other: the suppression of iOS 17, which rounded feature maps need, "
-                "takes no threshold of scores and does not say how many boxes it found"
+                "nms and int8_activations exclude each other: the suppression of iOS 17, which rounded feature maps "
+                "need, takes no threshold of scores and does not say how many boxes it found"
             ),
         )
     yield from suppression_refusals(options, size)
