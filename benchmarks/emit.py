@@ -33,14 +33,14 @@ targets: [{format: onnx}]
 
 
 def make_project(folder: Path, size: int) -> Path:
-    """A project with three images of noise in each split, and a label for each."""
+    """A project with eight images of noise in each split, the fewest to calibrate on, and a label for each."""
     import cv2
 
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "labels"):
             (folder / "data" / kind / split).mkdir(parents=True)
-        for index in range(3):
+        for index in range(8):
             picture = random.integers(0, 256, (480, 640, 3), np.uint8)
             cv2.imwrite(str(folder / "data" / "images" / split / f"{index}.png"), picture)
             (folder / "data" / "labels" / split / f"{index}.txt").write_text("0 0.5 0.5 0.4 0.4\n")

@@ -94,6 +94,23 @@ def test_integer_weights_are_half_a_step_off_at_most(network: tuple[Graph, dict[
 
 
 @pytest.mark.parametrize("scheme", [INPUTS, ALL], ids=["inputs", "all"])
+def test_a_bias_fits_32_bits_of_the_products_steps_however_small_its_weights_are(
+    network: tuple[Graph, dict[str, np.ndarray]], scheme: Scheme
+) -> None:
+    graph, weights = silu_apart(*network) if scheme is ALL else network
+    last = next(node for node in reversed(graph.nodes) if node.op == "conv2d" and node.region != "decode")
+    weight, bias = last.parameters["weight"], last.parameters["bias"]
+    small = {**weights, weight: weights[weight] * np.float32(1e-12), bias: np.full_like(weights[bias], -11)}
+    observations = {name: observation(np.array([-1e-3, 1e-3])) for name in observed_tensors(graph)}
+    made, values = quantise(graph, small, observations, scheme, "min-max")
+    (node,) = (node for node in made.nodes if node.name == last.name)
+    source = made.producer(node.inputs[0])
+    assert source is not None
+    products = values[node.parameters["scale"]].astype(np.float64) * source.attributes["scale"]
+    assert (np.abs(values[bias] / products) < 2**31).all()
+
+
+@pytest.mark.parametrize("scheme", [INPUTS, ALL], ids=["inputs", "all"])
 def test_no_value_of_the_decode_region_is_rounded_and_every_convolution_reads_rounded_ones(
     network: tuple[Graph, dict[str, np.ndarray]], scheme: Scheme
 ) -> None:

@@ -35,6 +35,9 @@ CONVOLUTIONS = frozenset({"conv2d", "conv_transpose2d"})
 MOVING = frozenset({"split", "max_pool2d", "resize_nearest"})
 """Operators whose results are values of their input, on its grid."""
 
+MOST_STEPS = 2**30
+"""Of a bias, half of what 32 bits hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
@@ -157,6 +160,7 @@ def integer_weights(
         bits: 8 for -127..127, 7 for -63..63.
     """
     chosen, limit = set(names), 2 ** (bits - 1) - 1
+    steps_read = {node.outputs[0]: node.attributes["scale"] for node in graph.nodes if node.op == "fake_quantize"}
     values = dict(weights)
     parameters = dict(graph.parameters)
     nodes: list[Node] = []
@@ -173,6 +177,10 @@ def integer_weights(
         others = tuple(other for other in range(4) if other != axis)
         steps = np.abs(weight).max(axis=others, keepdims=True) / limit
         steps[steps == 0] = 1
+        if (bias := node.parameters.get("bias")) and node.inputs[0] in steps_read:
+            # Biases count the products' steps, in 32 bits: where weights are too small for that, theirs are longer.
+            least = np.abs(np.asarray(weights[bias], np.float64)) / (steps_read[node.inputs[0]] * MOST_STEPS)
+            steps = np.maximum(steps, least.reshape(steps.shape)).astype(np.float32)
         values[name] = np.clip(np.rint(weight / steps), -limit, limit).astype(np.int8)
         values[scale] = steps.reshape(-1).astype(np.float32)
         parameters[scale] = Parameter(scale, values[scale].shape, "fixed")
