@@ -78,7 +78,7 @@ class Tolerance:
 
 TOLERANCES = {
     "fp32": Tolerance(1e-3, 1e-5, 1e-4, 1e-4, 0.99, 0.99, 2),
-    "fp16": Tolerance(0.5, 1e-2, 5e-2, 5e-2, 0.95, 0.9, 8),
+    "fp16": Tolerance(0.5, 5e-3, 5e-2, 5e-2, 0.95, 0.9, 8),
     "int8": Tolerance(math.inf, math.inf, math.inf, math.inf, 0.6, 0.7, 64, 0.5),
     "weight-only-int8": Tolerance(math.inf, math.inf, math.inf, math.inf, 0.7, 0.7, 64, 0.7),
 }
