@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +106,22 @@ def test_a_bias_fits_32_bits_of_the_products_steps_however_small_its_weights_are
     observations = {name: observation(np.array([-1e-3, 1e-3])) for name in observed_tensors(graph)}
     made, values = quantise(graph, small, observations, scheme, "min-max")
     (node,) = (node for node in made.nodes if node.name == last.name)
+    source = made.producer(node.inputs[0])
+    assert source is not None
+    products = values[node.parameters["scale"]].astype(np.float64) * source.attributes["scale"]
+    assert (np.abs(values[bias] / products) < 2**31).all()
+
+
+def test_biases_of_convolutions_that_share_a_weight_all_fit(network: tuple[Graph, dict[str, np.ndarray]]) -> None:
+    graph, weights = network
+    first, *others = (node for node in graph.nodes if node.op == "conv2d" and fnmatch(node.name, "model.22.cv3.?.2*"))
+    weight, bias = first.parameters["weight"], others[-1].parameters["bias"]
+    shared = {node.name: replace(node, parameters={**node.parameters, "weight": weight}) for node in others}
+    graph = replace(graph, nodes=tuple(shared.get(node.name, node) for node in graph.nodes))
+    small = {**weights, weight: weights[weight] * np.float32(1e-12), bias: np.full_like(weights[bias], -11)}
+    observations = {name: observation(np.array([-1e-3, 1e-3])) for name in observed_tensors(graph)}
+    made, values = quantise(graph, small, observations, INPUTS, "min-max")
+    (node,) = (node for node in made.nodes if node.name == others[-1].name)
     source = made.producer(node.inputs[0])
     assert source is not None
     products = values[node.parameters["scale"]].astype(np.float64) * source.attributes["scale"]

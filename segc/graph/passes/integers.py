@@ -160,7 +160,7 @@ def integer_weights(
         bits: 8 for -127..127, 7 for -63..63.
     """
     chosen, limit = set(names), 2 ** (bits - 1) - 1
-    steps_read = {node.outputs[0]: node.attributes["scale"] for node in graph.nodes if node.op == "fake_quantize"}
+    least = _least_steps(graph, weights)
     values = dict(weights)
     parameters = dict(graph.parameters)
     nodes: list[Node] = []
@@ -177,14 +177,28 @@ def integer_weights(
         others = tuple(other for other in range(4) if other != axis)
         steps = np.abs(weight).max(axis=others, keepdims=True) / limit
         steps[steps == 0] = 1
-        if (bias := node.parameters.get("bias")) and node.inputs[0] in steps_read:
-            # Biases count the products' steps, in 32 bits: where weights are too small for that, theirs are longer.
-            least = np.abs(np.asarray(weights[bias], np.float64)) / (steps_read[node.inputs[0]] * MOST_STEPS)
-            steps = np.maximum(steps, least.reshape(steps.shape)).astype(np.float32)
+        if name in least:
+            steps = np.maximum(steps, least[name].reshape(steps.shape)).astype(np.float32)
         values[name] = np.clip(np.rint(weight / steps), -limit, limit).astype(np.int8)
         values[scale] = steps.reshape(-1).astype(np.float32)
         parameters[scale] = Parameter(scale, values[scale].shape, "fixed")
     return replace(graph, nodes=tuple(nodes), parameters=parameters), values
+
+
+def _least_steps(graph: Graph, weights: Weights) -> dict[str, NDArray[np.float64]]:
+    """By the name of a weight: the shortest steps, an output channel each, with which biases fit into 32 bits.
+
+    Biases count the steps of the products; several convolutions may share a weight, each with a bias of its own.
+    """
+    read = {node.outputs[0]: node.attributes["scale"] for node in graph.nodes if node.op == "fake_quantize"}
+    least: dict[str, NDArray[np.float64]] = {}
+    for node in graph.nodes:
+        bias = node.parameters.get("bias")
+        if node.op in CONVOLUTIONS and bias and node.inputs[0] in read:
+            name = node.parameters["weight"]
+            own = np.abs(np.asarray(weights[bias], np.float64)) / (read[node.inputs[0]] * MOST_STEPS)
+            least[name] = np.maximum(least.get(name, own), own)
+    return least
 
 
 def float_weights(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, NDArray[np.generic]]]:

@@ -240,8 +240,7 @@ class _Writer(ChannelsLastWriter):
             return self.model.constant(name, value)
         step, each = (np.array(self._steps_of(index).scale, np.float32) for index in (image, filters))
         scale = (step * each).astype(np.float64)
-        limit = np.iinfo(np.int32).max
-        whole = np.clip(np.rint(value / scale), -limit, limit).astype(np.int32)
+        whole = np.rint(value / scale).astype(np.int32)  # it fits: the pass that made the steps saw to it
         return self.model.constant(name, whole, Steps(tuple(map(float, scale))))
 
     def _steps_of(self, index: int) -> Steps:

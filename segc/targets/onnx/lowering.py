@@ -307,8 +307,8 @@ def _held(w: _Writer, node: Node) -> list[Any]:
         return [weight, w.parameter(bias)]
     # What products of a value's and a weight's integers count.
     products = steps.astype(w.np.float64) * source.attributes["scale"]
-    limits = w.np.iinfo(w.np.int32)
-    whole = w.np.clip(w.np.rint(w.weights[bias] / products), limits.min, limits.max).astype(w.np.int32)
+    # It fits: the pass that made the steps saw to it.
+    whole = w.np.rint(w.weights[bias] / products).astype(w.np.int32)
     return [weight, w.dequantised(f"{node.name}.bias.integers", whole, products, 0)]
 
 
