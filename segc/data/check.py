@@ -1,7 +1,6 @@
 """Checking whole splits: every label and every image, with all that is wrong or unused counted."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segc.compute import processors
 from segc.data.dataset import list_images, read_split, require_objects
 from segc.data.samples import SPLITS, Sample, Split, is_left_out, read_sample
 from segc.diagnostics import Diagnostic, Findings, SegcError
@@ -249,7 +249,7 @@ def _check_images(
     findings: tuple[Findings, Findings],
 ) -> None:
     faults, remarks = findings
-    with ThreadPoolExecutor(os.cpu_count() or 1) as readers:  # decoding leaves Python's lock alone
+    with ThreadPoolExecutor(processors()) as readers:  # decoding leaves Python's lock alone
         for done, (sample, (key, found)) in enumerate(zip(samples, readers.map(_look_at, samples), strict=True), 1):
             for one in found:
                 (faults if one.severity == "error" else remarks).add(one)

@@ -1,6 +1,5 @@
 """Training images cut into the tiles that predictions are made on: where the crops lie, and what is on each of them."""
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.compute import processors
 from segc.data.exif import FIRST_TRANSPOSED, exif_orientation
 from segc.data.geometry import LEAST_VISIBLE, area, clip
 from segc.data.labels import Instance
@@ -68,7 +68,7 @@ def crops_of(samples: Sequence[Sample], tiling: Tiling) -> Crops:
     """
     found: list[Sample] = []
     cut = parts = left_out = 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as readers:
+    with ThreadPoolExecutor(processors()) as readers:
         for sample, size in zip(samples, readers.map(_sample_size, samples), strict=True):
             tiles = [] if size is None else tile_grid(*size, tiling)
             if size is None or len(tiles) < 2:
@@ -88,7 +88,7 @@ def crops_of(samples: Sequence[Sample], tiling: Tiling) -> Crops:
 
 def crop_count(images: Iterable[Path], tiling: Tiling) -> int:
     """How many crops :func:`crops_of` makes of images, without their labels."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as readers:
+    with ThreadPoolExecutor(processors()) as readers:
         sizes = readers.map(_upright_size, images)
         return sum(1 if found is None else len(tile_grid(*found[0], tiling)) for found in sizes)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.compute import processors
 from segc.data.dataset import list_images
 from segc.data.formats.splits import IMAGE_BY_IMAGE, labels_of
 from segc.data.geometry import area
@@ -248,7 +249,7 @@ def survey(
     seen = _Seen(done.paths)
     looks = cache or LookCache()
     try:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(processors()) as pool:
             for number, split in enumerate(splits):
                 contents = done.contents[split] = Contents.none(len(dataset.names))
                 kept = done.kept[split] = []

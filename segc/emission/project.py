@@ -8,13 +8,13 @@ which nothing opens, and the last good one stays where it is. An artifact that i
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from segc.compute import processors
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.emission.order import Emission, Job, Order
 from segc.emission.publish import weights_digest
@@ -145,7 +145,7 @@ def emit_project(
             finished(made)
             return made
 
-        threads = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
+        threads = stack.enter_context(ThreadPoolExecutor(jobs or processors()))
         try:
             futures = {number: threads.submit(one, number, options) for number, options in _longest_first(wanted)}
             return [futures[number].result() for number in range(len(wanted))]

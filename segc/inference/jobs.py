@@ -362,14 +362,14 @@ def _render(found: "_Predicted | _Event", plan: Plan, runtime: str, *, is_shown:
         try:
             files = list(files)
         except ValueError as error:
-            return _Rendered(found, [], {}, None, picture_error(found, error))
+            return _Rendered(found, [], {}, None, _picture_error(found, error))
     texts = {kind: table.rows(shown) for kind, table in tables().items() if kind in plan.kinds}
     is_recorded = found.frame.seconds is not None and "overlay" in plan.kinds
     picture = draw_prediction(found.frame.image, found.prediction) if is_recorded or is_shown else None
     return _Rendered(found, files, texts, picture)
 
 
-def picture_error(found: _Predicted, error: ValueError) -> PictureError:
+def _picture_error(found: _Predicted, error: ValueError) -> PictureError:
     """What is wrong with a file that is made of a frame."""
     return PictureError(f"{found.prediction.path}: {error}")
 
@@ -441,7 +441,7 @@ class _Outputs:
             raise
         except ValueError as error:
             self.failures += 1
-            self._failed(picture_error(item.found, error))
+            self._failed(_picture_error(item.found, error))
             return
         for kind, texts in item.texts.items():
             self._tables[kind].add(texts)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segc.compute import processors
 from segc.data.formats.common import Fault, ImageLabels, Reader
 from segc.diagnostics import Diagnostic, Findings, fail
 
@@ -34,7 +34,7 @@ def labels_of(images: Sequence[Path], form: str, names: Sequence[str]) -> Iterat
         OSError: where a label file cannot be read.
     """
     read: Reader = reader_of(form).read
-    with ThreadPoolExecutor(cpu_count() or 1) as readers:
+    with ThreadPoolExecutor(processors()) as readers:
         for start in range(0, len(images), _AT_ONCE):
             part = images[start : start + _AT_ONCE]
             yield from zip(part, readers.map(lambda image: read(image, names), part), strict=True)
