@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from segc.compute import processors
 from segc.data.exif import FIRST_TRANSPOSED, exif_orientation
-from segc.data.geometry import LEAST_VISIBLE, area, clip
+from segc.data.geometry import LEAST_VISIBLE, clip
 from segc.data.labels import Instance
+from segc.data.polygons import area
 from segc.data.samples import MOST_BYTES, Sample, is_taken_as_stored, read_image, read_sample
 from segc.diagnostics import SegcError
 from segc.inference.filters import Tiling

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.data.polygons import area
 from segc.data.scene import Parts
 from segc.inference.metadata import PADDING_GREY
 
@@ -208,14 +209,6 @@ def project(points: NDArray[Any], matrix: Matrix) -> NDArray[np.float64]:
         with np.errstate(all="ignore"):  # points beside or behind the eye come to lie nowhere
             moved = moved / (points @ matrix[2, :2] + matrix[2, 2])[:, None]
     return np.asarray(moved, np.float64)
-
-
-def area(points: NDArray[Any]) -> float:
-    """Area of a polygon [K, 2]."""
-    if not len(points):
-        return 0.0
-    x, y = points[:, 0], points[:, 1]
-    return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ A row of five numbers is a box: ``class centre_x centre_y width height``.
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segc.data.polygons import is_flat
 from segc.diagnostics import LINE_BREAK, Diagnostic
 
 OVERSHOOT = 0.01
@@ -80,7 +81,7 @@ def parse_labels(text: str, path: Path, nc: int) -> tuple[tuple[Instance, ...], 
             found.append(Diagnostic("D003", text, file=path, line=line, column=1, help="is this a label file?"))
             break
         try:
-            instance = replace(_instance(row.split(), nc, plain=plain), origin=line)
+            instance = _instance(row.split(), nc, line, plain=plain)
         except _Fault as fault:
             faults += 1
             column, length = _field_place(row, fault.field)
@@ -129,24 +130,6 @@ def oddity(instance: Instance, twin: str | None) -> tuple[str, str] | None:
     return None
 
 
-_SPECK = 1e-6
-"""An area, as a share of the image, that is no rounding."""
-
-
-def is_flat(points: NDArray[np.floating[Any]]) -> bool:
-    """Whether points [K, 2] in 0..1 lie on one line, or on one spot."""
-    import cv2
-
-    if cv2.contourArea(points.astype(np.float32)) > _SPECK:
-        return False  # without looking further: one whose parts cancel out has an area all the same
-    points = points.astype(np.float64)
-    rays = points - points[0]
-    longest = rays[np.argmax((rays * rays).sum(axis=1))]
-    # Twice the area of the triangle that each point makes with the longest ray; float32 carries 7 digits.
-    areas = rays[:, 0] * longest[1] - rays[:, 1] * longest[0]
-    return bool((np.abs(areas) <= 1e-6 * np.hypot(*longest)).all())
-
-
 def _field_place(row: str, field: int) -> tuple[int, int]:
     """Column, from 1, and length of a field of a row."""
     spans = [match.span() for match in re.finditer(r"\S+", row)]
@@ -154,9 +137,9 @@ def _field_place(row: str, field: int) -> tuple[int, int]:
     return start + 1, end - start
 
 
-def _instance(fields: Sequence[str], nc: int, *, plain: bool) -> Instance:
+def _instance(fields: Sequence[str], nc: int, line: int, *, plain: bool) -> Instance:
     values = _numbers(fields, plain=plain)
-    return Instance(_class_id(float(values[0]), nc), (_polygon(values[1:]),), len(values) == 5)
+    return Instance(_class_id(float(values[0]), nc), (_polygon(values[1:]),), len(values) == 5, origin=line)
 
 
 def _numbers(fields: Sequence[str], *, plain: bool) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.caches import cache_folder
-from segc.data.crossings import crosses_itself
+from segc.data.polygons import crosses_itself
 from segc.diagnostics import SegcError
 
 Key = tuple[str, int, int]

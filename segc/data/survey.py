@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from segc.compute import processors
 from segc.data.dataset import list_images
 from segc.data.formats.splits import IMAGE_BY_IMAGE, labels_of
-from segc.data.geometry import area
-from segc.data.labels import Instance
 from segc.data.likeness import near_twins
 from segc.data.looks import Key, Look, LookCache, digest_of, file_key, look_at
+from segc.data.polygons import extents
 from segc.data.samples import Sample, Split, is_taken_as_stored
 from segc.diagnostics import Diagnostic, Findings, SegcError, Severity
 
@@ -106,17 +105,19 @@ class Contents:
         for class_id in {one.class_id for one in learned}:
             self.class_images[class_id] += 1
         for one in learned:
-            self._add(one, shape)
+            self.class_objects[one.class_id] += 1
 
-    def _add(self, one: Instance, shape: tuple[int, int] | None) -> None:
-        self.class_objects[one.class_id] += 1
-        points = one.polygons[0] if len(one.polygons) == 1 else np.concatenate(one.polygons)
-        (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-        self.centres[_cell((y0 + y1) / 2), _cell((x0 + x1) / 2)] += 1
-        self.sides[_cell(y1 - y0), _cell(x1 - x0)] += 1
-        if shape:
-            pixels = sum(area(part) for part in one.polygons) * shape[0] * shape[1]
-            self.areas["small" if pixels < SMALL else "medium" if pixels < MEDIUM else "large"] += 1
+    def measure(self, images: Sequence[tuple[Sample, tuple[int, int] | None]]) -> None:
+        """Count where the objects of images are and how large, many at a time, which costs a fraction."""
+        learned = [(one.polygons, shape) for sample, shape in images for one in sample.instances if not one.is_crowd]
+        boxes, areas = extents([polygons for polygons, _ in learned])
+        low, high = boxes[:, :2], boxes[:, 2:]
+        for counts, shares in ((self.centres, (low + high) / 2), (self.sides, high - low)):
+            column, row = np.clip(shares * GRID, 0, GRID - 1).astype(np.int64).T
+            np.add.at(counts, (row, column), 1)
+        pixels = areas * [shape[0] * shape[1] if shape else np.nan for _, shape in learned]
+        kinds = np.searchsorted((SMALL, MEDIUM), pixels[np.isfinite(pixels)], side="right")
+        self.areas.update(("small", "medium", "large")[kind] for kind in kinds.tolist())
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """Values for JSON."""
@@ -131,10 +132,6 @@ class Contents:
             "sizes": [[*size, count] for size, count in self.sizes.most_common()],
             "areas": {name: self.areas[name] for name in ("small", "medium", "large")},
         }
-
-
-def _cell(share: float) -> int:
-    return min(max(int(share * GRID), 0), GRID - 1)
 
 
 @dataclass(slots=True)
@@ -255,14 +252,17 @@ def survey(
                 kept = done.kept[split] = []
                 total, samples = _samples(loaded, split, done)
                 while part := list(islice(samples, _AT_ONCE)):
+                    fitted = []
                     for sample, look in zip(part, _looks([one.image for one in part], looks, pool, done), strict=True):
                         shape = _fit(sample, look, done)
                         _check_outlines(sample, looks, done)
                         if shape and _shows_more(sample, contents):
                             kept.append(sample)
                         contents.add(sample, shape)
+                        fitted.append((sample, shape))
                         visit(sample)
                         seen.add(sample.image, number, look)
+                    contents.measure(fitted)
                     progress(contents.images, total)
     finally:
         looks.close()

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.cli import run
-from segc.data.crossings import crosses_itself
 from segc.data.dataset import read_split
 from segc.data.division import Member, divide, grouped
 from segc.data.likeness import MOST_BITS, near_twins
 from segc.data.looks import LookCache, look_at, mark_of
 from segc.data.opening import open_dataset
+from segc.data.polygons import crosses_itself
 from segc.data.survey import survey
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 IMAGE_BY_IMAGE = ("yolo", "labelme", "voc", "masks")
 """Formats whose labels are in files of their own for every image."""
 
+_DECODED = ("voc", "masks")
+"""Those of them whose labels are pictures, which several threads read at once; text would only hold them up."""
+
 _AT_ONCE = 256
 """Images whose labels are read ahead: what is kept in memory does not grow with the dataset."""
 
@@ -28,12 +31,15 @@ def reader_of(form: str) -> Any:
 
 
 def labels_of(images: Sequence[Path], form: str, names: Sequence[str]) -> Iterator[tuple[Path, ImageLabels]]:
-    """The labels of images one after another, several read at once.
+    """The labels of images one after another.
 
     Raises:
         OSError: where a label file cannot be read.
     """
     read: Reader = reader_of(form).read
+    if form not in _DECODED:
+        yield from ((image, read(image, names)) for image in images)
+        return
     with ThreadPoolExecutor(processors()) as readers:
         for start in range(0, len(images), _AT_ONCE):
             part = images[start : start + _AT_ONCE]

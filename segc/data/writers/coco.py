@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segc.data.geometry import area
 from segc.data.labels import Instance
+from segc.data.polygons import area
 from segc.data.writers.common import Item, Loss, box_of, mask_of, pixels, put
 from segc.inference.masks import Mask
 

@@ -1,5 +1,10 @@
-"""Outlines that cross themselves: what they enclose depends on who fills them."""
+"""Polygons as numbers: their areas and bounds, those without an area, and those that cross themselves.
 
+What needs them starts fast, so this is numpy alone.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -7,6 +12,48 @@ from numpy.typing import NDArray
 
 _MOST_PAIRS = 1 << 20
 """Pairs of sides that are held against each other at a time."""
+
+_SPECK = 1e-5
+"""Twice the area of a triangle, as a share of the image, that is no rounding."""
+
+
+def area(points: NDArray[Any]) -> float:
+    """Area of a polygon [K, 2]."""
+    if not len(points):
+        return 0.0
+    x, y = points[:, 0], points[:, 1]
+    return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
+
+
+def extents(
+    objects: Sequence[Sequence[NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The boxes [n, 4] (x1, y1, x2, y2) round objects, given by their polygons, and their areas [n], parts added up."""
+    if not objects:
+        return np.zeros((0, 4), np.float32), np.zeros(0)
+    parts = [part for one in objects for part in one]
+    points = np.concatenate(parts)
+    starts = np.array([0, *accumulate(map(len, parts[:-1]))])
+    first = np.array([0, *accumulate(map(len, objects[:-1]))])
+    x, y = points.T.astype(np.float64)
+    after = np.arange(1, len(points) + 1)
+    after[[*starts[1:] - 1, -1]] = starts
+    areas = np.add.reduceat(np.abs(np.add.reduceat(x * y[after] - y * x[after], starts)) / 2, first)
+    low, high = (end.reduceat(points, starts[first]) for end in (np.minimum, np.maximum))
+    return np.concatenate([low, high], axis=1), areas
+
+
+def is_flat(points: NDArray[np.floating[Any]]) -> bool:
+    """Whether points [K, 2] in 0..1 lie on one line, or on one spot."""
+    (x, y), (x1, y1), (x2, y2) = points[[0, len(points) // 3, 2 * len(points) // 3]].tolist()
+    if abs((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y)) > _SPECK:
+        return False  # without looking further
+    points = points.astype(np.float64)
+    rays = points - points[0]
+    longest = rays[np.argmax((rays * rays).sum(axis=1))]
+    # Twice the area of the triangle that each point makes with the longest ray; float32 carries 7 digits.
+    areas = rays[:, 0] * longest[1] - rays[:, 1] * longest[0]
+    return bool((np.abs(areas) <= 1e-6 * np.hypot(*longest)).all())
 
 
 def crosses_itself(polygon: NDArray[np.floating[Any]]) -> bool:
