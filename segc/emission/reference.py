@@ -72,15 +72,15 @@ class Reference:
         self._folder = folder
         self._lock = threading.Lock()
         self._outputs: dict[str, NDArray[Any]] | None = None
+        self._rounded: dict[str, NDArray[Any]] | None = None
+        self._pool, self._weights = pool, weights
         self.photographs = images
         self.cases: list[Case] = cases(images, size, dynamic=dynamic)
         save_arrays(self.images, {case.name: case.images for case in self.cases})
         graph = build_graph(project.architecture, project.dataset.nc, size)
         (folder / "graph.json").write_text(write_graph(graph), encoding="utf-8")
         self.graph, self._worker = folder / "graph.json", worker
-        outputs = str(folder / "outputs.safetensors")
-        task = ReferenceTask(str(self.images), outputs, graph=str(self.graph), weights=str(weights))
-        pool.start(worker, "reference", task)
+        self._start(worker, self.graph, weights, folder / "outputs.safetensors")
 
     @property
     def images(self) -> Path:
@@ -98,6 +98,34 @@ class Reference:
                 self._worker.result()
                 self._outputs = load_arrays(self._folder / "outputs.safetensors")
             return self._outputs
+
+    def rounded(self) -> dict[str, NDArray[Any]]:
+        """PyTorch's outputs where all that half precision keeps in 16 bits was rounded to them.
+
+        Raises:
+            SegcError: T004, T005, T009 where the worker came to no answer.
+        """
+        from segc.graph.passes import fold_batch_norm, half_rounded
+        from segc.graph.serial import read_graph, write_graph
+
+        with self._lock:
+            if self._rounded is None:
+                whole = read_graph(self.graph.read_text(encoding="utf-8"))
+                graph, values = half_rounded(*fold_batch_norm(whole, load_arrays(self._weights)))
+                names = "rounded.json", "rounded-weights.safetensors", "rounded.safetensors"
+                text, weights, outputs = (self._folder / name for name in names)
+                text.write_text(write_graph(graph), encoding="utf-8")
+                save_arrays(weights, values)
+                worker = hire_reference(self._pool)
+                self._start(worker, text, weights, outputs)
+                worker.result()
+                self._rounded = load_arrays(outputs)
+            return self._rounded
+
+    def _start(self, worker: Worker, graph: Path, weights: Path, outputs: Path) -> None:
+        """Have a worker run a network on the cases."""
+        task = ReferenceTask(str(self.images), str(outputs), graph=str(graph), weights=str(weights))
+        self._pool.start(worker, "reference", task)
 
 
 class Answer:

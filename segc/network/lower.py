@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,6 @@ class SegmentationNetwork(nn.Module):
     """The network of a graph: one set of parameters, run in two forms.
 
     Attributes:
-        training_graph: ``torch.fx.GraphModule`` that gives what the loss reads.
         inference_graph: ``torch.fx.GraphModule`` that gives what the graph gives.
 
     State-dict keys are the parameter names of the graph. Height and width are free at run time, as far as they are
@@ -32,7 +32,6 @@ class SegmentationNetwork(nn.Module):
         modules: what the operators with parameters become, where not the modules of ``MODULES``.
     """
 
-    training_graph: fx.GraphModule
     inference_graph: fx.GraphModule
 
     def __init__(self, graph: Graph, modules: Mapping[str, BuildModule] = MappingProxyType({})) -> None:
@@ -42,9 +41,14 @@ class SegmentationNetwork(nn.Module):
             if build := builders.get(node.op):
                 shapes = {role: graph.parameters[name].shape for role, name in node.parameters.items()}
                 _attach(self, _owner(node), build(node, shapes))
+        self._graph = graph
         # Set past nn.Module, which would list the shared parameters a second time under other names.
         object.__setattr__(self, "inference_graph", _graph_module(graph, self, training=False))
-        object.__setattr__(self, "training_graph", _graph_module(training_form(graph), self, training=True))
+
+    @cached_property
+    def training_graph(self) -> fx.GraphModule:
+        """``torch.fx.GraphModule`` that gives what the loss reads; of a graph that is all in fp32."""
+        return _graph_module(training_form(self._graph), self, training=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] (RGB in 0..1) to the outputs of the graph: boxes, scores, coefficients, prototypes."""

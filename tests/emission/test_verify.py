@@ -221,3 +221,25 @@ def test_the_same_photographs_are_chosen_every_time() -> None:
     assert chosen == choose(paths) == sorted(chosen)
     assert len(chosen) == 3
     assert choose(paths[:2]) == paths[:2]
+
+
+def test_half_precision_may_be_twice_as_far_off_as_rounding_takes_the_network(outputs: dict[str, np.ndarray]) -> None:
+    def shifted(by: float) -> dict[str, np.ndarray]:
+        return {**outputs, "fixed.scores": outputs["fixed.scores"] + np.float32(by)}
+
+    def judged(by: float, rounding: float) -> bool:
+        found = compare(CASES, outputs, shifted(by), "fp16", 2, rounded=shifted(rounding))
+        assert found.outputs["scores"].allowed == pytest.approx(max(0.005, 2 * rounding), rel=1e-3)
+        return found.outputs["scores"].passed
+
+    assert judged(0.0079, 0.004)
+    assert not judged(0.0081, 0.004)
+    # A network that rounding hardly moves is allowed what every network is.
+    assert judged(0.0049, 0.0001)
+    assert not judged(0.0051, 0.0001)
+
+
+def test_a_fault_says_what_is_allowed(outputs: dict[str, np.ndarray]) -> None:
+    found = parity(outputs, scores=outputs["fixed.scores"] + np.float32(0.01))
+    assert found.faults() == ["scores differ by up to 0.01, where 1e-05 is allowed"]
+    assert found.to_json()["outputs"]["scores"]["allowed"] == 1e-5

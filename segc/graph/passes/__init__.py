@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from segc.graph.ir import Graph
 from segc.graph.passes.anchors import fixed_anchors
 from segc.graph.passes.fold import fold_batch_norm, fused_form, training_form
-from segc.graph.passes.half import half_precision, half_stored
+from segc.graph.passes.half import half_precision, half_rounded, half_stored
 from segc.graph.passes.suppression import append_suppression
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "fold_batch_norm",
     "fused_form",
     "half_precision",
+    "half_rounded",
     "half_stored",
     "run_passes",
     "training_form",
