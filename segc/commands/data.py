@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from segc.data.opening import Format
     from segc.data.samples import Sample
     from segc.data.survey import Contents, Survey
+    from segc.diagnostics import Diagnostic
     from segc.evaluation.audit import Audit
     from segc.sessions.choose import Runtime
+    from segc.spec.load import LoadedProject
 
 _FORMATS = ("yolo", "coco", "labelme", "cvat", "voc", "masks")
 _MOST_SHOWN = 5
@@ -86,6 +88,7 @@ def convert_command(
     from segc.diagnostics import Findings
 
     loaded, splits = open_dataset(source, form, names=_names(names), images=images)
+    warn(_odd(loaded))
     with image_bar("converting") as progress:
         done = convert(loaded, splits, target, output, pictures="link" if link else "copy", progress=progress)
     warn(tuple(Findings(done.unread)))
@@ -125,6 +128,16 @@ def _origin(origin: int | str) -> str:
     return f"object {origin}" if isinstance(origin, int) else origin
 
 
+def _is_project(loaded: "LoadedProject") -> bool:
+    """Whether a dataset has a project; of one without nothing stands at its place."""
+    return loaded.path.is_file()
+
+
+def _odd(loaded: "LoadedProject") -> "tuple[Diagnostic, ...]":
+    """What is odd about where a dataset is: of labels alone, that they are one split is not."""
+    return tuple(one for one in loaded.warnings if one.code != "X208" or _is_project(loaded))
+
+
 class _Source:
     """The dataset that a command works on, from its arguments."""
 
@@ -132,8 +145,8 @@ class _Source:
         from segc.data.opening import open_dataset
 
         self.loaded, self.splits = open_dataset(source, form, names=_names(names), images=images)
-        named = self.loaded.path.is_file()  # of a dataset without a project nothing stands there
-        self.heading = self.loaded.project.name if named else source.absolute().name
+        self.heading = self.loaded.project.name if _is_project(self.loaded) else source.absolute().name
+        warn(_odd(self.loaded))
 
     def survey(self, visit: "Callable[[Sample], None]" = lambda _: None) -> "Survey":
         """Go through it."""
@@ -354,6 +367,7 @@ def split_command(
     notes = [f"{done.groups} groups"] if done.groups < total else []
     notes += [f"{done.likes} images are kept with one that they are like"] if done.likes else []
     notes += [f"{done.alone} names have no group"] if done.alone else []
+    notes += [f"{done.remarks} remarks, see `segc data check`"] if done.remarks else []
     if notes:
         click.echo("; ".join(notes))
     click.echo("in project.yaml:\ndataset:")

@@ -38,7 +38,7 @@ _FARTHEST = 1e300
 """No coordinate is as large; beyond are infinity and whole numbers that no float can hold."""
 
 
-class _Fault(Exception):  # noqa: N818 - it never leaves this module
+class EntryError(Exception):
     """What is wrong with an entry: code, message, what to do, and the pointer from the entry on."""
 
     def __init__(self, code: str, message: str, advice: str | None = None, at: str = "") -> None:
@@ -67,10 +67,10 @@ class _Faults:
         """Note the fault of an entry, and go on after it; one that is needed cannot be left out."""
         try:
             yield
-        except _Fault as fault:
+        except EntryError as fault:
             self.note(pointer, fault, skip=self.skip and not needed)
 
-    def note(self, pointer: str, fault: _Fault, *, skip: bool = False) -> None:
+    def note(self, pointer: str, fault: EntryError, *, skip: bool = False) -> None:
         """Note what is wrong with an entry."""
         text = f"{pointer}{fault.at}: {fault.message}"
         diagnostic = Diagnostic(fault.code, text, file=self.file, help=fault.advice)
@@ -148,7 +148,7 @@ def read_annotations(
     others: Counter[str] = Counter()
     for _, place, entry in _entries(file, ("annotations",), faults):
         with faults.entry(f"/annotations/{place}"):
-            image = images.of(_id(entry, "image_id"))
+            image = images.of(entry_id(entry, "image_id"))
             if image is None:
                 continue
             target = _class(entry, classes)
@@ -212,13 +212,13 @@ def _entries(file: Path, wanted: Sequence[str], faults: _Faults) -> Iterator[tup
             if key in wanted and isinstance(value, Elements):
                 yield from ((key, place, entry) for place, entry in enumerate(value))
             elif key in wanted:
-                faults.note(f"/{key}", _Fault("D003", "not a list"))
+                faults.note(f"/{key}", EntryError("D003", "not a list"))
     if "shapes" in there and "images" not in there:
         text = "not COCO annotations: this is a LabelMe file, of one image"
         raise fail("D003", text, file=file, help="convert the folder to COCO or YOLO first")
     for key in wanted:
         if key not in there:
-            faults.note(f"/{key}", _Fault("D003", "missing"))
+            faults.note(f"/{key}", EntryError("D003", "missing"))
 
 
 @contextmanager
@@ -252,19 +252,19 @@ class _Used:
     def add(self, entry: Any) -> None:
         """Take in an annotation, of any form."""
         self.annotations += 1
-        with suppress(_Fault):
-            self.categories.add(_id(entry, "category_id"))
+        with suppress(EntryError):
+            self.categories.add(entry_id(entry, "category_id"))
 
 
 def _get(entry: Any, key: str, kind: type | tuple[type, ...], what: str) -> Any:
     """A value of an entry, which must have it in this type."""
     if not isinstance(entry, dict):
-        raise _Fault("D003", f"{_shown(entry)} is no object")
+        raise EntryError("D003", f"{_shown(entry)} is no object")
     if key not in entry:
-        raise _Fault("D003", f"`{key}` is missing")
+        raise EntryError("D003", f"`{key}` is missing")
     value = entry[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _Fault("D003", f"{_shown(value)} is not {what}", at=f"/{key}")
+        raise EntryError("D003", f"{_shown(value)} is not {what}", at=f"/{key}")
     return value
 
 
@@ -278,13 +278,17 @@ def _whole(entry: Any, key: str, what: str) -> int:
     value = _get(entry, key, (int, float), what)
     if isinstance(value, float):
         if not value.is_integer():
-            raise _Fault("D003", f"{_shown(value)} is not {what}", at=f"/{key}")
+            raise EntryError("D003", f"{_shown(value)} is not {what}", at=f"/{key}")
         return int(value)
     return int(value)
 
 
-def _id(entry: Any, key: str) -> int | str:
-    """An id: 7, "7" and 7.0 are the same one."""
+def entry_id(entry: Any, key: str) -> int | str:
+    """An id: 7, "7" and 7.0 are the same one.
+
+    Raises:
+        EntryError: D003 where it is none.
+    """
     value = _get(entry, key, (int, str, float), "an id")
     if isinstance(value, str):
         return int(value) if re.fullmatch("0|-?[1-9][0-9]{0,17}", value) else value
@@ -309,18 +313,18 @@ class _Images:
         """Take in an entry of the list of images; one that is wrong is noted, and left out."""
         self._number += 1
         with self._faults.entry(f"/images/{place}"):
-            number = _id(entry, "id")
+            number = entry_id(entry, "id")
             if number in self._images:
-                raise _Fault("D003", f"image {_shown(number)} is there already", at="/id")
+                raise EntryError("D003", f"image {_shown(number)} is there already", at="/id")
             self._images[number] = None
             height, width = (_whole(entry, side, "a number of pixels") for side in ("height", "width"))
             if min(height, width) < 1 or height * width > MOST_PIXELS:
-                raise _Fault("D003", f"an image of {height} x {width} pixels cannot be (height x width)")
-            path, note = _path(_get(entry, "file_name", str, "a file name"), self._folders)
+                raise EntryError("D003", f"an image of {height} x {width} pixels cannot be (height x width)")
+            path, note = image_place(_get(entry, "file_name", str, "a file name"), self._folders)
             if note:
                 self._faults.odd("X222", f"/images/{place}/file_name", note)
             if path in self._paths:
-                raise _Fault("D003", f"{path} is there already", at="/file_name")
+                raise EntryError("D003", f"{path} is there already", at="/file_name")
             self._paths.add(path)
             self._images[number] = _Image(path, height, width)
 
@@ -345,26 +349,30 @@ class _Images:
     def of(self, number: int | str) -> _Image | None:
         """The image of an id; None where it was left out."""
         if number not in self._images:
-            raise _Fault("D003", f"there is no image {_shown(number)}", at="/image_id")
+            raise EntryError("D003", f"there is no image {_shown(number)}", at="/image_id")
         return self._images[number]
 
 
-def _path(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
-    """The image of that name, which stays in its folder, and how the name was read where not as it is written."""
+def image_place(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
+    """The image of that name, which stays in its folder, and how the name was read where not as it is written.
+
+    Raises:
+        EntryError: D003 where it leaves the folder, D007 where it is in none.
+    """
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute():
         inside = (relative.relative_to(one.as_posix()) for one in folders if relative.is_relative_to(one.as_posix()))
         relative = next(inside, relative)
     leaves = relative.is_absolute() or PureWindowsPath(name).drive or ".." in relative.parts or "\0" in name
     if leaves or not relative.parts:
-        raise _Fault("D003", f"{_shown(name)} is no file name inside the folder of the images", at="/file_name")
+        raise EntryError("D003", f"{_shown(name)} is no file name inside the folder of the images", at="/file_name")
     for start in range(len(relative.parts)):
         rest = PurePosixPath(*relative.parts[start:])
         path = next((folder / rest for folder in folders if is_file(folder / rest)), None)
         if path is not None:
             return path, f"{_shown(name)} is read as {_shown(str(rest))}, which is there" if start else None
     where = ", ".join(str(folder) for folder in folders)
-    raise _Fault("D007", f"there is no image {_shown(name)} in {where}", at="/file_name")
+    raise EntryError("D007", f"there is no image {_shown(name)} in {where}", at="/file_name")
 
 
 def _classes(entries: Sequence[Any], names: Sequence[str], used: _Used, faults: _Faults) -> dict[Any, int | str]:
@@ -375,12 +383,12 @@ def _classes(entries: Sequence[Any], names: Sequence[str], used: _Used, faults: 
     for place, entry in enumerate(entries):
         # Without a category its objects would go without a word.
         with faults.entry(f"/categories/{place}", needed=True):
-            number, name = _id(entry, "id"), _get(entry, "name", str, "a name").strip()
+            number, name = entry_id(entry, "id"), _get(entry, "name", str, "a name").strip()
             if number in categories:
-                raise _Fault("D003", f"category {_shown(number)} is there already", at="/id")
+                raise EntryError("D003", f"category {_shown(number)} is there already", at="/id")
             if name in first:
                 text = f"categories {_shown(first[name])} and {_shown(number)} have one name, `{name}`"
-                raise _Fault("D023", text, "merge them, or rename one", at="/name")
+                raise EntryError("D023", text, "merge them, or rename one", at="/name")
             categories[number] = name
             first[name] = number
     found = match_names(categories, names)
@@ -411,14 +419,14 @@ def _refuse_contradiction(found: Mapping[Any, int | str], names: Sequence[str], 
     twice = [names[target] for target, count in Counter(taken).items() if count > 1]
     if twice:
         text = f"several categories have the name of class `{twice[0]}`"
-        faults.note("/categories", _Fault("D023", text, "write the names in dataset.names as the file has them"))
+        faults.note("/categories", EntryError("D023", text, "write the names in dataset.names as the file has them"))
         return
     lacking = [name for index, name in enumerate(names) if index not in taken]
     nameless = {number: name for number, name in found.items() if isinstance(name, str)}
     if lacking and any(number in used.categories for number in nameless):
         text = f"no category is called {_listed(lacking)}; categories without a class are {_listed(nameless.values())}"
         advice = "write dataset.names as the file has them; names that are left out leave out their objects"
-        faults.note("/categories", _Fault("D023", text, advice))
+        faults.note("/categories", EntryError("D023", text, advice))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -440,15 +448,15 @@ def _instance(entry: Any, image: _Image, class_id: int) -> Instance:
     polygons, is_box = _shape(entry, image)
     crowd = entry.get("iscrowd") or 0
     if crowd not in (0, 1):
-        raise _Fault("D003", f"{_shown(crowd)} is neither 0 nor 1", at="/iscrowd")
+        raise EntryError("D003", f"{_shown(crowd)} is neither 0 nor 1", at="/iscrowd")
     return Instance(class_id, polygons, is_box, bool(crowd), entry.get("id"))
 
 
 def _class(entry: Any, classes: Mapping[Any, int | str]) -> int | str:
     """The class of an annotation; the name of its category where that is none."""
-    category = _id(entry, "category_id")
+    category = entry_id(entry, "category_id")
     if category not in classes:
-        raise _Fault("D005", f"there is no category {_shown(category)}", at="/category_id")
+        raise EntryError("D005", f"there is no category {_shown(category)}", at="/category_id")
     return classes[category]
 
 
@@ -458,18 +466,18 @@ def _shape(entry: Any, image: _Image) -> tuple[tuple[NDArray[np.float32], ...], 
     if isinstance(drawn, dict):
         return _decoded(drawn, image), False
     if drawn is not None and not isinstance(drawn, list):
-        raise _Fault("D003", f"{_shown(drawn)} is neither polygons nor a run-length code", at="/segmentation")
+        raise EntryError("D003", f"{_shown(drawn)} is neither polygons nor a run-length code", at="/segmentation")
     if drawn:
         if all(type(one) in {int, float} for one in drawn):
             text = "the polygons of an object are a list of lists, these are bare numbers"
-            raise _Fault("D003", text, "put another pair of brackets round them", "/segmentation")
+            raise EntryError("D003", text, "put another pair of brackets round them", "/segmentation")
         parts = [_polygon(part, image, f"/segmentation/{place}") for place, part in enumerate(drawn)]
         return tuple(parts), False
     if "bbox" not in entry:
-        raise _Fault("D003", "there is neither a `segmentation` nor a `bbox`")
+        raise EntryError("D003", "there is neither a `segmentation` nor a `bbox`")
     box = _numbers(_get(entry, "bbox", list, "a list"), "/bbox")
     if len(box) != 4 or box[2:].min() < 0:
-        raise _Fault("D003", f"{_shown(entry['bbox'])} is no box [x, y, width, height]", at="/bbox")
+        raise EntryError("D003", f"{_shown(entry['bbox'])} is no box [x, y, width, height]", at="/bbox")
     x, y, width, height = box.tolist()
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
     return (_fractions(np.array(corners).reshape(-1, 2), image, "/bbox"),), True
@@ -485,18 +493,18 @@ def _numbers(values: Sequence[Any], at: str) -> NDArray[np.float64]:
         if np.isfinite(numbers).all():
             return numbers
     place = next(i for i, one in enumerate(values) if type(one) not in {int, float} or not abs(one) < _FARTHEST)
-    raise _Fault("D003", f"{_shown(values[place])} is no coordinate", at=f"{at}/{place}")
+    raise EntryError("D003", f"{_shown(values[place])} is no coordinate", at=f"{at}/{place}")
 
 
 def _polygon(part: Any, image: _Image, at: str) -> NDArray[np.float32]:
     if not isinstance(part, list):
-        raise _Fault("D003", f"{_shown(part)} is no list of coordinates", at=at)
+        raise EntryError("D003", f"{_shown(part)} is no list of coordinates", at=at)
     if any(isinstance(one, list | dict) for one in part):
         advice = "write the coordinates in turn: [x, y, x, y, …]"
-        raise _Fault("D003", f"{_shown(part[0])} is a point of its own", advice, at)
+        raise EntryError("D003", f"{_shown(part[0])} is a point of its own", advice, at)
     if len(part) < 6 or len(part) % 2:
         advice = "a polygon has 2 numbers a point and at least 3 points"
-        raise _Fault("D003", f"{len(part)} numbers are no polygon", advice, at)
+        raise EntryError("D003", f"{len(part)} numbers are no polygon", advice, at)
     return _fractions(_numbers(part, at).reshape(-1, 2), image, at)
 
 
@@ -509,7 +517,7 @@ def _fractions(points: NDArray[np.float64], image: _Image, at: str) -> NDArray[n
         text = (
             f"x from {x0:g} to {x1:g}, y from {y0:g} to {y1:g} leave the image of {image.width} x {image.height} pixels"
         )
-        raise _Fault("D004", text, at=at)
+        raise EntryError("D004", text, at=at)
     return np.clip(points / size, 0, 1).astype(np.float32)
 
 
@@ -523,7 +531,7 @@ def _see_size(image: _Image) -> None:
         size = None  # told when it is read
     if size is not None and size[0] * size[1] < image.height * image.width:
         text = f"{image.path.name} is {size[0]} x {size[1]} pixels (height x width), its labels are for "
-        raise _Fault("D008", f"{text}{image.height} x {image.width}", at="/segmentation/size")
+        raise EntryError("D008", f"{text}{image.height} x {image.width}", at="/segmentation/size")
     image.believed = True
 
 
@@ -531,7 +539,7 @@ def _decoded(code: Mapping[str, Any], image: _Image) -> tuple[NDArray[np.float32
     """The outlines of a run-length code."""
     if code.get("size") != [image.height, image.width]:
         text = f"{_shown(code.get('size'))} is not [height, width] of the image, [{image.height}, {image.width}]"
-        raise _Fault("D003", text, at="/segmentation/size")
+        raise EntryError("D003", text, at="/segmentation/size")
     if not image.believed and image.height * image.width > MOST_BELIEVED:
         _see_size(image)
     counts = code.get("counts")
@@ -541,11 +549,11 @@ def _decoded(code: Mapping[str, Any], image: _Image) -> tuple[NDArray[np.float32
         elif isinstance(counts, list) and all(type(count) is int for count in counts):
             runs = np.array(counts, np.int64)
         else:
-            raise _Fault("D003", f"{_shown(counts)} is neither text nor whole numbers", at="/segmentation/counts")
+            raise EntryError("D003", f"{_shown(counts)} is neither text nor whole numbers", at="/segmentation/counts")
         pieces = outlines(mask_of(runs, image.height, image.width))
     except (ValueError, OverflowError) as error:
-        raise _Fault("D003", str(error), at="/segmentation/counts") from None
+        raise EntryError("D003", str(error), at="/segmentation/counts") from None
     if not pieces:
-        raise _Fault("D003", "the mask is empty", "take the annotation out", at="/segmentation")
+        raise EntryError("D003", "the mask is empty", "take the annotation out", at="/segmentation")
     size = np.array([image.width, image.height], np.float32)
     return tuple(piece / size for piece in pieces)

@@ -25,9 +25,9 @@ def open_dataset(
 ) -> tuple["LoadedProject", tuple[Split, ...]]:
     """The dataset of a project file, of a YOLO data file, or of labels alone, and the splits that it has.
 
-    A folder with a data file is what that says. Labels alone are a folder of images with LabelMe's files, with
-    ``images/`` and ``labels/`` or ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML. They are one split, ``train``,
-    unless the images lie in two folders, ``train`` and ``val``, and nowhere else.
+    A folder with a data file is what that says; one without ``val`` is one split. Labels alone are a folder of images
+    with LabelMe's files, with ``images/`` and ``labels/`` or ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML.
+    They are one split, ``train``, unless the images lie in two folders, ``train`` and ``val``, and nowhere else.
 
     Args:
         source: the file or folder.
@@ -40,21 +40,25 @@ def open_dataset(
         SegcError: F001 where it is not there, D035 where it is nothing of these; else all that is wrong with it.
     """
     from segc.spec.load import check_text, load_project
+    from segc.spec.remedies import near
 
     if not source.exists():
         raise fail("F001", f"no such file or folder: {source}", file=source)
     if form is None and source.is_dir():
         source = next((source / name for name in _DATA_FILES if (source / name).is_file()), source)
     if source.suffix.lower() in {".yaml", ".yml"} and source.is_file():
-        if _is_project(source):
-            return load_project(source, overrides), SPLITS
+        described = _data_file(source)
+        if described is None:
+            project = load_project(source, overrides)
+            return project, _splits(project)
         dataset: dict[str, Any] = {"data": source.name}
-        root, splits = source.parent, SPLITS
+        root = source.parent
+        if "train" in described and not any(isinstance(key, str) and near(key, ["val"]) for key in described):
+            dataset["val"] = described["train"]  # it is all that there is
     else:
         known = form or _recognise(source)
         root = source if source.is_dir() else source.parent
         dataset = _described(source, known, names, images)
-        splits = SPLITS if dataset["val"] != dataset["train"] else SPLITS[:1]
     spec = {
         "version": 1,
         "name": "dataset",
@@ -65,18 +69,30 @@ def open_dataset(
     loaded, diagnostics = check_text(json.dumps(spec), root.absolute() / "project.yaml", overrides)
     if loaded is None:
         raise SegcError(diagnostics)
-    return loaded, splits
+    return loaded, _splits(loaded)
 
 
-def _is_project(path: Path) -> bool:
-    """Whether a YAML file is a project; a YOLO data file names splits instead."""
+def _splits(loaded: "LoadedProject") -> tuple[Split, ...]:
+    """The splits that a project names, each once: for want of others many validate on their training images."""
+    dataset = loaded.project.dataset
+    first: dict[tuple[Path, ...], Split] = {}
+    for split in (*SPLITS, *(("test",) if dataset.test is not None else ())):
+        files = () if dataset.annotations is None else (loaded.annotations_path(split),)
+        first.setdefault((*files, *loaded.split_paths(split)), split)
+    return tuple(first.values())
+
+
+def _data_file(path: Path) -> dict[Any, Any] | None:
+    """What a YOLO data file says; None for a project, and for what is neither, which its loader tells."""
     from segc.spec.source import SpecText, compose, read_source
 
     source = read_source(path)
     if not isinstance(source, SpecText):
-        return True  # and what is wrong with it is told by its loader
+        return None
     root, _ = compose(source)
-    return root is None or not isinstance(root.value, dict) or "names" not in root.value or "dataset" in root.value
+    if root is None or not isinstance(root.value, dict) or "names" not in root.value or "dataset" in root.value:
+        return None
+    return {key: node.plain() for key, node in root.value.items() if node.value is not None}
 
 
 def _recognise(source: Path) -> Format:

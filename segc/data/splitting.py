@@ -4,7 +4,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class Divided:
         likes: images that are kept together with one that they are like.
         alone: images whose names the pattern does not fit.
         section: the ``dataset`` section of a spec that reads it, in its parts that are new.
+        remarks: number of things that are odd about the images and labels, or left out.
     """
 
     splits: Mapping[str, Sequence[Path]]
@@ -38,6 +40,7 @@ class Divided:
     likes: int
     alone: int
     section: Mapping[str, Any]
+    remarks: int
 
 
 def split_dataset(
@@ -65,13 +68,10 @@ def split_dataset(
         progress: called with the images done and the number of all.
 
     Raises:
-        SegcError: D034 for a format whose files cannot be divided, F005 where there are such lists already, and other
+        SegcError: D034 where there are several annotation files, F005 where there are such lists already, and other
             ones; S106 for a pattern that is none; all that is wrong with labels and images.
         OSError: where a file cannot be read or written.
     """
-    form = loaded.project.dataset.format
-    if form == "cvat":
-        raise fail("D034", "a CVAT file cannot be divided", help="segc data convert makes COCO or YOLO of it first")
     try:
         compiled = re.compile(pattern) if pattern else None
     except re.error as error:
@@ -101,7 +101,7 @@ def split_dataset(
         raise fail("D001", text, help="take another pattern for groups, or other shares")
     section = _write(loaded, splits, folder, {name: sorted(set(paths)) for name, paths in images.items()})
     alone = sum(compiled is not None and not compiled.search(member.name) for member in members)
-    return Divided(images, counts, len(set(groups)), len(done.twins), alone, section)
+    return Divided(images, counts, len(set(groups)), len(done.twins), alone, section, done.remarks.counts.total())
 
 
 def _name(image: Path, root: Path) -> str:
@@ -115,10 +115,14 @@ def _write(
     loaded: "LoadedProject", splits: Sequence[Split], folder: Path, images: Mapping[str, Sequence[Path]]
 ) -> dict[str, Any]:
     form = loaded.project.dataset.format
+    divide_file = _ANNOTATED.get(form)
     texts: dict[Path, str] = {}
-    if form == "coco":
-        for name, document in _coco_parts(loaded, splits, images).items():
-            texts[folder / f"instances_{name}.json"] = json.dumps(document, ensure_ascii=False) + "\n"
+    if divide_file is not None:
+        file = _annotation_file(loaded, splits)
+        folders = list(dict.fromkeys(one for split in splits for one in loaded.split_paths(split)))
+        place = {path: name for name, paths in images.items() for path in paths}
+        for name, text in divide_file(file, folders, place, list(images)).items():
+            texts[folder / f"instances_{name}{file.suffix}"] = text
     else:
         for name, paths in images.items():
             lines = [path.stem if form == "voc" else Path(os.path.relpath(path, folder)).as_posix() for path in paths]
@@ -129,34 +133,64 @@ def _write(
     for path, text in texts.items():
         write_atomic(path, text)
     files = {name: str(path.absolute()) for name, path in zip(images, texts, strict=True)}
-    if form == "coco":
-        folders = [str(one) for split in splits for one in loaded.split_paths(split)]
-        return {"annotations": files, **{name: list(dict.fromkeys(folders)) for name in images}}
+    if divide_file is not None:
+        return {"annotations": files, **{name: [str(one) for one in folders] for name in images}}
     return dict(files)
 
 
-def _coco_parts(
-    loaded: "LoadedProject", splits: Sequence[Split], images: Mapping[str, Sequence[Path]]
-) -> dict[str, dict[str, Any]]:
-    """The annotation files of splits, put together and divided anew; ids and all other entries stay as they are."""
-    from segc.data.formats.common import read_json
-
+def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split]) -> Path:
+    """The one annotation file of some splits."""
     files = list(dict.fromkeys(loaded.annotations_path(split) for split in splits))
     if len(files) > 1:
         text = "two annotation files may number their images alike: they cannot be divided together"
-        raise fail("D034", text, help="divide one of them: segc data split train.json")
-    document = read_json(files[0])
-    folders = loaded.split_paths(splits[0])
-    place = {path: name for name, paths in images.items() for path in paths}
+        raise fail("D034", text, help=f"divide one of them: segc data split {files[0].name}")
+    return files[0]
+
+
+def _divided_coco(
+    file: Path, folders: Sequence[Path], place: Mapping[Path, str], names: Sequence[str]
+) -> dict[str, str]:
+    """A COCO file as one text a split; ids and all other entries stay as they are."""
+    from segc.data.coco import EntryError, entry_id, image_place
+    from segc.data.formats.common import read_json
+
+    document = read_json(file)
     split_of: dict[Any, str] = {}
-    parts: dict[str, dict[str, Any]] = {name: {**document, "images": [], "annotations": []} for name in images}
+    parts: dict[str, dict[str, Any]] = {name: {**document, "images": [], "annotations": []} for name in names}
     for entry in document["images"]:
-        relative = str(entry["file_name"]).replace("\\", "/")
-        name = next((place[folder / relative] for folder in folders if folder / relative in place), None)
-        if name is not None:
-            split_of[str(entry["id"])] = name
+        with suppress(EntryError):  # it is among the remarks that were told
+            name = place[image_place(entry["file_name"], folders)[0]]
+            split_of[entry_id(entry, "id")] = name
             parts[name]["images"].append(entry)
     for entry in document["annotations"]:
-        if str(entry["image_id"]) in split_of:
-            parts[split_of[str(entry["image_id"])]]["annotations"].append(entry)
-    return parts
+        with suppress(EntryError):
+            if (owner := split_of.get(entry_id(entry, "image_id"))) is not None:
+                parts[owner]["annotations"].append(entry)
+    return {name: json.dumps(part, ensure_ascii=False) + "\n" for name, part in parts.items()}
+
+
+def _divided_cvat(
+    file: Path, folders: Sequence[Path], place: Mapping[Path, str], names: Sequence[str]
+) -> dict[str, str]:
+    """A CVAT file as one text a split; what is said of the task stands in each."""
+    from segc.data.formats.common import Fault
+    from segc.data.formats.cvat import image_path
+    from segc.data.formats.xml import elements
+
+    parts: dict[str, list[str]] = {name: [] for name in names}
+    for element in elements(file, "annotations"):
+        if element.tag != "image":
+            for part in parts.values():
+                part.append(element.to_xml("  "))
+            continue
+        with suppress(Fault):  # as with COCO
+            parts[place[image_path(element, folders)]].append(element.to_xml("  "))
+    head = '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n'
+    return {name: f"{head}{''.join(part)}</annotations>\n" for name, part in parts.items()}
+
+
+_ANNOTATED: Mapping[str, Callable[[Path, Sequence[Path], Mapping[Path, str], Sequence[str]], dict[str, str]]] = {
+    "coco": _divided_coco,
+    "cvat": _divided_cvat,
+}
+"""Formats with one file of annotations, and what divides it."""

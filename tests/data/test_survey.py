@@ -277,6 +277,87 @@ def test_a_coco_file_is_divided_with_all_that_it_says(small, tmp_path):
         assert {one["image_id"] for one in part["annotations"]} <= {one["id"] for one in part["images"]}
 
 
+def test_a_cvat_file_is_divided_and_read_again(small, tmp_path, capsys):
+    assert run(["data", "convert", str(small), "--to", "cvat", "-o", str(tmp_path / "cvat")]) == 0
+    file = tmp_path / "cvat" / "annotations" / "train.xml"
+    file.write_text(file.read_text().replace("<task>", "<task><owner>A &amp; B</owner>"))
+    images = str(tmp_path / "cvat" / "images" / "train")
+    out = tmp_path / "parts"
+    capsys.readouterr()
+    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    section = capsys.readouterr().out.partition("dataset:\n")[2]
+    project = tmp_path / "project.yaml"
+    project.write_text(
+        "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+        f"dataset:\n  format: cvat\n  names: [a, b]\n{section}"
+    )
+    before, _ = open_dataset(file, images=Path(images))
+    after, _ = open_dataset(project)
+    assert all("A &amp; B" in (out / f"instances_{name}.xml").read_text() for name in ("train", "val"))
+
+    def content(loaded, splits):
+        return sorted(
+            (sample.image.name, sample.size, [(one.class_id, *(p.tobytes() for p in one.polygons)) for one in objects])
+            for split in splits
+            for sample in read_split(loaded, split)
+            for objects in [sample.instances]
+        )
+
+    assert content(after, ("train", "val")) == content(before, ("train",))
+
+
+def test_a_coco_file_whose_names_have_a_folder_too_many_is_divided_whole(small, tmp_path):
+    assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
+    file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    document = json.loads(file.read_text())
+    for entry in document["images"]:
+        entry |= {"file_name": f"elsewhere/{entry['file_name']}", "id": str(entry["id"])}
+    for entry in document["annotations"]:
+        entry["image_id"] = float(entry["image_id"])
+    file.write_text(json.dumps(document))
+    images, out = str(tmp_path / "coco" / "images" / "train"), tmp_path / "parts"
+    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    parts = [json.loads((out / f"instances_{name}.json").read_text()) for name in ("train", "val")]
+    assert [sum(len(part[key]) for part in parts) for key in ("images", "annotations")] == [5, 4]
+
+
+def test_a_dataset_of_one_split_is_worked_on_as_it_was_written(small, tmp_path, capsys):
+    single = tmp_path / "single"
+    shutil.copytree(small.parent / "images" / "train", tmp_path / "one" / "images")
+    shutil.copytree(small.parent / "labels" / "train", tmp_path / "one" / "labels")
+    assert run(["data", "convert", str(tmp_path / "one"), "--names", "a,b", "--to", "yolo", "-o", str(single)]) == 0
+    assert "val:" not in (single / "data.yaml").read_text()
+    for again in (
+        ["check"],
+        ["split", "-o", str(tmp_path / "lists")],
+        ["convert", "--to", "coco", "-o", str(tmp_path / "c")],
+    ):
+        capsys.readouterr()
+        assert run(["data", again[0], str(single), *again[1:]]) == 0
+        assert "5 images" in capsys.readouterr().out or again[0] == "split"
+    assert sum(len((tmp_path / "lists" / f"{name}.txt").read_text().splitlines()) for name in ("train", "val")) == 5
+
+
+def test_a_project_that_validates_on_its_training_images_is_divided_once(small, tmp_path, capsys):
+    project = small.parent / "project.yaml"
+    project.write_text(
+        "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+        "dataset: {train: images/train, val: images/train, names: [a, b]}\n"
+    )
+    assert run(["data", "split", str(project), "-o", str(tmp_path / "lists"), "--val", "0.4"]) == 0
+    told = capsys.readouterr()
+    assert "X208" in told.err
+    assert sum(int(line.split()[1]) for line in told.out.splitlines()[:2]) == 5
+
+
+def test_a_test_split_is_checked_as_well(small, capsys):
+    text = small.read_text()
+    shutil.copytree(small.parent / "images" / "val", small.parent / "images" / "test")
+    small.write_text(f"{text}test: images/test\n")
+    run(["data", "check", str(small)])
+    assert "test: " in capsys.readouterr().out
+
+
 # -- the commands
 
 

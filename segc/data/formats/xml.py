@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 
@@ -45,6 +46,19 @@ class Element:
         """The text of the first element of that name in it."""
         found = self.child(tag)
         return None if found is None else found.text.strip()
+
+    def to_xml(self, indent: str = "") -> str:
+        """The element as text, a line or more; blanks between elements and comments are not kept."""
+        head = (
+            indent
+            + "<"
+            + " ".join([self.tag, *(f"{key}={quoteattr(value)}" for key, value in self.attributes.items())])
+        )
+        inner = escape(self.text.strip())
+        if not self.children:
+            return f"{head}>{inner}</{self.tag}>\n" if inner else f"{head}/>\n"
+        below = "".join(child.to_xml(f"{indent}  ") for child in self.children)
+        return f"{head}>{inner}\n{below}{indent}</{self.tag}>\n"
 
 
 class _Refused(Exception):  # noqa: N818 - it never leaves this module

@@ -83,6 +83,12 @@ def mask_of(instance: Instance, size: tuple[int, int]) -> NDArray[np.bool_]:
     return fill(pixels(instance, size), *size)
 
 
+def mask_iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """The IoU of two masks [h, w]; 1 where both are empty."""
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
+
+
 def box_of(points: Sequence[NDArray[np.float64]]) -> tuple[float, float, float, float]:
     """The box (x1, y1, x2, y2) round polygons."""
     every = np.concatenate(list(points))

@@ -1,12 +1,15 @@
 """YOLO: a text file an image, a row an object, and a ``data.yaml``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from segc.data.contours import outlines
 from segc.data.labels import Instance
-from segc.data.writers.common import NO_CROWDS, Item, Loss, left_out, put
+from segc.data.writers.common import LEAST_IOU, NO_CROWDS, Item, Loss, left_out, mask_iou, mask_of, put
 from segc.inference.masks import join_polygons
 
 
@@ -14,7 +17,8 @@ class YoloWriter:
     """Writes ``images/<split>``, ``labels/<split>`` and ``data.yaml``.
 
     An object of several parts becomes one line through all of them; there and back it goes the same way, so that it
-    encloses nothing more. Holes are in the line of their outline already. Fractions are written with all digits that
+    encloses nothing more. Parts that lie over each other are outlined anew first, for a line that goes round a place
+    twice leaves it out. Holes are in the line of their outline already. Fractions are written with all digits that
     they have.
     """
 
@@ -38,7 +42,7 @@ class YoloWriter:
             if len(instance.polygons) > 1:
                 why = f"{len(instance.polygons)} parts are one line now, with a way of no width between them"
                 lost.append(Loss(str(item.name), instance.origin, "joined", why))
-            rows.append(f"{instance.class_id} {_numbers(instance)}\n")
+            rows.append(f"{instance.class_id} {_numbers(instance, item.size)}\n")
         put(self.root / "labels" / item.split / item.name.with_suffix(".txt"), "".join(rows))
         return lost
 
@@ -54,10 +58,20 @@ def _quoted(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _numbers(instance: Instance) -> str:
+def _numbers(instance: Instance, size: tuple[int, int]) -> str:
     if instance.is_box:
         points = instance.polygons[0].astype(np.float64)
         low, high = points.min(axis=0), points.max(axis=0)
         return " ".join(f"{value:.9g}" for value in (*((low + high) / 2), *(high - low)))
-    outline: Any = join_polygons(instance.polygons)  # type: ignore[arg-type]  # takes any kind of numbers
-    return " ".join(outline.astype(np.float32).ravel().astype(str))
+    return " ".join(_outline(instance, size).astype(np.float32).ravel().astype(str))
+
+
+def _outline(instance: Instance, size: tuple[int, int]) -> NDArray[Any]:
+    """One line [K, 2] that encloses what the parts of an object do together."""
+    joined: NDArray[Any] = join_polygons(instance.polygons)  # type: ignore[arg-type]  # takes any kind of numbers
+    if len(instance.polygons) == 1:
+        return joined
+    whole = mask_of(instance, size)
+    if mask_iou(whole, mask_of(replace(instance, polygons=(joined,)), size)) >= LEAST_IOU:
+        return joined
+    return np.asarray(join_polygons(outlines(whole)) / np.array([size[1], size[0]]))  # type: ignore[arg-type]

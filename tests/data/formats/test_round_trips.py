@@ -93,7 +93,7 @@ def objects(seed):
     generator = np.random.default_rng(seed)
     made = []
     for number in range(generator.integers(1, 5)):
-        kind, class_id = generator.integers(0, 4), int(generator.integers(0, len(NAMES)))
+        kind, class_id = generator.integers(0, 5), int(generator.integers(0, len(NAMES)))
         scale = np.array([WIDTH, HEIGHT])
         if kind == 0:
             (x0, x1), (y0, y1) = (np.sort(generator.choice(side, 2, replace=False)) for side in (WIDTH, HEIGHT))
@@ -102,6 +102,9 @@ def objects(seed):
         elif kind == 1:
             polygon = generator.random((int(generator.integers(3, 12)), 2)).astype(np.float32)
             made.append(Instance(class_id, (polygon,), origin=number))
+        elif kind == 4:  # parts that lie over each other
+            triangles = generator.random((2, 3, 2)).astype(np.float32)
+            made.append(Instance(class_id, tuple(triangles), origin=number))
         else:
             pieces = tuple((piece / scale).astype(np.float32) for piece in outlines(blob(generator)))
             if pieces:
@@ -170,6 +173,12 @@ def coco_document():
             {**common, "id": 103, "category_id": 7, "segmentation": {"size": size, "counts": runs}},
             {**common, "id": 104, "category_id": 18, "segmentation": [[1, 1, 9, 1, 9, 9], [40, 30, 60, 30, 60, 45]]},
             {**common, "id": 105, "category_id": 7, "bbox": [3, 4, 16, 18]},
+            {
+                **common,
+                "id": 107,
+                "category_id": 18,
+                "segmentation": [[1.3, 2.1, 40.2, 1.3, 41.1, 38.4], [9.2, 2.4, 60.1, 3.3, 30.2, 45.1]],
+            },
             {**common, "id": 106, "category_id": 7, "iscrowd": 1, "segmentation": {"size": size, "counts": runs}},
         ],
     }
@@ -183,12 +192,13 @@ def test_coco_to_yolo_and_back_keeps_every_mask_that_yolo_can_carry(tmp_path):
     assert loaded.project.dataset.names == ("cat", "dog")
     first = convert(loaded, splits, "yolo", tmp_path / "yolo")
     second = convert(written(tmp_path / "yolo"), ["train"], "coco", tmp_path / "coco")
-    assert [(loss.kind, loss.origin) for loss in first.losses] == [("joined", 103), ("joined", 104), ("left out", 106)]
+    told = [("joined", 103), ("joined", 104), ("joined", 107), ("left out", 106)]
+    assert [(loss.kind, loss.origin) for loss in first.losses] == told
     assert second.losses == []
     (before,) = read_split(loaded, "train")
     (after,) = read_split(written(tmp_path / "coco"), "train")
     kept = [one for one in before.instances if not one.is_crowd]
-    assert len(kept) == len(after.instances) == 5
+    assert len(kept) == len(after.instances) == 6
     for one, other in zip(kept, after.instances, strict=True):
         assert (one.class_id, one.is_box) == (other.class_id, other.is_box)
         assert iou(mask(one), mask(other)) == 1.0
@@ -201,7 +211,7 @@ def test_coco_to_yolo_and_back_keeps_every_mask_that_yolo_can_carry(tmp_path):
 
         assert tools.iou([codes[0]], [codes[1]], [0])[0, 0] >= 0.99
     annotations = json.loads((tmp_path / "coco" / "annotations" / "instances_train.json").read_text())["annotations"]
-    assert [one["iscrowd"] for one in annotations] == [0] * 5
+    assert [one["iscrowd"] for one in annotations] == [0] * 6
 
 
 def test_yolo_to_coco_and_back_keeps_every_number(tmp_path):
