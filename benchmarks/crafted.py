@@ -110,17 +110,27 @@ def _split(path: Path) -> str:
     return told(lambda: len(read_split(load_project(path), "train")))
 
 
+def _video(path: Path) -> str:
+    from segc.inference.frames import Frame, Reading, read_frames
+    from segc.inference.pipeline import Line
+    from segc.inference.sources import find_sources
+
+    with Line() as line:
+        found = list(read_frames(find_sources([str(path)]), line, Reading(), print))
+    return told(lambda: sum(isinstance(one, Frame) for one in found))
+
+
 def _metadata(value: Any) -> str:
     from segc.inference.metadata import parse_metadata
 
     return told(lambda: parse_metadata(value).names)
 
 
-def read_address(address: str) -> str:
-    """What an address gives within half a second."""
+def read_address(address: str, seconds: float = 0.5) -> str:
+    """What an address gives within so many seconds."""
     from segc.inference.sources import fetch
 
-    return told(lambda: fetch(address, seconds=0.5))
+    return told(lambda: fetch(address, seconds=seconds))
 
 
 def _command(given: tuple[Path, list[str]]) -> str:
@@ -285,13 +295,29 @@ def served(first: bytes, again: bytes = b"", pause: float = 0.02) -> Callable[[P
     return make
 
 
-def _picture_of_a_name(name: str) -> Callable[[Path], tuple[Path, list[str]]]:
+def _picture_of_a_name(name: str, *command: str) -> Callable[[Path], tuple[Path, list[str]]]:
     """A broken picture whose name is a stranger's, and a command that tells of it."""
 
     def make(folder: Path) -> tuple[Path, list[str]]:
         project = _dataset({})(folder)
         (folder / "images" / name).write_bytes(b"\x89PNG\r\n\x1a\nnone")
-        return folder, ["validate", "--data", str(project)]
+        return folder, [*(command or ("validate", "--data")), str(project)]
+
+    return make
+
+
+def _video_of_a_name(name: str) -> Callable[[Path], Path]:
+    """A video of three frames."""
+
+    def make(folder: Path) -> Path:
+        import cv2
+        import numpy as np
+
+        writer = cv2.VideoWriter(str(folder / "a.mp4"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        for level in range(3):
+            writer.write(np.full((48, 64, 3), 80 * level, np.uint8))
+        writer.release()
+        return (folder / "a.mp4").rename(folder / name)
 
     return make
 
@@ -488,6 +514,25 @@ ROWS: tuple[Row, ...] = (
         _command,
         r"a\x1b[31m error: all is lost.png: error[D002]",
     ),
+    Row(
+        "an escape and a line in a file's name, for GitHub",
+        _picture_of_a_name("a\x1b[31m\nb.png", "validate", "--data", "--format", "github"),
+        _command,
+        r"images/a\x1b[31m%0Ab.png,",
+    ),
+    Row(
+        "a file's name that is no UTF-8, in SARIF",
+        _picture_of_a_name("caf\udce9.png", "validate", "--data", "--format", "sarif"),
+        _command,
+        "images/caf%E9.png",
+    ),
+    Row(
+        "a file's name that is no UTF-8, of data that are looked at",
+        _picture_of_a_name("caf\udce9.png", "data", "check"),
+        _command,
+        r"caf\udce9.png: error[D002]",
+    ),
+    Row("a video's name that is no UTF-8", _video_of_a_name("caf\udce9.mp4"), _video, "read: 3"),
     Row("a file's name that is no UTF-8", _picture_of_a_name("caf\udce9.png"), _command, r"caf\udce9.png: error[D002]"),
     Row(
         "a table of results without seconds", _table("epoch\n1\n"), _command, "error[F002]: not a table that segc wrote"
@@ -507,7 +552,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "a server that says no length and too much",
         served(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0),
-        read_address,
+        lambda address: read_address(address, 25),  # sooner by far, but a busy machine takes its time
         "larger than 64 MB",
     ),
     Row("a server that colours its lines", served(GONE), read_address, r"answered 404 \x1b[31mGone"),

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -71,6 +71,12 @@ class Tally:
         self.failed += 1
         if len(self.failures) < MOST_FAILURES:
             self.failures.append(f"input {number}: {outcome}")
+
+    def add(self, other: "Tally") -> None:
+        """Count those of another tally, too."""
+        for name in ("tried", "accepted", "refused", "failed", "seconds", "failures"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.slowest = max(self.slowest, other.slowest)
 
 
 def one(kind: Kind, seed: int, number: int, folder: Path) -> str:
@@ -138,15 +144,23 @@ def _child(kind: Kind, seed: int, inputs: range, results: Path) -> None:
             lines.write(json.dumps(result) + "\n")
 
 
-def in_process_of_its_own(kind: Kind, seed: int, inputs: range, arguments: list[str]) -> Tally:
-    """Try a class's inputs in child processes: one that ends, or hangs, costs its input and is started again."""
+def in_process_of_its_own(kind: Kind, seed: int, inputs: range, arguments: list[str], *, alone: bool = False) -> Tally:
+    """Try a class's inputs in child processes: one that ends, or hangs, costs its input and is started again.
+
+    Args:
+        kind: the class.
+        seed: of its inputs.
+        inputs: their numbers.
+        arguments: of the child processes, beside these.
+        alone: let `Kind.alone` read them; otherwise that reads those which end the process.
+    """
     tally, start = Tally(), inputs.start
     with tempfile.TemporaryDirectory(prefix="segc-fuzz-") as folder:
         results = Path(folder) / "results"
         while start < inputs.stop:
             results.write_text("")
             command = [sys.executable, __file__, "--child", str(results), f"--only={kind.name}", "--seed", str(seed)]
-            command += ["--from", str(start), "--to", str(inputs.stop), *arguments]
+            command += ["--from", str(start), "--to", str(inputs.stop), *arguments, *["--alone"] * alone]
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
             hung = _wait(child, results, 3 * kind.seconds + 60)
             words = (child.stderr.read() if child.stderr else b"").decode(errors="replace")
@@ -160,9 +174,12 @@ def in_process_of_its_own(kind: Kind, seed: int, inputs: range, arguments: list[
             if open_input is None and child.returncode and start < inputs.stop:
                 raise RuntimeError(f"{kind.name}: the process that tries inputs did not start: {words[-2000:]}")
             if open_input is not None:
+                start = open_input + 1
+                if kind.alone is not None and not alone:
+                    tally.add(in_process_of_its_own(kind, seed, range(open_input, start), arguments, alone=True))
+                    continue
                 ending = "hung" if hung else _ending(child.returncode)
                 tally.take(open_input, f"the process {ending}: {words.strip()[-200:]}", 0.0)
-                start = open_input + 1
     return tally
 
 
@@ -195,6 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--to", dest="stop", type=int, metavar="N", help="input to stop before")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -212,6 +230,8 @@ def main() -> int:
         kinds = [kind for kind in kinds if kind.name in options.only or kind.name.partition(" ")[0] in options.only]
     if options.child is not None:
         (kind,) = (kind for kind in kinds if kind.name == options.only[0])
+        if options.alone and kind.alone is not None:
+            kind = replace(kind, run=kind.alone)
         _child(kind, options.seed, range(options.start, options.stop), options.child)
         return 0
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, seed {options.seed}")

@@ -4,6 +4,7 @@ Changes go into what the readers take apart: entries of zip archives, values of 
 an artifact says the digests of its files, those are right again after half of the changes, as a stranger's would be.
 """
 
+import importlib.util
 import json
 import random
 import shutil
@@ -101,28 +102,65 @@ def _metadata(original: Path, numbers: random.Random, folder: Path) -> Path:
 
 def open_and_run(path: Path, _: Path) -> str:
     """Open an artifact as segc opens a stranger's, and run it once."""
-    import numpy as np
-
     from segc.sessions.artifact import open_artifact
 
-    model = open_artifact(path, 1)
+    return _run(open_artifact(path, 1))
+
+
+def _open_and_run_here(path: Path, _: Path) -> str:
+    """Likewise in this process, where a runtime is imported once for all inputs: what its process does with one."""
+    from segc.sessions.artifact import locate, open_target
+
+    return _run(open_target(*locate(path), 1))
+
+
+def _run(model: Any) -> str:
+    import numpy as np
+
     model.run(np.zeros((model.metadata.batch, 3, *model.metadata.imgsz), np.float32))
     return "accepted"
 
 
-def _script(path: Path, folder: Path) -> str:
+def _arguments(folder: Path) -> list[str]:
+    """What a script is called with."""
     import cv2
     import numpy as np
 
     image = folder / "photo.png"
     if not image.exists():
         cv2.imwrite(str(image), np.full((48, 64, 3), 99, np.uint8))
-    command = [sys.executable, str(path / "predict.py"), str(image), "-o", str(folder / "out")]
+    return [str(image), "-o", str(folder / "out")]
+
+
+def _script(path: Path, folder: Path) -> str:
+    """Run an artifact's script."""
+    command = [sys.executable, str(path / "predict.py"), *_arguments(folder)]
     done = subprocess.run(command, capture_output=True, cwd=folder, timeout=120, check=False)
-    if done.returncode not in (0, 1) or b"Traceback" in done.stderr or (folder / CANARY).exists():
-        tail = done.stderr.decode(errors="replace").strip()[-300:]
-        raise AssertionError(f"exit status {done.returncode}: {tail}")
-    return "refused" if done.returncode else "accepted"
+    if b"Traceback" in done.stderr:
+        raise AssertionError(done.stderr.decode(errors="replace").strip()[-300:])
+    return _ended(done.returncode, folder)
+
+
+def _script_here(path: Path, folder: Path) -> str:
+    """Likewise in this process, where what it imports is there already."""
+    name = "predict_of_an_artifact"
+    spec = importlib.util.spec_from_file_location(name, path / "predict.py")
+    assert spec is not None
+    assert spec.loader is not None
+    # Where dataclasses look for it.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        status = module.main(_arguments(folder))
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    return _ended(status, folder)
+
+
+def _ended(status: int, folder: Path) -> str:
+    if status not in (0, 1) or (folder / CANARY).exists():
+        raise AssertionError(f"exit status {status}" if status else "something of the file was run")
+    return "refused" if status else "accepted"
 
 
 def artifact_kinds(artifacts: Path) -> list[Kind]:
@@ -139,9 +177,9 @@ def artifact_kinds(artifacts: Path) -> list[Kind]:
 
         limits: dict[str, Any] = {"seconds": 60, "megabytes": 2000, "needs": name}
         made += [
-            Kind(f"artifact {name}", 93, make, open_and_run, **limits),
-            Kind(f"metadata {name}", 20, metadata, open_and_run, **limits),
+            Kind(f"artifact {name}", 93, make, _open_and_run_here, alone=open_and_run, **limits),
+            Kind(f"metadata {name}", 20, metadata, _open_and_run_here, alone=open_and_run, **limits),
         ]
         if (original / "predict.py").exists():
-            made.append(Kind(f"script {name}", 35, make, _script, **{**limits, "seconds": 150}))
+            made.append(Kind(f"script {name}", 42, make, _script_here, alone=_script, **limits))
     return made

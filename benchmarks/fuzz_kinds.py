@@ -47,6 +47,7 @@ class Kind:
         needs: a folder of artifacts, as `segc emit` leaves them: the name of the target.
         refusals: names of the errors in which an input may be refused.
         rows: inputs made by hand, in place of those that `make` gives.
+        alone: what reads an input that ended the process once more, as `run`, but so that this is not the end.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kind:
     needs: str | None = None
     refusals: tuple[str, ...] = ("SegcError", "ImageError", "SourceError", "ModelError")
     rows: tuple[Row, ...] = ()
+    alone: Callable[[Any, Path], str] | None = None
 
     def input(self, seed: int, number: int, folder: Path) -> Any:
         """The input of this number; of a number below 0 any one."""
@@ -486,6 +488,49 @@ def _masks(numbers: random.Random, folder: Path) -> Path:
     return path
 
 
+VOC_RECORD = """\
+<annotation><filename>a.png</filename><size><width>64</width><height>48</height><depth>3</depth></size>
+<segmented>1</segmented>
+<object><name>circle</name><bndbox><xmin>6</xmin><ymin>6</ymin><xmax>20</xmax><ymax>20</ymax></bndbox></object>
+<object><name>square</name><pose>Unspecified</pose><difficult>0</difficult></object></annotation>
+"""
+VOC_LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncircle:128,0,0::\nsquare:0,128,0::\n"
+
+
+def _voc(numbers: random.Random, folder: Path) -> Path:
+    import numpy as np
+
+    from segc.data.formats.png import indexed_png
+
+    path = _dataset(folder, "voc", "[circle, square]")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:20, 5:20], mask[25:40, 30:60], mask[20, 5:20] = 1, 2, 255
+    files = {
+        "SegmentationObject/a.png": indexed_png(mask),
+        "SegmentationClass/a.png": indexed_png(mask),
+        "Annotations/a.xml": VOC_RECORD.encode(),
+        "labelmap.txt": VOC_LABELMAP.encode(),
+    }
+    # The classes stand in the record, or in the pixels: of VOC's numbers, or of a labelmap's colours.
+    for left_out in numbers.choice(
+        (("labelmap.txt",), ("labelmap.txt", "Annotations/a.xml"), ("Annotations/a.xml",), ())
+    ):
+        del files[left_out]
+    changed = numbers.choice(sorted(files))
+    if not changed.endswith(".png") and numbers.random() < 0.7:
+        files[changed] = changed_text(numbers, files[changed].decode()).encode("utf-8", "surrogatepass")
+    else:
+        files[changed] = changed_bytes(numbers, files[changed])
+        if numbers.random() < 0.5:
+            files[changed] = with_right_sums(files[changed])
+    for name in ("SegmentationObject/a.png", "SegmentationClass/a.png", "Annotations/a.xml", "labelmap.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
+        if name in files:
+            (folder / name).write_bytes(files[name])
+    return path
+
+
 def _read_split(path: Path, _: Path) -> str:
     from segc.data.dataset import read_split
     from segc.spec.load import load_project
@@ -747,6 +792,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("cvat", 1_000, _cvat, _read_split),
     Kind("labelme", 1_000, _labelme, _read_split),
     Kind("masks", 1_000, _masks, _read_split),
+    Kind("voc", 1_000, _voc, _read_split),
     Kind("metadata", 2_000, _metadata, _read_metadata),
     Kind("init", 2_000, _taken, _take_over),
     Kind("runs", 1_000, _run, _read_runs),

@@ -62,11 +62,11 @@ def _location(one: Diagnostic) -> dict[str, Any]:
 
 def _uri(file: Path) -> str:
     """A path as a URI reference: relative below the working directory, else absolute."""
-    from urllib.parse import quote
+    from urllib.parse import quote_from_bytes
 
     path = Path(os.path.abspath(file))  # noqa: PTH100 - links are left as they are
     inside = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else None
-    return path.as_uri() if inside is None else quote(inside.as_posix())
+    return path.as_uri() if inside is None else quote_from_bytes(os.fsencode(inside.as_posix()))
 
 
 def _text(one: Diagnostic) -> str:
@@ -93,4 +93,12 @@ def _workflow_command(one: Diagnostic) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    return "".join(f"%{ord(one):02X}" if one in "%\r\n" + more else one for one in text)
+    """As GitHub takes it: its own signs and ends of lines in its way, what else is no text in Python's."""
+    return "".join(
+        f"%{ord(one):02X}"
+        if one in "%\r\n" + more
+        else one
+        if one.isprintable()
+        else one.encode("unicode_escape").decode()
+        for one in text
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from segc.commands.common import (
     warn,
     weights_option,
 )
+from segc.inference.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,16 +159,16 @@ def _told() -> Iterator[Callable[[str], None]]:
     if not screen.is_terminal:
         yield lambda _: None
         return
+
+    from rich.text import Text
+
     with screen.status("") as status:
-        yield status.update
+        yield lambda text: status.update(Text(printable(text)))
 
 
 def _show(found: Benchmark) -> None:
-    from rich.console import Console
-
     # Where nobody looks at a terminal, rows are better whole than wrapped.
-    screen = Console(width=None if sys.stdout.isatty() else 240)
-    screen.print(_table(found))
+    console(stderr=False, width=240).print(_table(found))
     say(", ".join(f"{name} {value}" for name, value in found.machine.items()))
     say(", ".join(f"{name} {value}" for name, value in found.settings.items()))
     for remark in found.remarks():
@@ -182,7 +182,6 @@ def _show(found: Benchmark) -> None:
 
 def _table(found: Benchmark) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     from segc.reports.bench import COLUMNS, WORDS, cells
 
@@ -190,5 +189,5 @@ def _table(found: Benchmark) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in WORDS else "right", overflow="fold")
     for row in found.rows:
-        table.add_row(*(Text(cell) for cell in cells(row)))
+        table.add_row(*cells(row))
     return table

@@ -203,15 +203,21 @@ def told_weights(loaded: "LoadedProject", build_dir: Path, weights: str | None, 
 
 
 def console(*, stderr: bool = True, width: int | None = None) -> "Console":
-    """A console, which takes texts as they are: brackets in them are no markup.
+    """A console that shows each text on the line where it stands: brackets are no markup, the rest as by `printable`.
 
     Args:
         stderr: on standard error, for progress and reports; results go to standard output.
         width: columns where nobody looks at a terminal.
     """
     from rich.console import Console
+    from rich.text import Text
+
+    from segc.inference.text import printable
 
     class Plain(Console):
+        def render_str(self, text: str, **options: "Any") -> Text:
+            return super().render_str(printable(text), **options)
+
         def on_broken_pipe(self) -> None:
             raise  # noqa: PLE0704 - called where the error is handled; rich would end the process here
 

@@ -197,13 +197,11 @@ def _megabytes(emission: Emission) -> str:
 def _report(emissions: Sequence[Emission]) -> None:
     from rich.table import Table
 
-    from segc.inference.text import printable
-
     table = Table("target", "artifact", "MB", "seconds", "against PyTorch", "status", box=None, pad_edge=False)
     for emission in emissions:
         table.add_row(
-            printable(emission.name),
-            "" if emission.folder is None else printable(_shown(emission.folder / emission.model)),
+            emission.name,
+            "" if emission.folder is None else _shown(emission.folder / emission.model),
             _megabytes(emission),
             f"{emission.seconds:.1f}",
             emission.summary,
@@ -213,13 +211,14 @@ def _report(emissions: Sequence[Emission]) -> None:
     screen = console(stderr=False, width=200)
     screen.print(table)
     for descent in dict.fromkeys(emission.descent for emission in emissions if emission.descent):
-        screen.print(printable(descent))
+        screen.print(descent)
     for emission in emissions:
         if emission.status == "failed" and emission.figures:
-            screen.print(f"\n{emission.name}, measured beside the trained network in PyTorch:")
+            screen.print()
+            screen.print(f"{emission.name}, measured beside the trained network in PyTorch:")
             screen.print(_class_table(emission))
         for note in emission.notes:
-            screen.print(printable(f"{emission.name}: {note}"))
+            screen.print(f"{emission.name}: {note}")
 
 
 MOST_SCOPES = 20
@@ -247,7 +246,6 @@ def _class_table(emission: Emission) -> Table:
     from rich.table import Table
 
     from segc.emission.accuracy import PARTS, figure
-    from segc.inference.text import printable
 
     table = Table("mAP50-95", "objects", box=None, pad_edge=False)
     for part in PARTS:
@@ -255,9 +253,7 @@ def _class_table(emission: Emission) -> Table:
             table.add_column(f"{part}, {side}", justify="right")
     everything, *classes = emission.figures
     for row in (everything, *sorted(classes, key=lambda row: -row.lost)):
-        table.add_row(
-            printable(row.name), str(row.objects), *(figure(value) for pair in (row.box, row.mask) for value in pair)
-        )
+        table.add_row(row.name, str(row.objects), *(figure(value) for pair in (row.box, row.mask) for value in pair))
     return table
 
 

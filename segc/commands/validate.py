@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segc.commands.common import set_option
+from segc.commands.common import say, set_option
 
 if TYPE_CHECKING:
     from segc.diagnostics import Diagnostic
@@ -145,7 +145,8 @@ def _fix(path: Path, *, echo_to_error: bool) -> None:
 
     difference = fix_file(path)
     if difference:
-        click.echo(difference, err=echo_to_error)
+        for line in difference.split("\n"):
+            say(line, err=echo_to_error)
 
 
 def _summary(loaded: "LoadedProject") -> dict[str, Any]:
@@ -215,11 +216,11 @@ def _show_text(checked: list[_Checked], diagnostics: tuple["Diagnostic", ...]) -
         click.echo(render_text(diagnostics, colour=wants_colour(sys.stdout)))
     for each in checked:
         if each.summary:
-            click.echo(f"{each.name}: {_verdict(each)}: {_described(each.summary)}")
+            say(f"{each.name}: {_verdict(each)}: {_described(each.summary)}")
             if "weights" in each.summary:
                 from segc.weights.starting import told
 
-                click.echo(f"  {told(each.summary['weights'])}")
+                say(f"  {told(each.summary['weights'])}")
             for split, data in each.summary.get("data", {}).items():
                 click.echo(f"  {split}: {_contents(data)}")
     errors = sum(one.count for one in diagnostics if one.severity == "error")

@@ -388,7 +388,7 @@ def licence_command(file: str, *, as_json: bool) -> None:
         return
     for line in _chain(found):
         say(line)
-    click.echo(f"licences: {', '.join(licences(found)) or 'none is inherited'}")
+    say(f"licences: {', '.join(licences(found)) or 'none is inherited'}")
 
 
 def _lineage(text: str) -> "Lineage":

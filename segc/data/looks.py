@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from segc.caches import cache_folder
 from segc.data.polygons import crosses_itself
 from segc.diagnostics import SegcError
+from segc.files import encoded
 
 Key = tuple[str, int, int]
 """A file as the disk knows it: its path, size in bytes, and time of the last change in nanoseconds."""
@@ -54,7 +55,7 @@ def file_key(path: Path) -> Key | None:
         status = path.stat()
     except OSError:
         return None
-    return os.fspath(path), status.st_size, status.st_mtime_ns
+    return encoded(os.fspath(path)).decode(), status.st_size, status.st_mtime_ns
 
 
 def digest_of(path: Path) -> bytes:
@@ -79,7 +80,7 @@ def look_at(path: Path) -> Look:
         with path.open("rb") as file:
             orientation = exif_orientation(file.read(1 << 17))
     except SegcError as error:
-        return Look(digest, 0, 0, 1, b"", error.diagnostics[0].message)
+        return Look(digest, 0, 0, 1, b"", encoded(error.diagnostics[0].message).decode())
     except OSError as error:
         return Look(digest, 0, 0, 1, b"", error.strerror or str(error))
     return Look(digest, image.shape[0], image.shape[1], orientation, mark_of(image), "")

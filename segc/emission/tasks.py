@@ -23,6 +23,7 @@ from segc.emission.requests import (
     SensitivityTask,
 )
 from segc.inference.metadata import ModelError, parse_metadata
+from segc.inference.text import named_in_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,7 +169,8 @@ class Timed:
 
 
 def _open(task: RunTask | MeasureTask) -> Model:
-    model: Model = import_module(task.opener).open_model(Path(task.model), task.threads)
+    with named_in_text(Path(task.model)) as place:
+        model: Model = import_module(task.opener).open_model(place, task.threads)
     return model
 
 

@@ -13,7 +13,7 @@ from segc.inference.metadata import LARGEST_SIDE, ModelError
 from segc.inference.model import Model
 from segc.inference.show import ShowError, Window
 from segc.inference.sources import SourceError, find_sources
-from segc.inference.text import printable
+from segc.inference.text import named_in_text, printable
 from segc.inference.writers import SAVED
 
 SOURCES_HELP = (
@@ -161,7 +161,8 @@ def run_command(
         plan = plan_files(sources, options.output, saved)
         reading = reading_of(sources, options.every, options.stride)
         shown = Window(options.model.name) if options.show else None
-        opened = open_model(options.model, options.threads or 0, options.device)
+        with named_in_text(options.model) as place:
+            opened = open_model(place, options.threads or 0, options.device)
         print(f"runs in {printable(opened.runtime)}", file=sys.stderr)
         filters = choose_filters(opened.metadata, vars(options), defaults)
         with shown or contextlib.nullcontext() as window:

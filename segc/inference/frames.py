@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -28,6 +29,7 @@ from segc.inference.sources import (
     decode_image,
     web_problem,
 )
+from segc.inference.text import named_in_text
 from segc.inference.tiles import DecodedPicture, Picture
 
 MOST_MISSED = 64
@@ -272,9 +274,8 @@ def _open_capture(source: Source) -> cv2.VideoCapture:
     if source.kind == "camera":
         capture = cv2.VideoCapture(int(source.name))
     else:
-        # An absolute path, which no protocol of FFmpeg begins like.
-        place = source.name if source.path is None else str(source.path.absolute())
-        capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
+        with nullcontext(source.name) if source.path is None else named_in_text(source.path) as place:
+            capture = cv2.VideoCapture(str(place), cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         raise ImageError(f"{_named_source(source)}: {NOT_OPENED.get(source.kind, NOT_OPENED['stream'])}")
     width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from segc.inference.frames import Frame
 from segc.inference.image_headers import quiet_decoders
 from segc.inference.sources import ImageError
+from segc.inference.text import named_in_text
 
 VIDEO_CODES: Mapping[str, str] = {"avc1": "H.264", "mp4v": "MPEG-4 Part 2"}
 """Codecs that are tried, by their four letters, and what people call them. Most builds of OpenCV bring no H.264."""
@@ -81,8 +82,8 @@ class Recording:
         self._size = (width + width % 2, height + height % 2)
         for code, name in VIDEO_CODES.items():
             fourcc = cv2.VideoWriter.fourcc(*code)
-            with quiet_decoders():
-                writer = cv2.VideoWriter(str(self._written_to), cv2.CAP_FFMPEG, fourcc, self._rate, self._size)
+            with quiet_decoders(), named_in_text(self._written_to) as place:
+                writer = cv2.VideoWriter(str(place), cv2.CAP_FFMPEG, fourcc, self._rate, self._size)
             if writer.isOpened():
                 self._writer, self._codec = writer, name
                 return

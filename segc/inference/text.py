@@ -1,4 +1,9 @@
-"""Text that comes from files, servers and names of files, as it may be shown."""
+"""Text that comes from files, servers and names of files, as it may be shown and passed on."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def printable(text: object) -> str:
@@ -12,3 +17,36 @@ def printable(text: object) -> str:
 
 def _printable_character(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+@contextmanager
+def named_in_text(path: Path) -> Iterator[Path]:
+    """An absolute path for libraries that take texts alone, while the block runs, in which they open what is there.
+
+    Bytes of a name that are no UTF-8 end the process in some and are refused by others: what has such a name, or is in
+    a folder of such a name, gets another one meanwhile.
+
+    Raises:
+        OSError: where it cannot get one.
+    """
+    place = path.absolute()
+    if _is_text(place):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="segc-") as folder:
+        link = Path(folder, "link")
+        if _is_text(place.name):  # what lies beside it may belong to it
+            link.symlink_to(place.parent, target_is_directory=True)
+            yield link / place.name
+        else:
+            link = link.with_suffix(place.suffix if _is_text(place.suffix) else "")
+            link.symlink_to(place, target_is_directory=place.is_dir())
+            yield link
+
+
+def _is_text(name: object) -> bool:
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from segc.diagnostics import fail
 from segc.files import digest_file
 from segc.inference.metadata import ModelError
 from segc.inference.model import DeviceError
+from segc.inference.text import named_in_text
 from segc.sessions.isolated import IsolatedModel, no_device
 from segc.targets.contract import check_packages
 from segc.targets.description import DESCRIPTION, read_description
@@ -96,7 +97,8 @@ def open_target(target: Target, model: Path, threads: int = 0, device: str | Non
     """
     _prepare(target, model)
     try:
-        return target.opener(model)(model, threads, device)
+        with named_in_text(model) as place:
+            return target.opener(model)(place, threads, device)
     except DeviceError as error:
         raise no_device(error) from None
     except ModelError as error:

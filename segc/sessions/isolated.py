@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from segc.diagnostics import SegcError, fail
 from segc.inference.metadata import ModelError, parse_metadata
 from segc.inference.model import DeviceError
+from segc.inference.text import named_in_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,7 +155,8 @@ def serve() -> None:
     # What runtimes print must not get between the answers.
     os.dup2(2, 1)
     try:
-        model = import_module(opener).open_model(Path(path), int(threads), device or None)
+        with named_in_text(Path(path)) as place:
+            model = import_module(opener).open_model(place, int(threads), device or None)
         _send(answers, {"metadata": model.metadata.to_json(), "runtime": model.runtime}, {})
         while True:
             try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.data.samples import Sample
 from segc.diagnostics import SegcError, fail
+from segc.files import encoded
 from segc.locks import Lock, try_lock
 from segc.runs import CHECKPOINT, busy, flat, lock_file, read_record, resume_command, run_names
 from segc.training.checkpoint import saved_launch
@@ -80,7 +81,7 @@ def identity(
     found = dict(flat("", parts))
     for split, samples in (("train", train), ("val", val)):
         names = "\n".join(sample.image.name for sample in samples)
-        found[f"images of dataset.{split}"] = f"{len(samples)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        found[f"images of dataset.{split}"] = f"{len(samples)} ({hashlib.sha256(encoded(names)).hexdigest()[:8]})"
         found[f"labels of dataset.{split}"] = _labels(samples)
     return found
 

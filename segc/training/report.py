@@ -81,8 +81,8 @@ class PlainReport(Report):
 
     def say(self, text: str) -> None:
         """See :class:`Report`."""
-        shown = "\n".join(map(printable, text.split("\n")))
-        self._console.print(shown, highlight=False, markup=False, soft_wrap=True)
+        for line in text.split("\n"):
+            self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """See :class:`Report`."""

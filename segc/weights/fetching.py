@@ -20,6 +20,7 @@ from typing import IO, NoReturn
 
 from segc.diagnostics import SegcError, fail
 from segc.files import canonical_json, digest_file, write_atomic
+from segc.inference.text import printable
 from segc.spec.weights import SHA256, WeightsReference
 from segc.weights.cache import PART, Entry, Origin, read_record
 from segc.weights.store import MAX_FILE_BYTES
@@ -143,7 +144,7 @@ def _wanted(reference: WeightsReference, expected: Sequence[Expected]) -> list[E
 def _say(text: str) -> None:
     import click
 
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 class _Fetching:
@@ -400,12 +401,12 @@ def watching(what: str, watch: Watch | None = None) -> Iterator[Watch]:
 
     screen = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(24),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,7 +35,9 @@ def test_an_artifact_that_strangers_changed_is_run_or_refused(
     (folder / "artifact.json").write_text(json.dumps(description))
     kinds = artifact_kinds(folder.parent)
     assert len(kinds) == 2 + (folder / "predict.py").exists()
-    for kind in kinds:
+    for one in kinds:
+        assert one.alone is not None
+        kind = replace(one, run=one.alone)  # frameworks do not bear each other in one process
         if target != "tensorrt" and (target != "coreml" or not kind.name.startswith("script")):  # they run elsewhere
             assert kind.run(folder, work) == "accepted"
         tally = Tally()

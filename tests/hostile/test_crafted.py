@@ -83,6 +83,20 @@ def test_a_name_that_is_no_utf_8_is_written_so_that_it_can_be_read_again(tmp_pat
     assert digest(name).startswith("sha256:")
 
 
+def test_a_training_is_known_by_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    from segc.data.samples import Sample
+    from segc.spec.load import load_project
+    from segc.training.identity import identity
+
+    (tmp_path / "project.yaml").write_text(PROJECT)
+    loaded = load_project(tmp_path / "project.yaml")
+    found = [
+        identity(loaded, loaded.project.hyperparameters, [Sample(Path(name), None, ())], [])
+        for name in ("caf\udce9.png", "caf\udcea.png")
+    ]
+    assert found[0]["images of dataset.train"] != found[1]["images of dataset.train"]
+
+
 def test_names_of_files_and_classes_begin_no_line_of_their_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,9 +139,12 @@ def test_a_name_that_no_file_can_have_is_one_that_is_not_there(tmp_path: Path) -
 def test_brackets_and_control_characters_in_names_of_artifacts_are_shown_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from segc.commands.common import console
     from segc.commands.emit import _report
     from segc.emission.order import Emission
 
+    console(stderr=False).print("[/red]\x1b[31m\n")
+    assert capsys.readouterr().out == "[/red]\\x1b[31m\\n\n"
     _report([Emission("[/red]", "onnx", "verified", folder=tmp_path / "\x1b[31m", model="[/m]", notes=("a\nb",))])
     said = capsys.readouterr().out
     assert "[/red]" in said

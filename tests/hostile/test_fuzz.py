@@ -29,6 +29,7 @@ INPUTS = {
     "cvat": 60,
     "labelme": 60,
     "masks": 60,
+    "voc": 60,
     "metadata": 200,
     "init": 100,
     "runs": 30,
