@@ -76,13 +76,21 @@ def initialise(network: SegmentationNetwork, graph: Graph, seed: int) -> None:
     load_weights(network, initial_weights(graph.parameters, seed))
 
 
-def load_weights(network: SegmentationNetwork, weights: Mapping[str, NDArray[np.generic]]) -> None:
+def load_weights(
+    network: SegmentationNetwork, weights: Mapping[str, NDArray[np.generic]], *, typed: bool = False
+) -> None:
     """Copy values into a network.
+
+    Args:
+        network: of the graph that the values belong to.
+        weights: by the names of its parameters.
+        typed: the network takes on their types, too, and not only what they are; its parameters are new ones then.
 
     Raises:
         RuntimeError: from torch, where names or shapes differ.
     """
-    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    values = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+    network.load_state_dict(values, assign=typed)
 
 
 def to_numpy(network: SegmentationNetwork) -> dict[str, NDArray[np.generic]]:

@@ -45,7 +45,7 @@ class TorchSession:
         self.device = torch.device(device)
         exact_arithmetic()
         self.network = lower(graph)
-        load_weights(self.network, weights)
+        load_weights(self.network, weights, typed=half)
         # Convolutions on the CPU are a sixth faster with the channels last.
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
