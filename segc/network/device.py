@@ -34,14 +34,12 @@ def choose_device(wanted: str, processes: int = 1, local_rank: int = 0) -> torch
         )
     device = torch.device(wanted)
     if not there[device.type]:
-        raise fail(
-            "R007", f"there is no {device.type} device on this machine", help="`device: auto` takes what is there"
-        )
+        raise fail("R007", f"there is no {device.type} device on this machine", help="`auto` takes what is there")
     if not alone and (device.type == "mps" or ":" in wanted):
         raise fail(
             "R011",
             f"{processes} processes cannot train on the one device {wanted}",
-            help="`device: auto` gives each a GPU of its own",
+            help="`auto` gives each a GPU of its own",
         )
     if device.type == "cuda" and not alone:
         device = torch.device("cuda", local_rank)
