@@ -385,7 +385,8 @@ def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]
         lacking = sorted(there - set(own))
         if lacking:
             shown = ", ".join(names[i] for i in lacking[:_MOST_SHOWN]) + (", …" if len(lacking) > _MOST_SHOWN else "")
-            lines.append(f"{len(lacking)} classes have no object in {split}: {shown}")
+            which = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
+            lines.append(f"{which} no object in {split}: {shown}")
     return "\n".join(lines) or "every class is in every split"
 
 

@@ -77,7 +77,17 @@ def divide(members: Sequence[Member], groups: Sequence[int], shares: Sequence[fl
         counts[group][images] = len(places)
     chance = {group: _chance(min(members[place].name for place in inside[group]), seed) for group in inside}
     chosen = _stratify(counts, images, np.array(shares), chance)
+    _leave_none_empty(chosen, len(shares), {group: (len(inside[group]), chance[group]) for group in inside})
     return [chosen[group] for group in groups]
+
+
+def _leave_none_empty(chosen: dict[int, int], splits: int, sizes: Mapping[int, tuple[int, bytes]]) -> None:
+    """Give a split that nothing came into the smallest group of the one with the most groups, as far as these reach."""
+    for empty in sorted(set(range(splits)) - set(chosen.values())):
+        groups = [[group for group, split in chosen.items() if split == one] for one in range(splits)]
+        fullest = max(groups, key=len)
+        if len(fullest) > 1:
+            chosen[min(fullest, key=sizes.__getitem__)] = empty
 
 
 def _together(counts: Sequence[Mapping[int, int]]) -> dict[int, int]:

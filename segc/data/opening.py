@@ -56,8 +56,10 @@ def open_dataset(
         if "train" in described and not any(isinstance(key, str) and near(key, ["val"]) for key in described):
             dataset["val"] = described["train"]  # it is all that there is
     else:
-        known = form or _recognise(source)
         root = source if source.is_dir() else source.parent
+        known = form or _recognise(source)
+        if known is None:
+            return _annotated(source, names)
         dataset = _described(source, known, names, images)
     spec = {
         "version": 1,
@@ -69,6 +71,30 @@ def open_dataset(
     loaded, diagnostics = check_text(json.dumps(spec), root.absolute() / "project.yaml", overrides)
     if loaded is None:
         raise SegcError(diagnostics)
+    return loaded, _splits(loaded)
+
+
+def _annotated(folder: Path, names: Sequence[str]) -> tuple["LoadedProject", tuple[Split, ...]]:
+    """A folder with annotation files of COCO or CVAT somewhere in it, as ``segc init --from`` finds them."""
+    from segc.spec.init import project_text
+    from segc.spec.load import check_text
+
+    place = folder.absolute() / "project.yaml"
+    named = [f"dataset.names={json.dumps(list(names))}"] if names else []
+    try:
+        loaded, _ = check_text(project_text(place, folder)[0], place, named)
+    except SegcError as error:
+        if any(one.code != "X223" for one in error.diagnostics):
+            raise
+        loaded = None
+    if loaded is None or loaded.project.dataset.annotations is None:
+        raise fail(
+            "D035",
+            f"{folder} is no dataset that segc recognises",
+            file=folder,
+            help="it knows project and data files, a COCO JSON, a CVAT XML, folders with one of these, with LabelMe's "
+            "files, with images/ and labels/ or masks/, or with JPEGImages/; --from names the format",
+        )
     return loaded, _splits(loaded)
 
 
@@ -95,8 +121,8 @@ def _data_file(path: Path) -> dict[Any, Any] | None:
     return {key: node.plain() for key, node in root.value.items() if node.value is not None}
 
 
-def _recognise(source: Path) -> Format:
-    """The format of labels, by the files that are there."""
+def _recognise(source: Path) -> Format | None:
+    """The format of labels, by the files that are there, where they have a file for every image."""
     if source.is_file():
         by_suffix: dict[str, Format] = {".json": "coco", ".xml": "cvat"}
         if source.suffix.lower() in by_suffix:
@@ -109,13 +135,7 @@ def _recognise(source: Path) -> Format:
         return "yolo"
     elif any(path.with_suffix(".json").is_file() for path in _pictures(source)):
         return "labelme"
-    raise fail(
-        "D035",
-        f"{source} is no dataset that segc recognises",
-        file=source,
-        help="it knows project and data files, a COCO JSON, a CVAT XML, and folders with LabelMe's files, with images/ "
-        "and labels/ or masks/, or with JPEGImages/; --from names the format",
-    )
+    return None
 
 
 def _described(source: Path, form: Format, names: Sequence[str], images: Path | None) -> dict[str, Any]:
@@ -127,21 +147,25 @@ def _described(source: Path, form: Format, names: Sequence[str], images: Path | 
     else:
         inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form, ".")
         place, files = inner if (source / inner).is_dir() else ".", {}
-    divided = None if files else _divided(source / place)
-    train, val = (f"{place}/{name}" for name in divided) if divided else (place, place)
+    divided = None if files else _divided(source, place)
+    train, val = divided or (place, place)
     # A COCO file has names of its own, which are taken where none are given.
     found = list(names) or ([] if form == "coco" else _names(source, form))
     named = {"names": found} if found else {}
     return {"path": ".", "format": form, **files, "train": train, "val": val, **named}
 
 
-def _divided(folder: Path) -> tuple[str, str] | None:
-    """The folders of the images to train and to validate on, where these two are all that a folder has."""
-    inside = {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
+def _divided(source: Path, place: str) -> tuple[str, str] | None:
+    """What to train and to validate on, where these two are all that there is: lists of VOC, or folders of images."""
+    lists = [f"ImageSets/Segmentation/{split}.txt" for split in SPLITS]
+    if place == "JPEGImages" and all((source / one).is_file() for one in lists):
+        return lists[0], lists[1]
+    folder = source / place
+    inside = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     train, val = (next((name for name in known if name in inside), None) for known in _FOLDERS)
-    if train is None or val is None or len(inside) > 2 or not all(path.is_dir() for path in inside.values()):
+    if train is None or val is None or len(inside) > 2:
         return None
-    return train, val
+    return f"{place}/{train}", f"{place}/{val}"
 
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")

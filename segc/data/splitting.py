@@ -31,7 +31,7 @@ class Divided:
         likes: images that are kept together with one that they are like.
         alone: images whose names the pattern does not fit.
         section: the ``dataset`` section of a spec that reads it, in its parts that are new.
-        remarks: number of things that are odd about the images and labels, or left out.
+        remarks: number of other things that are odd about the images and labels, or left out.
     """
 
     splits: Mapping[str, Sequence[Path]]
@@ -101,7 +101,19 @@ def split_dataset(
         raise fail("D001", text, help="take another pattern for groups, or other shares")
     section = _write(loaded, splits, folder, {name: sorted(set(paths)) for name, paths in images.items()})
     alone = sum(compiled is not None and not compiled.search(member.name) for member in members)
-    return Divided(images, counts, len(set(groups)), len(done.twins), alone, section, done.remarks.counts.total())
+    return Divided(
+        images,
+        counts,
+        len(set(groups)),
+        len(done.twins),
+        alone,
+        section,
+        sum(n for code, n in done.remarks.counts.items() if code not in _OF_OLD_SPLITS),
+    )
+
+
+_OF_OLD_SPLITS = frozenset({"D018", "D019", "D032", "D033"})
+"""What is remarked on splits as they were, and on images that are kept together."""
 
 
 def _name(image: Path, root: Path) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.files import is_file
+from segc.inference.kinds import IMAGE_SUFFIXES
 from segc.json_stream import Elements, JsonError, members
 from segc.spec.categories import CategoriesError, first_image, read_categories
 from segc.spec.dataset import DataFile
@@ -58,7 +60,9 @@ def take_over(source: Path) -> Origin:
     if source.is_dir():
         return _from_folder(source)
     if source.suffix.lower() == ".json":
-        return _from_labelme(source.parent) if _labelme_names([source]) is not None else _from_coco(source)
+        if _labelme_shapes(source) is not None:
+            return _from_labelme(source.parent, _beside_images(source.parent))
+        return _from_coco(source)
     if source.suffix.lower() == ".xml":
         return _from_cvat(source)
     if source.is_file() and _is_archive(source):
@@ -255,8 +259,12 @@ def _from_coco(source: Path) -> Origin:
         names = list(read_categories(source).values())
     except CategoriesError as error:
         raise fail("X223", f"no COCO annotations that a project can be made of: {error}", file=source) from None
+    return _annotated(source, "coco", names, [f"names: {len(names)} categories, in the order of their ids"])
+
+
+def _annotated(source: Path, form: str, names: Iterable[str], notes: list[str]) -> Origin:
+    """A project of an annotation file, with that of the validation images where one lies beside it."""
     partner = _partner(source)
-    notes = [f"names: {len(names)} categories, in the order of their ids"]
     if partner == source:
         notes.append("val: the training annotations, for want of others; `segc data split` holds some back")
     root = Path(os.path.commonpath([source.parent, partner.parent, *map(_images_of, (source, partner))]))
@@ -269,7 +277,8 @@ def _from_coco(source: Path) -> Origin:
     lost = [file.name for file in dict.fromkeys((source, partner)) if not _has_image(_images_of(file), file)]
     notes += [f"the images of {name} were not found: write their folder into train and val" for name in lost]
     body = "".join(f"  {key}: {value}\n".replace("{", "{{").replace("}", "}}") for key, value in lines.items())
-    return Origin(f"  path: {{folder}}  # relative to this file\n  format: coco\n{body}", {"folder": root}, notes=notes)
+    head = f"  path: {{folder}}  # relative to this file\n  format: {form}\n"
+    return Origin(head + body, {"folder": root}, notes=notes)
 
 
 def _partner(source: Path) -> Path:
@@ -297,11 +306,12 @@ def _images_of(source: Path) -> Path:
         above,
         *sorted(folder for folder in source.parent.iterdir() if folder.is_dir())[:_MOST_FOLDERS],
     )
-    return next((folder for folder in candidates if _has_image(folder, source)), source.parent)
+    fallback = source.parent / "images" if (source.parent / "images").is_dir() else source.parent
+    return next((folder for folder in candidates if _has_image(folder, source)), fallback)
 
 
 def _has_image(folder: Path, source: Path) -> bool:
-    name = first_image(source)
+    name = first_image(source) if source.suffix.lower() != ".xml" else _first_in_cvat(source)
     return name is not None and os.path.isfile(folder / name)  # noqa: PTH113 - also for impossible names
 
 
@@ -322,12 +332,13 @@ def _from_folder(folder: Path) -> Origin:
     )
     if annotations is not None:
         return _from_coco(annotations)
-    if (cvat := next((file for file in sorted(folder.glob("*.xml")) if _cvat_names(file)), None)) is not None:
-        return _from_cvat(cvat)
+    for pattern in ("*.xml", "annotations/train*.xml", "annotations/*.xml"):
+        if (cvat := next((file for file in sorted(folder.glob(pattern)) if _cvat_names(file)), None)) is not None:
+            return _from_cvat(cvat)
     if (layout := layout_of(folder)) is not None:
         return _from_layout(folder, layout)
-    if _labelme_names(sorted(folder.rglob("*.json"))[:1]) is not None:
-        return _from_labelme(folder)
+    if (records := _beside_images(folder)) and _labelme_shapes(records[0]) is not None:
+        return _from_labelme(folder, records)
     for place in ("images/{split}", "{split}/images", "{split}"):
         splits = {split: _existing(folder, place, names) for split, names in _SPLITS.items()}
         if splits["train"]:
@@ -354,25 +365,26 @@ def _from_layout(folder: Path, layout: Layout) -> Origin:
     return origin
 
 
-def _from_labelme(folder: Path) -> Origin:
+def _beside_images(folder: Path) -> list[Path]:
+    """The first JSON files, sorted, that have the name of an image beside them; settings and reports have none."""
+    images = {path.with_suffix("") for path in folder.rglob("*.*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = (path for path in sorted(folder.rglob("*.json")) if path.with_suffix("") in images)
+    return list(islice(files, _MOST_LABELS_READ))
+
+
+def _from_labelme(folder: Path, records: Iterable[Path]) -> Origin:
     """A project of images with LabelMe's files beside them."""
-    names = _labelme_names(sorted(folder.rglob("*.json"))[:_MOST_LABELS_READ]) or []
+    names = sorted({name for file in records for name in _labelme_names(file)})
     if not names:
         raise fail("X223", "LabelMe's files in this folder have no shape", file=folder)
     train, val = (_existing(folder, "{split}", known) for known in _SPLITS.values())
     return _split_project(folder, "labelme", train or ".", val if train else None, names)
 
 
-def _labelme_names(files: Iterable[Path]) -> list[str] | None:
-    """Labels of the shapes of LabelMe's files, sorted; None where a file is another's."""
-    names: set[str] = set()
-    for file in files:
-        shapes = _labelme_shapes(file)
-        if shapes is None:
-            return None
-        labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
-        names |= {label.strip() for label in labels if isinstance(label, str) and label.strip()}
-    return sorted(names) if files else None
+def _labelme_names(file: Path) -> set[str]:
+    """Labels of the shapes of a LabelMe file."""
+    labels = (shape.get("label") for shape in _labelme_shapes(file) or () if isinstance(shape, dict))
+    return {label.strip() for label in labels if isinstance(label, str) and label.strip()}
 
 
 def _labelme_shapes(file: Path) -> list[Any] | None:
@@ -396,30 +408,37 @@ def _from_cvat(source: Path) -> Origin:
     if not names:
         text = "this is no CVAT XML for images, version 1.1, that names its labels"
         raise fail("X223", text, file=source)
-    folder = source.parent
-    images = "images" if (folder / "images").is_dir() else "."
-    annotations = f"  annotations: {{train: {scalar(source.name)}, val: {scalar(source.name)}}}\n"
-    return _split_project(folder, "cvat", images, None, names, annotations)
+    return _annotated(source, "cvat", names, [])
 
 
 def _cvat_names(source: Path) -> list[str]:
     """The labels that the head of a CVAT XML names."""
     from html import unescape
 
-    with source.open("rb") as file:
-        head = file.read(_LONGEST_HEAD).decode("utf-8", errors="replace")
+    head = _head(source)
     if "<annotations>" not in head:
         return []
     found = re.findall(r"<label>\s*<name>([^<]{1,200})</name>", head)
     return list(dict.fromkeys(unescape(name).strip() for name in found))
 
 
-def _split_project(
-    folder: Path, form: str, train: str, val: str | None, names: Iterable[str], annotations: str = ""
-) -> Origin:
+def _first_in_cvat(source: Path) -> str | None:
+    """The first name of an image in the head of a CVAT XML."""
+    from html import unescape
+
+    found = re.search(r"<image\b[^>]*?\bname=(?:\"([^\"]*)\"|'([^']*)')", _head(source))
+    return None if found is None else unescape(found[1] or found[2] or "")
+
+
+def _head(source: Path) -> str:
+    with source.open("rb") as file:
+        return file.read(_LONGEST_HEAD).decode("utf-8", errors="replace")
+
+
+def _split_project(folder: Path, form: str, train: str, val: str | None, names: Iterable[str]) -> Origin:
     """A project of a folder, with a word where there is nothing to validate on."""
     notes = [] if val else ["val: the training images, for want of others; `segc data split` holds some back"]
-    body = f"{annotations}  train: {scalar(train)}\n  val: {scalar(val or train)}\n  names: {_names(names)}\n"
+    body = f"  train: {scalar(train)}\n  val: {scalar(val or train)}\n  names: {_names(names)}\n"
     body = body.replace("{", "{{").replace("}", "}}")
     return Origin(
         f"  path: {{folder}}  # relative to this file\n  format: {form}\n{body}", {"folder": folder}, notes=notes

@@ -338,6 +338,18 @@ def test_a_dataset_of_one_split_is_worked_on_as_it_was_written(small, tmp_path, 
     assert sum(len((tmp_path / "lists" / f"{name}.txt").read_text().splitlines()) for name in ("train", "val")) == 5
 
 
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat", "voc", "masks"])
+def test_what_was_converted_is_recognised_with_its_splits(form, small, tmp_path, capsys):
+    (small.parent / "labels" / "train" / "bare.txt").write_text("0 .1 .1 .9 .1 .9 .6\n")
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(tmp_path / form)]) == 0
+    capsys.readouterr()
+    assert run(["data", "stats", str(tmp_path / form), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {split: one["images"] for split, one in found.items()} == {"train": 5, "val": 1}
+    assert run(["init", "--from", str(tmp_path / form), str(tmp_path / "project.yaml")]) == 0
+    assert run(["validate", "--data", str(tmp_path / "project.yaml")]) == 0
+
+
 def test_a_project_that_validates_on_its_training_images_is_divided_once(small, tmp_path, capsys):
     project = small.parent / "project.yaml"
     project.write_text(
@@ -356,6 +368,13 @@ def test_a_test_split_is_checked_as_well(small, capsys):
     small.write_text(f"{text}test: images/test\n")
     run(["data", "check", str(small)])
     assert "test: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_no_split_stays_empty_while_there_are_images_for_it(count):
+    members = [Member(str(place), {0: 20 if place == 0 else 1}) for place in range(count)]
+    chosen = divide(members, grouped(members, None, {}), [0.6, 0.2, 0.2], 0)
+    assert set(chosen) == {0, 1, 2}
 
 
 # -- the commands

@@ -160,6 +160,7 @@ def test_a_labelme_folder_becomes_a_valid_project(folder: Path, splits: tuple[st
         (folder / "d" / split / "a.jpg").touch()
         shapes = '[{"label": "dog", "points": [[1, 1], [5, 1], [5, 5]]}, {"label": "a cat", "points": []}]'
         (folder / "d" / split / "a.json").write_text(f'{{"shapes": {shapes}, "imagePath": "a.jpg"}}')
+        (folder / "d" / "Settings.json").write_text('{"theme": "dark"}')  # of another program
     assert cli.run(["init", "--from", "d"]) == 0
     assert cli.run(["validate"]) == 0
     loaded = load_project(folder / "project.yaml")
@@ -178,6 +179,22 @@ def test_a_cvat_export_becomes_a_valid_project(folder: Path, source: str) -> Non
     assert cli.run(["validate"]) == 0
     dataset = load_project(folder / "project.yaml").project.dataset
     assert (dataset.format, dataset.names, dataset.train) == ("cvat", ("cat & co", "dog"), "images")
+
+
+def test_a_cvat_folder_of_two_splits_becomes_a_valid_project(folder: Path) -> None:
+    for split in ("train", "val"):
+        (folder / "d" / "images" / split).mkdir(parents=True)
+        (folder / "d" / "images" / split / f"{split}&.jpg").touch()
+        (folder / "d" / "annotations").mkdir(exist_ok=True)
+        (folder / "d" / "annotations" / f"{split}.xml").write_text(
+            "<?xml version='1.0'?>\n<annotations><meta><label><name>dog</name></label></meta>"
+            f"<image id='0' name='{split}&amp;.jpg' width='9' height='9'/></annotations>"
+        )
+    assert cli.run(["init", "--from", "d"]) == 0
+    assert cli.run(["validate"]) == 0
+    loaded = load_project(folder / "project.yaml")
+    assert loaded.project.dataset.format == "cvat"
+    assert images_of(loaded) == [["d/images/train/train&.jpg"], ["d/images/val/val&.jpg"]]
 
 
 def test_arguments_of_a_run_are_taken_over_and_every_one_is_accounted_for(
