@@ -101,8 +101,7 @@ def _run_watched(arguments: list[str], allowed: int) -> int:
     name = signal.Signals(-code).name
     if name not in _CRASHES:
         return 128 - code
-    text = f"a library ended with {name}, where {allowed >> 20} MB of memory are allowed"
-    fault = Diagnostic("F008", text, help="give the process more memory (ulimit -v)")
+    fault = _starved(f"ended with {name}", allowed)
     click.echo(render_text((fault,), colour=wants_colour(sys.stderr)), err=True, nl=False)
     return 1
 
@@ -132,12 +131,18 @@ def run(arguments: list[str]) -> int:
         # The reader went away (`segc schema | head`); nothing is left to say, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
         if (fault := _fault(error)) is None:
             raise
         click.echo(render_text((fault,), colour=wants_colour(sys.stderr)), err=True, nl=False)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _starved(how: str, allowed: int) -> Diagnostic:
+    """What to say of a library that did not bear a limit of memory."""
+    text = f"a library {how}, where {allowed >> 20} MB of memory are allowed"
+    return Diagnostic("F008", text, help="give the process more memory (ulimit -v)")
 
 
 def _with_hint(error: click.ClickException) -> click.ClickException:
@@ -151,8 +156,12 @@ def _with_hint(error: click.ClickException) -> click.ClickException:
     return error if hint is None else click.NoSuchOption(error.option_name, text, ctx=error.ctx)
 
 
-def _fault(error: ImportError | MemoryError | OSError) -> Diagnostic | None:
+def _fault(error: ImportError | MemoryError | OSError | RuntimeError) -> Diagnostic | None:
     """What to say about a fault of the machine; None for what is a bug."""
+    if isinstance(error, RuntimeError):
+        # Libraries have no error of their own for memory that they do not get.
+        allowed = small_memory() if type(error) is RuntimeError else None
+        return None if allowed is None else _starved(f"failed ({' '.join(str(error).split())[:200]})", allowed)
     if isinstance(error, MemoryError):
         reason = f": {error}" if str(error) else ""
         return Diagnostic("F008", f"the memory ran out{reason}", help="free some, or raise its limit")

@@ -46,10 +46,17 @@ class Lock:
         self.path, self._file = path, file
 
     def sign(self) -> None:
-        """Write the number of this process into the file."""
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()).encode())
-        self._file.flush()
+        """Write the number of this process into the file.
+
+        Raises:
+            OSError: where the disk is full.
+        """
+        try:
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
+        except OSError as error:
+            name_full_disk(error, self.path)
+            raise
 
     def release(self) -> None:
         """Let others have it."""
@@ -67,7 +74,7 @@ def try_lock(path: Path) -> Lock | None:
     if path in _held:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
+    file = path.open("ab", buffering=0)  # closing it has nothing left to write
     try:
         _claim(file)
         there = os.path.samestat(os.fstat(file.fileno()), path.stat())  # else it was removed meanwhile

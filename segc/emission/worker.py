@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.locks import TemporaryFolder
+from segc.sessions.isolated import QUIET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +38,6 @@ THREADS = 1
 _CHILD = Path(__file__).with_name("child.py")
 _PATH_ENTRY = Path(__file__).resolve().parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2"}
-"""What keeps TensorFlow and Paddle from talking while they are imported."""
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 """What names the folder for temporary files."""
 _GLANCE = 0.2
@@ -72,7 +71,7 @@ class Worker:
         self.folder = self._folder.path
         self._log = self.folder / "log.txt"
         # What it and its libraries leave in a temporary folder goes with its own.
-        environment = {**_QUIET, **os.environ, **dict.fromkeys(_TEMPORARY, str(self.folder))}
+        environment = {**QUIET, **os.environ, **dict.fromkeys(_TEMPORARY, str(self.folder))}
         if threads:
             environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
         if beside:

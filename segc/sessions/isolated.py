@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _AGAIN = "emit it again, or copy it again"
 _START = "import sys; sys.path.append(sys.argv[1]); from segc.sessions.isolated import serve; serve()"
 _PATH_ENTRY = Path(__file__).resolve().parents[2]
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2"}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "ORT_DISABLE_TELEMETRY": "1"}
+"""What keeps TensorFlow and Paddle from talking while they are imported, and onnxruntime from telling its makers."""
 
 
 class IsolatedModel:
@@ -59,7 +60,7 @@ class IsolatedModel:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**_QUIET, **os.environ},
+            env={**QUIET, **os.environ},
             # Ctrl-C reaches the parent only; a child whose parent is gone ends itself.
             start_new_session=True,
         )

@@ -174,6 +174,7 @@ def test_a_library_that_the_memory_has_no_room_for_is_one_line(tmp_path: Path) -
     ("ends", "status", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", 1, "error[F008]: a library ended with SIGSEGV, where 1024 MB"),
+        ("exec('raise RuntimeError(1)')", 1, "error[F008]: a library failed (1), where 1024 MB"),
         ("os.kill(os.getppid(), signal.SIGTERM) or signal.pause()", 143, "interrupted\n"),
         ("7", 7, ""),
     ],

@@ -236,6 +236,15 @@ def test_metadata_says_what_the_model_is(trained: Trained, tmp_path: Path) -> No
     assert json.loads(onnx.load(path).metadata_props[0].value)["names"][0] == "circle"
 
 
+def test_onnxruntime_tells_its_makers_nothing(tmp_path: Path) -> None:
+    # Where it would, it leaves a number for this machine in the home folder.
+    home = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    environment = {name: value for name, value in os.environ.items() if name not in {"CI", "ORT_DISABLE_TELEMETRY"}}
+    code = "from segc.targets.onnx.runtime import import_onnxruntime; import_onnxruntime()"
+    subprocess.run([sys.executable, "-c", code], env=environment | home, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_every_operator_is_lowered() -> None:
     assert set(OPERATORS) == set(LOWERINGS)
 

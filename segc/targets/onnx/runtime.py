@@ -1,5 +1,6 @@
 """ONNX models in onnxruntime."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0"}}
 """What says fp32 computes in fp32."""
 
 
+def import_onnxruntime() -> Any:
+    """The package, kept from telling its makers that it was imported, and what it is given to run."""
+    # It would also leave files in the home folder and the temporary one; it asks as soon as it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     """Load a model into onnxruntime.
 
@@ -44,8 +54,7 @@ def open_model(path: Path, threads: int, device: str | None = None) -> Model:
         ModelError: where the model is not there, not a model, or not one of segc.
     """
     asked = asked_device(device, DEVICES, "onnxruntime")
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     if not path.is_file():
         raise ModelError("no such model")
     settings = onnxruntime.SessionOptions()
