@@ -266,8 +266,9 @@ def survey(
                     progress(contents.images, total)
     finally:
         looks.close()
+    place = loaded.path if loaded.path.is_file() else loaded.dataset_root  # a dataset may have no project
     for split, contents in done.contents.items():
-        _note_lacking(split, contents, loaded.path, done)
+        _note_lacking(split, contents, place, done)
     _note_twins(seen, splits, done)
     return done
 

@@ -220,8 +220,12 @@ def _missing_key(spot: Spot) -> Diagnostic:
     key, parent = ("format", spot.name) if spot.found else (str(spot.trail[-1]), spot.parent)
     place = spot.node.key or spot.node.place._replace(length=1)
     if key == "names":
-        way_out = "give `names: [person, bicycle]`, or take them over with `data: data.yaml`"
-        owner = f"`{parent}`" if parent else "the data file"
+        owner, more = (
+            (f"`{parent}`", ", or take them over with `data: data.yaml`")
+            if parent
+            else ("the data file", ", in the order of the numbers in the labels")
+        )
+        way_out = f"give `names: [person, bicycle]`{more}"
         return place.diagnostic("X205", f"{owner} has no class names", way_out)
     value = _example_value(spot.field) if spot.field else None
     way_out_of_it = None if value is None or spot.found else f"for example `{key}: {value}`"

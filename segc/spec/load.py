@@ -146,7 +146,7 @@ class _Loader:
         self.diagnostics: list[Diagnostic] = []
 
     def load(self, source: SpecText, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
-        root = self._tree(source, "a spec is a mapping of keys to values")
+        root = self._tree(source, "a spec", "version: 1", "`segc init` writes one")
         if root is None:
             return None, None
         kind = kind_of(root.value)
@@ -165,8 +165,15 @@ class _Loader:
             root = _with(root, "dataset", self._with_names(self._take_over(dataset)))
         return self._validate(root), root
 
-    def _tree(self, source: SpecText, wanted: str) -> Node | None:
-        """The root of a text, which is a mapping."""
+    def _tree(self, source: SpecText, what: str, example: str, way_out: str) -> Node | None:
+        """The root of a text, which is a mapping.
+
+        Args:
+            source: the text.
+            what: what it is to be.
+            example: a line of such a text.
+            way_out: what to do where it is empty.
+        """
         root, diagnostics = compose(source)
         if root is None:
             from segc.spec.recovery import syntax_faults
@@ -176,9 +183,10 @@ class _Loader:
         self.diagnostics += diagnostics
         if root.value is None and not root.quoted:
             text = "the file is empty" if not diagnostics else "nothing is left of the file"
-            self.diagnostics.append(root.place._replace(length=1).diagnostic("Y006", text, "`segc init` writes one"))
+            self.diagnostics.append(root.place._replace(length=1).diagnostic("Y006", text, way_out))
         elif not isinstance(root.value, dict):
-            self.diagnostics.append(root.place.diagnostic("S103", wanted, "for example `version: 1`"))
+            text = f"{what} is a mapping of keys to values"
+            self.diagnostics.append(root.place.diagnostic("S103", text, f"for example `{example}`"))
         else:
             return root
         return None
@@ -314,7 +322,7 @@ class _Loader:
                 source = data.place.diagnostic("F001", text, missing_path_help(file))
             self.diagnostics.append(source)
             return None
-        root = self._tree(source, "a data file is a mapping of keys to values")
+        root = self._tree(source, "a data file", "train: images/train", "it has to name train, val and names")
         if root is None:
             return None
         try:
@@ -336,7 +344,7 @@ class _Loader:
 
     def _report_missing_splits(self, data: Node, dataset: Node) -> None:
         for key in ("train", "val"):
-            if data.child(key) is None and dataset.child(key) is None:
+            if not any(node is not None and node.value is not None for node in (data.child(key), dataset.child(key))):
                 from segc.spec.remedies import near
 
                 close = next((other for other in data.value if isinstance(other, str) and near(other, [key])), None)

@@ -214,6 +214,17 @@ def test_a_good_artifact_passes_and_both_tables_are_on_record(project: Path, mon
     assert "box mAP 0.99" in emission.summary
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_accuracy_of_int8_is_measured_of_a_project_of_fewer_epochs_than_a_warm_up_has(
+    epochs: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emission = emit(project, monkeypatch, settings=(f"hyperparameters.epochs={epochs}",), **INT8)
+    assert (emission.status, emission.diagnostics) == ("verified", ())
+    found = described(emission)["accuracy"]
+    assert all(found[side][part]["map50_95"] > 0.5 for side in ("artifact", "float") for part in ("box", "mask"))
+
+
 def test_a_float_artifact_is_measured_where_that_is_asked_for(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,12 +90,14 @@ def test_a_data_file_is_read_as_it_is_meant(
         (SPLITS + "names: [a, null, b]\n", "S103", 'write "null" in quotes'),
         (SPLITS + "nc: '1'\n" + NAMES, "S103", "remove the quotes"),
         (SPLITS + "nc: 2\n" + NAMES, "X211", "leave nc out"),
-        (SPLITS + "nc: 1\n", "X205", "the data file has no class names"),
+        (SPLITS + "nc: 1\n", "X205", "the data file has no class names give `names: [person, bicycle]`"),
+        ("train: train/images\nval:\n" + NAMES, "S101", "key `val` is missing in the data file"),
         ("train: train/images\n" + NAMES, "S101", "key `val` is missing in the data file"),
         ("train: train/images\nvalid: valid/images\n" + NAMES, "S101", "`valid` looks like it"),
         ("path: !!python/object/apply:os.getcwd []\n" + SPLITS + NAMES, "Y008", "a tag is not supported"),
         (SPLITS + "names:\n\t0: thing\n", "Y007", "replace each tab"),
-        ("", "Y006", "empty"),
+        ("", "Y006", "it has to name train, val and names"),
+        ("- a\n", "S103", "for example `train: images/train`"),
     ],
 )
 def test_a_data_file_that_cannot_be_read_gets_the_way_out(check: Check, text: str, code: str, words: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from segc.diagnostics import SegcError, render_text, to_dict
 from segc.spec.load import check_text, load_project
+from segc.spec.project import Project, spec_digest
 
 VALID = """\
 version: 1
@@ -51,6 +52,8 @@ _VALUES = st.recursive(
 def _holds(text: str, overrides: list[str] | None = None) -> None:
     loaded, diagnostics = check_text(text, Path("project.yaml"), overrides or [])
     assert (loaded is None) == any(d.severity == "error" for d in diagnostics)
+    if loaded is not None:
+        _is_read_alike_elsewhere(loaded.project)
     render_text(diagnostics)
     for diagnostic in diagnostics:
         to_dict(diagnostic)
@@ -58,6 +61,12 @@ def _holds(text: str, overrides: list[str] | None = None) -> None:
         assert (
             diagnostic.snippet is None or diagnostic.column is None or diagnostic.column <= len(diagnostic.snippet) + 1
         )
+
+
+def _is_read_alike_elsewhere(project: Project) -> None:
+    """What workers are given of a project, with its defaults left out or written out, is the same valid project."""
+    assert Project.model_validate_json(project.model_dump_json(exclude_unset=True)) == project
+    assert spec_digest(Project.model_validate_json(project.model_dump_json())) == spec_digest(project)
 
 
 @given(_TEXTS)
@@ -92,6 +101,8 @@ def _flow(value: Any) -> str:
 
 
 @given(st.sampled_from(_KEYS), _VALUES)
+@example("hyperparameters.epochs", 1)
+@example("hyperparameters.epochs", 2)
 @settings(max_examples=400, deadline=None)
 def test_any_value_for_any_key_gives_a_project_or_diagnostics(key: str, value: Any) -> None:
     _holds(VALID, [f"{key}={_flow(value)}"])
