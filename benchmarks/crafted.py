@@ -344,6 +344,18 @@ def _arguments(text: str) -> Callable[[Path], tuple[Path, list[str]]]:
     return make
 
 
+def _data_file(folder_of_data: str) -> Callable[[Path], tuple[Path, list[str]]]:
+    """A data file that speaks of a folder, and a project that takes it over."""
+
+    def make(folder: Path) -> tuple[Path, list[str]]:
+        (folder / "data.yaml").write_text(f"path: {folder_of_data}\ntrain: images\nval: images\nnames: [thing]\n")
+        project = folder / "project.yaml"
+        project.write_text(f"{PROJECT.partition('dataset')[0]}dataset: {{data: data.yaml}}\n")
+        return folder, ["validate", "project.yaml"]
+
+    return make
+
+
 PNG_OF_4_GB = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000008000000080802000000" + "4b6d29dc" + "fffff049" + "49444154" + "7876e684e6"
 )
@@ -539,6 +551,12 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "a table of results of words", _table("epoch,seconds\n1,many\n"), _command, "error[F002]: not a table that segc"
+    ),
+    Row(
+        "a folder longer than any, in a data file",
+        _data_file("a" * 5000),
+        _command,
+        "error[X212]: ",
     ),
     Row(
         "a rate of a word", _arguments("warmup_bias_lr: fast"), _command, "warmup_bias_lr: left out, `fast` is no value"

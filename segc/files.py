@@ -29,6 +29,11 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; as `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def canonical_json(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, two-space indent, a newline at the end."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from segc.diagnostics import Diagnostic, SegcError, sort_diagnostics
-from segc.files import is_file
+from segc.files import is_file, is_folder
 from segc.schema import Problem, SpecModel
 from segc.spec.dataset import DataFile, repeated_splits
 from segc.spec.hyperparameters import idle_keys
@@ -359,7 +359,7 @@ class _Loader:
         if text is not None and PurePath(expand(text)).is_absolute():
             return text
         folder = _absolute(read_path(above, text or ".").path)
-        guess = text is not None and not unset_variables(text) and not folder.is_dir()
+        guess = text is not None and not unset_variables(text) and not is_folder(folder)
         if text is not None and guess and (meant := self._meant_folder(above, text, described)):
             note = f"there is no folder {folder}: read as {meant}"
             self.diagnostics.append(place.diagnostic("X222", note, severity="warning"))
@@ -373,7 +373,7 @@ class _Loader:
         """Where programs that start relative paths elsewhere would look, if the training images are there."""
         first = described.train if isinstance(described.train, str) else (described.train or ("",))[0]
         for folder in (self.path.parent / text, Path.cwd() / text, above):
-            if folder.is_dir() and read_path(folder, first).path.exists():
+            if is_folder(folder) and os.path.exists(read_path(folder, first).path):  # noqa: PTH110 - as `is_file`
                 return _absolute(folder)
         return None
 
