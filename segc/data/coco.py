@@ -25,6 +25,7 @@ from segc.data.samples import LabelFaultsError, Sample, left_out
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail
 from segc.files import is_file
 from segc.json_stream import Elements, JsonError, NoObjectError, members
+from segc.spec.categories import CategoriesError, read_categories
 from segc.spec.paths import missing_path_help
 
 MOST_PIXELS = 2**28
@@ -186,6 +187,24 @@ def annotated_images(
     return tuple(sorted(one.path for one in images.known()))
 
 
+def categories_of(file: Path) -> tuple[str, ...]:
+    """The names of a file's categories, in the order of their ids.
+
+    Raises:
+        SegcError: D003 where it is no annotation file, X205 where its categories tell no names.
+        OSError: where the file cannot be read.
+    """
+    try:
+        return tuple(read_categories(file).values())
+    except CategoriesError as error:
+        faults = _Faults(file, Findings(), skip=False)
+        for _ in _entries(file, ("images",), faults):
+            break  # what else it may be is told here
+        faults.settle()
+        way_out = "a COCO file lists categories, each with its id and name; --names gives names in their place"
+        raise fail("X205", f"it does not tell the names of its classes: {error}", file=file, help=way_out) from None
+
+
 _MOST_NAMES = 12
 """Names of categories or classes that a message lists."""
 
@@ -215,7 +234,7 @@ def _entries(file: Path, wanted: Sequence[str], faults: _Faults) -> Iterator[tup
                 faults.note(f"/{key}", EntryError("D003", "not a list"))
     if "shapes" in there and "images" not in there:
         text = "not COCO annotations: this is a LabelMe file, of one image"
-        raise fail("D003", text, file=file, help="convert the folder to COCO or YOLO first")
+        raise fail("D003", text, file=file, help="take the folder in place of the file, with `format: labelme`")
     for key in wanted:
         if key not in there:
             faults.note(f"/{key}", EntryError("D003", "missing"))

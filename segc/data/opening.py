@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segc.data.listing import folder_images
 from segc.data.samples import SPLITS, Split
-from segc.diagnostics import SegcError, fail
+from segc.diagnostics import Diagnostic, SegcError, fail
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
@@ -68,10 +69,16 @@ def open_dataset(
         "dataset": dataset,
     }
     # JSON is YAML; nothing stands in this file, its place is what paths are relative to.
-    loaded, diagnostics = check_text(json.dumps(spec), root.absolute() / "project.yaml", overrides)
+    place = root.absolute() / "project.yaml"
+    loaded, diagnostics = check_text(json.dumps(spec), place, overrides)
     if loaded is None:
-        raise SegcError(diagnostics)
+        raise SegcError(tuple(_placed(one, source) if one.file == place else one for one in diagnostics))
     return loaded, _splits(loaded)
+
+
+def _placed(found: Diagnostic, source: Path) -> Diagnostic:
+    """A finding about a spec that nobody wrote, as one about the labels that it was made for."""
+    return replace(found, file=source, line=None, column=None, snippet=None)
 
 
 def _annotated(folder: Path, names: Sequence[str]) -> tuple["LoadedProject", tuple[Split, ...]]:
@@ -149,10 +156,14 @@ def _described(source: Path, form: Format, names: Sequence[str], images: Path | 
         place, files = inner if (source / inner).is_dir() else ".", {}
     divided = None if files else _divided(source, place)
     train, val = divided or (place, place)
-    # A COCO file has names of its own, which are taken where none are given.
-    found = list(names) or ([] if form == "coco" else _names(source, form))
-    named = {"names": found} if found else {}
-    return {"path": ".", "format": form, **files, "train": train, "val": val, **named}
+    return {
+        "path": ".",
+        "format": form,
+        **files,
+        "train": train,
+        "val": val,
+        "names": list(names) or _names(source, form),
+    }
 
 
 def _divided(source: Path, place: str) -> tuple[str, str] | None:
@@ -191,6 +202,12 @@ def _yolo_names(source: Path) -> Iterable[str]:
     return [] if file is None else [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
+def _coco_names(source: Path) -> Iterable[str]:
+    from segc.data.coco import categories_of
+
+    return categories_of(source)
+
+
 def _cvat_names(source: Path) -> Iterable[str]:
     from segc.data.formats.cvat import labels_in
 
@@ -226,6 +243,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 _NAMES: dict[Format, Callable[[Path], Iterable[str]]] = {
     "yolo": _yolo_names,
+    "coco": _coco_names,
     "labelme": _labelme_names,
     "cvat": _cvat_names,
     "voc": _voc_names,

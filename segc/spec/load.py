@@ -99,8 +99,29 @@ def check_project(path: Path, overrides: Sequence[str] = ()) -> tuple[LoadedProj
     """As `load_project`, without raising: the project where there are no errors, and all errors and warnings."""
     source = read_source(path)
     if isinstance(source, Diagnostic):
-        return None, (source,)
+        return None, (_recognised(source, path),)
     return check_source(source, path, overrides)
+
+
+def _recognised(found: Diagnostic, path: Path) -> Diagnostic:
+    """Why a file is not read, with the command that wants it where it looks like annotations, or like a dataset."""
+    if found.code == "Y005" and path.suffix.lower() == ".json":
+        return Diagnostic(
+            "X223", _NOT_A_PROJECT.format("a large JSON file, as of annotations"), file=path, help=_taker(path)
+        )
+    if os.path.isdir(path):  # noqa: PTH112 - also for impossible names
+        return replace(found, help=f"{found.help}; if it is a dataset, {_taker(path)}")
+    return found
+
+
+_NOT_A_PROJECT = "this is {}, not a project"
+
+
+def _taker(path: Path) -> str:
+    """The command that wants what is no project."""
+    import shlex
+
+    return f"segc init --from {shlex.quote(str(path))} makes a project of it"
 
 
 def check_text(
@@ -146,16 +167,18 @@ class _Loader:
         self.diagnostics: list[Diagnostic] = []
 
     def load(self, source: SpecText, overrides: Sequence[str]) -> tuple[Project | None, Node | None]:
+        if source.text.lstrip().startswith("<"):
+            text = _NOT_A_PROJECT.format("XML, as CVAT's annotations are")
+            self.diagnostics.append(source.place(0, 0).diagnostic("X223", text, _taker(source.file or self.path)))
+            return None, None
         root = self._tree(source, "a spec", "version: 1", "`segc init` writes one")
         if root is None:
             return None, None
         kind = kind_of(root.value)
         if kind not in {None, "project"}:
-            import shlex
-
             first = next(iter(root.value.values()))
-            text = f"this is {NAMED[kind]}, not a project" if kind else ""
-            way_out = f"segc init --from {shlex.quote(str(source.file or self.path))} makes a project of it"
+            text = _NOT_A_PROJECT.format(NAMED[kind]) if kind else ""
+            way_out = _taker(source.file or self.path)
             self.diagnostics.append((first.key or first.place).diagnostic("X223", text, way_out))
             return None, None
         for override in overrides:

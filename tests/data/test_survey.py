@@ -362,6 +362,25 @@ def test_a_project_that_validates_on_its_training_images_is_divided_once(small, 
     assert sum(int(line.split()[1]) for line in told.out.splitlines()[:2]) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("results.json", '[{"image_id": 1, "category_id": 1}]', "results of a model are no annotations"),
+        ("labelme.json", '{"shapes": [], "imagePath": "a.png"}', "this is a LabelMe file"),
+        ("bare.json", '{"images": [], "annotations": [], "categories": []}', "--names gives names"),
+        ("task.xml", "<annotations><version>1.1</version></annotations>", "--names"),
+        ("args.yaml", "task: segment\nmode: train\nmodel: a.pt\n", "segc init --from"),
+    ],
+)
+def test_a_file_that_is_no_dataset_is_named_with_the_way_out(name, text, words, tmp_path, capsys):
+    (tmp_path / name).write_text(text)
+    assert run(["data", "check", str(tmp_path / name)]) == 1
+    told = capsys.readouterr().err
+    assert words in told
+    assert name in told.splitlines()[0]
+    assert "project.yaml" not in told
+
+
 def test_a_test_split_is_checked_as_well(small, capsys):
     text = small.read_text()
     shutil.copytree(small.parent / "images" / "val", small.parent / "images" / "test")

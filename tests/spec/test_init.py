@@ -181,6 +181,23 @@ def test_a_cvat_export_becomes_a_valid_project(folder: Path, source: str) -> Non
     assert (dataset.format, dataset.names, dataset.train) == ("cvat", ("cat & co", "dog"), "images")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("instances.json", '{"images": [' + '{"id": 1},' * 120_000 + '{"id": 2}], "annotations": []}'),
+        ("annotations.xml", "<?xml version='1.0'?>\n<annotations>\n</annotations>\n"),
+        ("labelme.json", '{"shapes": [], "imagePath": "a.png"}'),
+        ("photos", None),
+    ],
+)
+def test_validate_says_what_makes_a_project_of_annotations(
+    folder: Path, name: str, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).mkdir() if text is None else (folder / name).write_text(text)
+    assert cli.run(["validate", name]) == 1
+    assert f"segc init --from {name} makes a project of it" in capsys.readouterr().out
+
+
 def test_a_cvat_folder_of_two_splits_becomes_a_valid_project(folder: Path) -> None:
     for split in ("train", "val"):
         (folder / "d" / "images" / split).mkdir(parents=True)
