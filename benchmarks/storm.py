@@ -1,10 +1,10 @@
 """Kill storm: small trainings, or emissions, are ended by signals at random moments, until all moments have been used.
 
 Trainings go on each time, and must end with the weights of one that nobody disturbed, bit for bit; a kill may cost an
-epoch, any other signal nothing. Of emissions the artifact must be whole or not there at every moment, and in the end
-the one that nobody disturbed makes, byte for byte. No process and no half-written file may stay, but for those of a
-kill until the next call. Calls are forked from a process that has imported PyTorch already, and go through the command
-line from there on.
+epoch, any other signal nothing. Three of four moments are counted from where a call's first step may begin, the others
+from its start. Of emissions the artifact must be whole or not there at every moment, and in the end the one that nobody
+disturbed makes, byte for byte. No process and no half-written file may stay, but for those of a kill until the next
+call. Calls are forked from a process that has imported PyTorch already, and go through the command line from there on.
 
     python benchmarks/storm.py [--of train|emit] [--moments 100] [--signals SIGKILL …] [--json FILE]
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 SPEC = """\
@@ -32,6 +33,10 @@ hyperparameters:
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGKILL")
 NAME = "storm"
 WEIGHTS = ("best", "last")
+BEGINS = b"training on"
+"""What a call says before its first step."""
+AFTER_BEGIN = 0.75
+"""Share of the moments that are counted from there."""
 PATIENCE = 120.0
 """Seconds after which a training that was asked to end hangs."""
 
@@ -77,6 +82,7 @@ def storm(
     import torch
 
     import segc.training.project  # noqa: F401 - imported once, for all that are forked
+    from segc.runs import read_results
 
     torch.set_num_threads(1)
     chance = random.Random(seed)
@@ -84,7 +90,8 @@ def storm(
     started = time.monotonic()
     assert train(folder, "whole") == 0
     alone = time.monotonic() - started
-    hit: Counter[str] = Counter()
+    spent = float(read_results(folder / "whole" / "runs" / NAME / "results.csv")[-1]["seconds"])
+    hit, early = Counter[str](), Counter[str]()
     faults: list[str] = []
     trainings = 0
     while time.monotonic() - started < seconds and len(faults) < 10:
@@ -94,10 +101,11 @@ def storm(
             break
         trainings += 1
         build = f"{name}-{trainings}"
-        faults += disturbed(folder, build, name, chance, alone, hit, moments)
+        faults += disturbed(folder, build, name, chance, spent, hit, early, moments)
         faults += [f"{build}: {fault}" for fault in differences(folder, build)]
     return {
         "moments": dict(hit),
+        "before_training": dict(early),
         "trainings": trainings,
         "seconds": round(time.monotonic() - started, 1),
         "undisturbed": round(alone, 2),
@@ -106,21 +114,47 @@ def storm(
 
 
 def disturbed(
-    folder: Path, build: str, name: str, chance: random.Random, alone: float, hit: Counter[str], moments: int
+    folder: Path,
+    build: str,
+    name: str,
+    chance: random.Random,
+    spent: float,
+    hit: Counter[str],
+    early: Counter[str],
+    moments: int,
 ) -> list[str]:
-    """One training, ended again and again until it is through; what was wrong on the way."""
+    """One training, ended again and again until it is through; what was wrong on the way.
+
+    Args:
+        folder: where everything is put.
+        build: the build directory in it.
+        name: of the signal.
+        chance: what moments are drawn from.
+        spent: seconds that the steps of an undisturbed training take.
+        hit: takes in moments that ended a call.
+        early: takes in those of them that came before its first step.
+        moments: how many there are to be.
+    """
     number = getattr(signal, name)
     faults = []
     while True:
-        delay = chance.uniform(0.0, 0.25 * alone) if hit[name] < moments else None
-        status = train(folder, build, number, delay)
+        delay = chance.uniform(0.0, 0.3 * spent) if hit[name] < moments else None
+        log = folder / f"{build}.log"
+        log.touch()
+        said_before = log.stat().st_size
+
+        def has_begun(log: Path = log, start: int = said_before) -> bool:
+            return BEGINS in log.read_bytes()[start:]
+
+        status = train(folder, build, number, delay, has_begun if chance.random() < AFTER_BEGIN else lambda: True)
         if delay is None or status == 0:
-            said = (folder / f"{build}.log").read_text(errors="replace")[-600:]
+            said = log.read_text(errors="replace")[-600:]
             return faults if status == 0 else [*faults, f"{build}: exit status {status}: {said}"]
         if status not in {128 + number, -number}:
-            said = (folder / f"{build}.log").read_text(errors="replace")[-600:]
+            said = log.read_text(errors="replace")[-600:]
             return [*faults, f"{build}: exit status {status} after {name}: {said}"]
         hit[name] += 1
+        early[name] += not has_begun()
         run = folder / build / "runs" / NAME
         if run.exists() and (lost := lost_epochs(run)) > (name == "SIGKILL"):
             faults.append(f"{build}: {lost} epochs lost to {name}")
@@ -205,15 +239,28 @@ def in_environment(number: int, text: bytes) -> bool:
         return False
 
 
-def train(folder: Path, build: str, number: int = 0, delay: float | None = None) -> int:
-    """Start or go on with a training, and end it after a while; gives its exit status."""
+def train(
+    folder: Path,
+    build: str,
+    number: int = 0,
+    delay: float | None = None,
+    has_begun: Callable[[], bool] = lambda: True,
+) -> int:
+    """Start or go on with a training, and end it a while after it has begun; gives its exit status."""
     going_on = (folder / build / "runs" / NAME / "checkpoint.safetensors").exists()
     command = ["train", str(folder / "project.yaml"), "--build-dir", str(folder / build), "--name", NAME]
-    return call(folder, build, [*command, "--resume"] if going_on else command, number, delay)
+    return call(folder, build, [*command, "--resume"] if going_on else command, number, delay, has_begun)
 
 
-def call(folder: Path, build: str, command: list[str], number: int = 0, delay: float | None = None) -> int:
-    """Run a command in a forked process, and end it after a while; gives its exit status."""
+def call(
+    folder: Path,
+    build: str,
+    command: list[str],
+    number: int = 0,
+    delay: float | None = None,
+    has_begun: Callable[[], bool] = lambda: True,
+) -> int:
+    """Run a command in a forked process, and end it a while after it has begun; gives its exit status."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -231,10 +278,14 @@ def call(folder: Path, build: str, command: list[str], number: int = 0, delay: f
         finally:
             os._exit(status)
     if delay is not None:
-        time.sleep(delay)
-        early = os.waitpid(child, os.WNOHANG)
-        if early[0]:
-            return os.waitstatus_to_exitcode(early[1])
+        due = None
+        while due is None or time.monotonic() < due:
+            time.sleep(0.005)
+            early = os.waitpid(child, os.WNOHANG)
+            if early[0]:
+                return os.waitstatus_to_exitcode(early[1])
+            if due is None and has_begun():
+                due = time.monotonic() + delay
         os.kill(child, number)
     waited = time.monotonic()
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:

@@ -52,8 +52,16 @@ def main() -> None:
         if options.busy:
             with busy(options.busy):
                 beside = in_process(precision)
-            share = statistics.median(beside["speeds"]) / statistics.median(found["speeds"])
-            print(f"  beside {options.busy} busy: {statistics.median(beside['speeds']):.1f} img/s, {share:.0%} of that")
+            print(f"  beside {options.busy} busy: {compared(beside, found)}")
+
+
+def compared(beside: dict[str, Any], alone: dict[str, Any]) -> str:
+    """Speed, that of the network alone, and processors beside others, each with its share of what it is alone."""
+    told = []
+    for of, name in (("speeds", "img/s"), ("alone", "img/s of the network alone"), ("processors", "processors")):
+        here, there = statistics.median(beside[of]), statistics.median(alone[of])
+        told.append(f"{here:.2f} {name} ({here / there:.0%})")
+    return ", ".join(told)
 
 
 def in_process(precision: str) -> dict[str, Any]:
@@ -81,6 +89,7 @@ def show(precision: str, found: dict[str, Any]) -> None:
     speed, alone = statistics.median(found["speeds"]), statistics.median(found["alone"])
     spread = f"{min(found['speeds']):.1f} to {max(found['speeds']):.1f}"
     print(f"\n{precision} on {found['device']}: {speed:.1f} img/s ({spread}), {found['memory']:.2f} GiB at most")
+    print(f"  computing on {statistics.median(found['processors']):.2f} processors, without the workers")
     print(f"  network alone {alone:.1f} img/s: training reaches {speed / alone:.0%} of it")
     total = sum(found["phases"].values())
     shares = ", ".join(f"{name} {found['phases'][name] / total:.1%}" for name in PHASES)
@@ -100,12 +109,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         training = make_training(Path(folder), options, choose_device("auto"), World())
         clock = Clock(training)
-        speeds, alone = [], []
+        speeds, alone, processors = [], [], []
         for epoch in range(options.epochs + 1):
             training.progress.at = type(training.progress.at)()
             clock.waits = epoch % 2 == 1
             clock.spent.clear()
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             training._pass(epoch)  # noqa: SLF001 - the part of an epoch that is measured
             synchronise(torch, training.device)
             taken = time.perf_counter() - started
@@ -113,6 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             on_gpu = training.device.type == "cuda"
             if epoch and not (on_gpu and clock.waits):
                 speeds.append(training.plan.images / taken)
+                processors.append((time.process_time() - computed) / taken)
             if epoch and (clock.waits or not on_gpu):
                 clock.total.update(clock.spent)
             memory = peak_memory(training.device)
@@ -120,6 +130,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": str(training.device),
         "speeds": speeds,
+        "processors": processors,
         "alone": alone,
         "memory": memory / 2**30,
         "batch": training.plan.batch,

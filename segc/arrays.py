@@ -27,9 +27,13 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     try:
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
     except SafetensorError as error:
-        # The library has the system's error in its text only.
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
+        raise system_error(error, path) from None
+
+
+def system_error(error: Exception, path: Path) -> OSError:
+    """What the system said where the library of safetensors cannot write a file: it has that in its text only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else errno.EIO, str(error), str(path))
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:

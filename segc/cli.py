@@ -7,6 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
@@ -125,7 +127,7 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return exit_status(cause) if isinstance(cause, KeyboardInterrupt) else exit_status(KeyboardInterrupt())
     except SegcError as error:
-        click.echo(render_text(error.diagnostics, colour=wants_colour(sys.stderr)), err=True, nl=False)
+        _show(error.diagnostics, error)
         return 1
     except BrokenPipeError:
         # The reader went away (`segc schema | head`); nothing is left to say, not even at interpreter exit.
@@ -134,7 +136,7 @@ def run(arguments: list[str]) -> int:
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         if (fault := _fault(error)) is None:
             raise
-        click.echo(render_text((fault,), colour=wants_colour(sys.stderr)), err=True, nl=False)
+        _show((fault,), error)
         return 1
     return status if isinstance(status, int) else 0
 
@@ -143,6 +145,14 @@ def _starved(how: str, allowed: int) -> Diagnostic:
     """What to say of a library that did not bear a limit of memory."""
     text = f"a library {how}, where {allowed >> 20} MB of memory are allowed"
     return Diagnostic("F008", text, help="give the process more memory (ulimit -v)")
+
+
+def _show(diagnostics: Sequence[Diagnostic], error: BaseException) -> None:
+    """Show what went wrong; notes that a command added to the error are ways out, too."""
+    *others, last = diagnostics
+    ways_out = filter(None, (last.help, *getattr(error, "__notes__", ())))
+    shown = (*others, replace(last, help="; ".join(ways_out) or None))
+    click.echo(render_text(shown, colour=wants_colour(sys.stderr)), err=True, nl=False)
 
 
 def _with_hint(error: click.ClickException) -> click.ClickException:
@@ -208,6 +218,7 @@ def _unloadable(error: ImportError) -> Diagnostic | None:
 _FAULTS = {
     errno.ENOSPC: ("F003", "no space is left on the disk", "free some space; nothing half-written was left behind"),
     errno.EDQUOT: ("F003", "the disk quota is used up", "free some space; nothing half-written was left behind"),
+    errno.EFBIG: ("F003", "the file would be larger than this process may write", "raise the limit (ulimit -f)"),
     errno.EACCES: ("F003", "permission denied", None),
     errno.EROFS: ("F003", "the file system is read-only", None),
     errno.ENOENT: ("F001", "no such file or folder", None),

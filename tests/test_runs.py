@@ -110,6 +110,37 @@ def test_commands_list_compare_choose_and_remove(build, capsys):
     assert chosen_run(build) is None
 
 
+def test_a_word_that_ends_as_a_project_file_does_is_the_project(build, capsys, monkeypatch):
+    monkeypatch.chdir(build.parent)
+    (build.parent / "elsewhere").mkdir()
+    assert run(["runs", "list", "project.yaml"]) == 0
+    assert "good" in capsys.readouterr().out
+    assert run(["runs", "list", "elsewhere/project.yaml"]) == 0
+    assert "no runs in" in capsys.readouterr().err
+    assert run(["runs", "show", "project.yaml", "good"]) == run(["runs", "show", "good", "project.yaml"]) == 0
+    assert run(["runs", "use", "project.yaml", "good"]) == 0
+    assert chosen_run(build).name == "good"
+    assert run(["runs", "show", "--project", "project.yaml", "a.yaml"]) == 1
+    assert "there is no run `a.yaml`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["list", "good"], ["list", "a.yaml", "b.yml"], ["show"], ["show", "a", "b"]),
+        *(["compare", "a"], ["rm"], ["prune", "a"], ["use"]),
+    ],
+)
+def test_another_number_of_runs_than_a_command_takes_is_wrong_usage(words, capsys):
+    assert run(["runs", *words]) == 2
+    assert f"segc runs {words[0]} [OPTIONS] [PROJECT]" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_is_not_shown_as_going_on(build, capsys):
+    assert run(["runs", "show", "killed", "--build-dir", str(build)]) == 0
+    assert "to ?, killed" in capsys.readouterr().out
+
+
 def test_a_run_that_is_trained_is_not_removed(build, capsys):
     lock = try_lock(lock_file(build / "runs" / "good"))
     try:

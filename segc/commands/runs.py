@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from segc.commands.common import build_dir_option, project_option, say
 
@@ -20,18 +21,43 @@ def command() -> None:
     """Show, compare, choose and remove the runs of a project."""
 
 
-def _of_project(function: Callable[..., None]) -> Callable[..., None]:
-    """Options by which the build directory is found; the function gets it as ``build_dir``."""
+def _of_project(runs: str, least: int, most: int | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Arguments and options by which the build directory and runs are found: ``build_dir``, and ``names`` if any.
 
-    @build_dir_option
-    @project_option
-    @wraps(function)
-    def with_folder(*, project: Path, build_dir: Path | None, **others: Any) -> None:
-        # Without reading the project: its runs stay, whatever it says by now.
-        here = Path(os.path.abspath(project)).parent / "build"  # noqa: PTH100 - links stay
-        function(build_dir=here if build_dir is None else build_dir, **others)
+    A word that ends as a project file does is the project, as other commands take it, unless --project names another
+    one: then all words are runs.
 
-    return with_folder
+    Args:
+        runs: how the help shows the names.
+        least: how many names there must be.
+        most: how many there may be; None for any number.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @click.argument("words", nargs=-1, metavar=f"[PROJECT] {runs}".strip())
+        @build_dir_option
+        @project_option
+        @wraps(function)
+        def with_folder(*, words: tuple[str, ...], project: Path, build_dir: Path | None, **others: Any) -> None:
+            given = click.get_current_context().get_parameter_source("project") is ParameterSource.COMMANDLINE
+            files = [] if given else [word for word in words if Path(word).suffix in _SUFFIXES]
+            names = tuple(word for word in words if word not in files)
+            if len(files) > 1:
+                raise click.UsageError(f"one project at a time: {', '.join(files)}")
+            if len(names) < least or (most is not None and len(names) > most):
+                had = " ".join(names) or "none"
+                raise click.UsageError(f"{runs or 'no run'} is what it takes, not {had}; segc runs list shows all")
+            # Without reading the project: its runs stay, whatever it says by now.
+            here = Path(os.path.abspath(files[0] if files else project)).parent / "build"  # noqa: PTH100 - links stay
+            named = {"names": names} if runs else {}
+            function(build_dir=here if build_dir is None else build_dir, **named, **others)
+
+        return with_folder
+
+    return decorate
+
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
@@ -41,7 +67,7 @@ _page_option = click.option(
 
 
 @command.command("list")
-@_of_project
+@_of_project("", 0, 0)
 @_json_option
 @_page_option
 def list_command(build_dir: Path, page: Path | None, *, as_json: bool) -> None:
@@ -55,30 +81,26 @@ def list_command(build_dir: Path, page: Path | None, *, as_json: bool) -> None:
 
 
 @command.command("compare")
-@click.argument("names", nargs=-1, required=True, metavar="RUN RUN...")
-@_of_project
+@_of_project("RUN RUN...", 2, None)
 @_json_option
 @_page_option
 def compare_command(names: tuple[str, ...], build_dir: Path, page: Path | None, *, as_json: bool) -> None:
     """Show figures of runs with their spread, and every setting that differs."""
     from segc.reports.runs import comparison, view_runs
 
-    if len(names) < 2:
-        raise click.UsageError("two runs or more are compared; one alone: segc runs show")
     views = view_runs(build_dir, names)
     _show(views, comparison(views), build_dir, page, as_json=as_json)
 
 
 @command.command("show")
-@click.argument("name", metavar="RUN")
-@_of_project
+@_of_project("RUN", 1, 1)
 @_json_option
-def show_command(name: str, build_dir: Path, *, as_json: bool) -> None:
+def show_command(names: tuple[str, ...], build_dir: Path, *, as_json: bool) -> None:
     """Show how a run was trained, in which parts, and what came out."""
     from segc.reports.runs import SCORES, said, view_runs
     from segc.runs import told_ties, weights_of
 
-    (view,) = views = view_runs(build_dir, [name])
+    (view,) = views = view_runs(build_dir, names)
     if as_json:
         _show(views, [], build_dir, None, as_json=True)
         return
@@ -91,7 +113,7 @@ def show_command(name: str, build_dir: Path, *, as_json: bool) -> None:
         ["weights", str(weights_of(view.folder) or "none yet")],
     ]
     for one in view.record.segments if view.record else ():
-        rows.append([f"from epoch {one.epoch + 1}", f"{one.started} to {one.ended or '?'}, {one.end or 'going on'}"])
+        rows.append([f"from epoch {one.epoch + 1}", f"{one.started} to {one.ended or '?'}, {one.end or view.state}"])
         rows += [["", f"--set {text}"] for text in one.overrides]
         rows += [["", f"changed: {text}"] for text in one.changes]
     rows += [[key, said(value)] for key, value in view.settings.items()]
@@ -99,23 +121,21 @@ def show_command(name: str, build_dir: Path, *, as_json: bool) -> None:
 
 
 @command.command("use")
-@click.argument("name", metavar="RUN", required=False)
 @click.option("--last", is_flag=True, help="The one that finished last, as without a choice.")
-@_of_project
-def use_command(name: str | None, build_dir: Path, *, last: bool) -> None:
+@_of_project("[RUN]", 0, 1)
+def use_command(names: tuple[str, ...], build_dir: Path, *, last: bool) -> None:
     """Have val, emit and predict take the weights of a run."""
     from segc.runs import chosen_run, use_run
 
-    if (name is None) != last:
+    if bool(names) == last:
         raise click.UsageError("give the name of a run, or --last")
-    use_run(build_dir, name)
+    use_run(build_dir, None if last else names[0])
     choice = chosen_run(build_dir)
     say(f"val, emit and predict use run {choice.name}, {choice.why}" if choice else "there is no run yet")
 
 
 @command.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="RUN...")
-@_of_project
+@_of_project("RUN...", 1, None)
 def rm_command(names: tuple[str, ...], build_dir: Path) -> None:
     """Remove runs with their weights, checkpoints and reports."""
     from segc.runs import remove_run, run_folder
@@ -129,7 +149,7 @@ def rm_command(names: tuple[str, ...], build_dir: Path) -> None:
 @command.command("prune")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="How many of the best stay.")
 @click.option("--yes", is_flag=True, help="Remove them; without, they are only named.")
-@_of_project
+@_of_project("", 0, 0)
 def prune_command(keep: int, build_dir: Path, *, yes: bool) -> None:
     """Remove all runs but the best ones, the one in use and those that are being trained."""
     from segc.reports.runs import view_runs

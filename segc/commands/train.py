@@ -62,9 +62,9 @@ def command(
     _check_usage(name, source, resume=resume, allow_changed=allow_changed)
     prepare_to_compute()
     from segc.interrupts import Interrupted
-    from segc.runs import chosen_run, started_with, without_report
+    from segc.runs import chosen_run, resume_command, started_with, without_report
     from segc.spec.load import load_project
-    from segc.training.distributed import give_up, launched_world
+    from segc.training.distributed import launched_world
     from segc.training.project import train_project
 
     folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
@@ -92,11 +92,24 @@ def command(
         if started:
             _show_interrupted(loaded, folder, started[0], str(stop))
         raise
-    except SegcError:
-        give_up()
+    except (SegcError, OSError) as error:
+        _end(error, resume_command(loaded.path, folder, started[0].name) if started else None)
         raise
     if outcome is not None:
         _show_outcome(loaded, folder, outcome, before)
+
+
+def _end(error: SegcError | OSError, going_on: str | None) -> None:
+    """End the launch, where there is one, by what segc refused; note the line that goes on, where there is one."""
+    from segc.training.distributed import give_up
+
+    code = ""
+    if isinstance(error, SegcError):
+        give_up()
+        code = error.diagnostics[0].code
+    # A training that diverged would do so again.
+    if going_on is not None and code != "R006":
+        error.add_note(f"then go on with: {going_on}")
 
 
 def _check_usage(name: str | None, source: str | None, *, resume: bool, allow_changed: bool) -> None:

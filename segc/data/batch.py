@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segc.data.workers import Arrays
-from segc.diagnostics import Diagnostic
+from segc.diagnostics import MOST_EXAMPLES, Diagnostic
 
 Faults = tuple[Diagnostic, ...]
 """What is wrong with an image. Errors pass from workers to the main process as values, so that they arrive whole."""
@@ -122,13 +122,16 @@ def unpacked(value: Any, arrays: Arrays) -> Batch | Faults:
     return Batch(images=images.permute(0, 3, 1, 2), masks=masks, faults=faults, **numbers)
 
 
-_MOST_NAMED = 3
-
-
 def first_of(faults: Faults) -> Faults:
-    """The first few of many, and how many more there are: a dataset that is gone need not be listed."""
-    if len(faults) <= _MOST_NAMED:
-        return faults
-    more = f"{len(faults) - _MOST_NAMED} more images of this batch cannot be read"
-    advice = "segc validate --data names all; mend them, then go on with --resume"
-    return (*faults[:_MOST_NAMED], Diagnostic("D002", more, help=advice))
+    """One of those that are alike, and the first few of many: a dataset that is gone need not be listed."""
+    alike: dict[tuple[str, str, str | None], list[Diagnostic]] = {}
+    for fault in faults:
+        alike.setdefault((fault.code, fault.message, fault.help), []).append(fault)
+    folded = [
+        replace(head, count=1 + len(others), examples=tuple(others[: MOST_EXAMPLES - 1]))
+        for head, *others in alike.values()
+    ]
+    if len(folded) <= MOST_EXAMPLES:
+        return tuple(folded)
+    more = f"{sum(one.count for one in folded[MOST_EXAMPLES:])} more images of this batch cannot be read"
+    return (*folded[:MOST_EXAMPLES], Diagnostic("D002", more, help="segc validate --data names all; mend them"))

@@ -160,6 +160,9 @@ def read_sample(sample: Sample, found: Findings | None = None) -> NDArray[np.uin
     """
     try:
         data = _image_bytes(sample.image)
+    except FileNotFoundError:
+        advice = "bring it back, with the others of its folder: is the disk still there that it was on?"
+        raise fail("D002", "the image was there before and is gone", file=sample.image, help=advice) from None
     except OSError as error:
         raise fail("D002", error.strerror or str(error), file=sample.image) from None
     image = _decoded(sample.image, data)

@@ -206,7 +206,7 @@ class Pool:
                 "R013",
                 f"{what}, the {self._deaths}rd time in a row",
                 help="where memory is short set fewer hyperparameters.workers or a smaller batch; an image that "
-                "crashes its reader has to be converted or taken out; then go on with --resume",
+                "crashes its reader has to be converted or taken out",
             )
         self._said(f"{what}; it is started again, and nothing is lost")
         self.restart()

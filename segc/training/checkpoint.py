@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segc.arrays import system_error
 from segc.diagnostics import fail
 from segc.files import atomic_path
 from segc.training.loss import TERMS
@@ -141,8 +142,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:
-            # The library wraps what the system said, a full disk for example; its text is all that is left of it.
-            raise fail("F003", f"checkpoint cannot be written: {error}", file=path) from error
+            raise system_error(error, path) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -256,16 +256,16 @@ class Training:
                 another network, R012 where another process trains it.
         """
         changes = identity_changes(checkpoint.identity, self.identity)
-        if changes and not allow_changed:
-            raise changed_project(changes, folder, self.loaded, self.build.folder)
         self.progress = checkpoint.progress
         if self._is_complete() and self._has_ended(folder):
             raise fail(
                 "R004",
                 f"run `{folder.name}` is complete: {self.progress.epoch} epochs are done",
                 file=folder,
-                help="start another one: segc train, without --resume",
+                help=f"start another one, from its weights: segc train --from {folder.name}; or anew: segc train",
             )
+        if changes and not allow_changed:
+            raise changed_project(changes, folder, self.loaded, self.build.folder)
         optimizer, gradients = dict(checkpoint.optimizer), dict(checkpoint.gradients)
         if changes:
             self.report.say("\n".join(["the project changed since this run began:", *changes]))
