@@ -260,7 +260,7 @@ class Training:
         if self._is_complete() and self._has_ended(folder):
             raise fail(
                 "R004",
-                f"run `{folder.name}` is complete: {self.progress.epoch} epochs are done",
+                f"run `{folder.name}` is complete: {self.progress.epoch} of {self._all_epochs()} epochs are done",
                 file=folder,
                 help=f"start another one, from its weights: segc train --from {folder.name}; or anew: segc train",
             )
@@ -296,8 +296,12 @@ class Training:
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
 
+    def _all_epochs(self) -> int:
+        """How long it is to train, by its time where it has one."""
+        return self.progress.epochs or self.plan.epochs
+
     def _is_complete(self) -> bool:
-        return self.progress.stopped or self.progress.epoch >= (self.progress.epochs or self.plan.epochs)
+        return self.progress.stopped or self.progress.epoch >= self._all_epochs()
 
     def _has_ended(self, folder: Path) -> bool:
         """Whether a run that is complete came to its end, too, and was not killed in between."""
@@ -426,7 +430,8 @@ class Training:
         budget = seconds_of(self.hyper.time or "")
         self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
         self._plan_epochs()
-        self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
+        if self.progress.epochs > 1:
+            self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
 
     def _plan_epochs(self) -> None:
         """Have the plan and the batches follow the number of epochs that was fitted."""
