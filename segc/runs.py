@@ -325,14 +325,24 @@ def resume_command(
         overrides: ``--set`` texts to give with it; those that it was started with are in its record.
         allow_changed: accept what changed.
     """
-    words = ["segc", "train"]
-    if (shown := _from_here(project)) != "project.yaml":
-        words.append(shown)
-    words += ["--resume", "--name", name]
+    words = ["--resume", "--name", name, *(word for text in overrides for word in ("--set", text))]
+    return typed("train", project, build_dir, *words, *(["--allow-changed"] if allow_changed else []))
+
+
+def typed(command: str, project: Path, build_dir: Path, *words: str) -> str:
+    """A line as it is typed here, with the project and the build directory where they are not where they usually are.
+
+    Args:
+        command: what stands before the project, as in ``runs use``.
+        project: the ``project.yaml``, absolute.
+        build_dir: the build directory.
+        words: what stands behind.
+    """
+    shown = _from_here(project)
+    place = [] if shown == "project.yaml" else [shown]
     if build_dir.absolute() != project.parent / "build":
-        words += ["--build-dir", _from_here(build_dir.absolute())]
-    words += [word for text in overrides for word in ("--set", text)]
-    return shlex.join([*words, "--allow-changed"] if allow_changed else words)
+        place += ["--build-dir", _from_here(build_dir.absolute())]
+    return shlex.join(["segc", *command.split(), *place, *words])
 
 
 def _from_here(path: Path) -> str:

@@ -174,7 +174,7 @@ def test_the_line_that_goes_on_is_as_short_as_can_be(tmp_path, monkeypatch):
     project = tmp_path / "project.yaml"
     assert resume_command(project, tmp_path / "build", "a") == "segc train --resume --name a"
     line = resume_command(tmp_path / "a b" / "p.yaml", tmp_path / "x", "a", overrides=["n=[1, 2]"], allow_changed=True)
-    assert line == "segc train 'a b/p.yaml' --resume --name a --build-dir x --set 'n=[1, 2]' --allow-changed"
+    assert line == "segc train 'a b/p.yaml' --build-dir x --resume --name a --set 'n=[1, 2]' --allow-changed"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 9}', "\x00"])

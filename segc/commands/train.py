@@ -156,7 +156,7 @@ def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", 
     say(f"last epoch: {outcome.last}")
     say(f"run: {outcome.folder}")
     say(f"report: {_report(loaded, outcome.folder)}")
-    say(_used(build_dir, outcome.folder.name, before))
+    say(_used(loaded.path, build_dir, outcome.folder.name, before))
 
 
 def _report(loaded: "LoadedProject", run: Path) -> Path:
@@ -166,16 +166,19 @@ def _report(loaded: "LoadedProject", run: Path) -> Path:
         return report_run(loaded, run, progress=advance, warn=warn)
 
 
-def _used(build_dir: Path, name: str, before: "Choice | None") -> str:
+def _used(project: Path, build_dir: Path, name: str, before: "Choice | None") -> str:
     """Which run the other commands take after this one, and how to change that."""
-    from segc.runs import chosen_run
+    from segc.runs import chosen_run, typed
+
+    def use(run: str) -> str:
+        return typed("runs use", project, build_dir, run)
 
     choice = chosen_run(build_dir)
     if choice is not None and choice.name != name:
-        return f"val, emit and predict use run {choice.name}, {choice.why}; this one: segc runs use {name}"
+        return f"val, emit and predict use run {choice.name}, {choice.why}; this one: {use(name)}"
     if before is None or before.name == name:
         return f"val, emit and predict use run {name}"
-    return f"val, emit and predict use run {name} from now on; {before.name} again: segc runs use {before.name}"
+    return f"val, emit and predict use run {name} from now on; {before.name} again: {use(before.name)}"
 
 
 def _show_interrupted(loaded: "LoadedProject", build_dir: Path, run: Path, why: str) -> None:

@@ -1,6 +1,5 @@
 """``segc tune``."""
 
-import shlex
 from pathlib import Path
 
 import click
@@ -27,6 +26,7 @@ def command(
     if study.startswith(".") or Path(study).name != study:
         raise click.BadParameter("a study's name starts the names of folders", param_hint="--study")
     prepare_to_compute()
+    from segc.runs import typed
     from segc.spec.load import load_project
     from segc.tuning import tune
 
@@ -41,5 +41,5 @@ def command(
     for change in best.changes:
         say(f"  {change}")
     words = [word for text in best.overrides for word in ("--set", text)]
-    say(f"train it again: segc train {shlex.join(words)}")
-    say(f"use its weights: segc runs use {best.run}")
+    say(f"train it again: {typed('train', loaded.path, folder, *words)}")
+    say(f"use its weights: {typed('runs use', loaded.path, folder, best.run)}")

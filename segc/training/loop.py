@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,18 @@ from segc.network.device import choose_device, exact_arithmetic, peak_memory
 from segc.network.initialise import initial_weights
 from segc.network.lower import load_weights, to_numpy
 from segc.plan import make_plan
-from segc.runs import CHECKPOINT, COMPLETE, FINISHED, STOPPED, best_epochs, busy, lock_file, read_record, run_to_resume
+from segc.runs import (
+    CHECKPOINT,
+    COMPLETE,
+    FINISHED,
+    STOPPED,
+    best_epochs,
+    busy,
+    lock_file,
+    read_record,
+    run_to_resume,
+    typed,
+)
 from segc.spec.hyperparameters import seconds_of
 from segc.training.balance import class_weights, weights_line
 from segc.training.checkpoint import Checkpoint, Epoch, Progress, load_checkpoint
@@ -257,12 +269,13 @@ class Training:
         """
         changes = identity_changes(checkpoint.identity, self.identity)
         self.progress = checkpoint.progress
+        anew = partial(typed, "train", self.loaded.path, self.build.folder)
         if self._is_complete() and self._has_ended(folder):
             raise fail(
                 "R004",
                 f"run `{folder.name}` is complete: {self.progress.epoch} of {self._all_epochs()} epochs are done",
                 file=folder,
-                help=f"start another one, from its weights: segc train --from {folder.name}; or anew: segc train",
+                help=f"start another one from its weights: {anew('--from', folder.name)}; or from none: {anew()}",
             )
         if changes and not allow_changed:
             raise changed_project(changes, folder, self.loaded, self.build.folder)
