@@ -363,7 +363,22 @@ class _Loader:
         }
         folder = root.child("path")
         place = folder.place if folder is not None else data.place
-        return {**taken, "path": Node(self._folder(file.parent, described, place), place, data.key)}
+        path = self._folder(file.parent, described, place)
+        if "test" in taken and dataset.child("test") is None and not self._is_there(path, described):
+            note = "these test images are not there: the project has none"
+            self.diagnostics.append(taken.pop("test").place.diagnostic("X222", note, severity="warning"))
+        return {**taken, "path": Node(path, place, data.key)}
+
+    def _is_there(self, folder: str, described: DataFile) -> bool:
+        """Whether the test images of a data file are there, which many exports name, and do not hold.
+
+        Where the dataset itself is not there, that is told instead.
+        """
+        root = _absolute(read_path(self.path.parent, folder).path)
+        if not os.path.isdir(root):  # noqa: PTH112 - also for impossible names
+            return True
+        entries = [entry for _, entry in _entries(described.test or ())]
+        return all(os.path.exists(read_path(root, entry).path) for entry in entries)  # noqa: PTH110
 
     def _report_missing_splits(self, data: Node, dataset: Node) -> None:
         for key in ("train", "val"):

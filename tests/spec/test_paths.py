@@ -57,6 +57,9 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
         ("train: train\nval: valid\n" + NAMES, []),
         (SPLITS + "names: {'0': thing}\n", []),
         (SPLITS + "names: {'1': b, '0': a}\n", []),
+        (SPLITS + "test: nothing/images\n" + NAMES, ["X222"]),
+        (SPLITS + "test: [test/images, nothing]\n" + NAMES, ["X222"]),
+        ("train: ../train/images\nval: ../valid/images\ntest: ../nothing/images\n" + NAMES, ["X222"] * 3),
         ("nc: 1\ndownload: |\n  import os\n" + SPLITS + NAMES, []),
     ],
 )
