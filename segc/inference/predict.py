@@ -83,7 +83,7 @@ def predict_tiled(
                 mine = {name: value[place] for name, value in outputs.items()}
                 yield tile, image_prediction(mine, geometry, metadata.names, filters, multi_label=multi_label)
 
-    return merge_tiles(found(), height, width, path, most=filters.mask_bytes)
+    return merge_tiles(found(), height, width, path, most=filters.mask_bytes, limit=filters.max_det)
 
 
 def _tile_input(picture: Picture, tile: Tile, size: tuple[int, int]) -> tuple[npt.NDArray[np.float32], Letterbox]:

@@ -2,13 +2,17 @@
 
 Where two tiles overlap, both see the same pixels, so that is where detections are compared: by their masks, and by
 their boxes. A detection that ends at its tile's border is a piece; the other tile may see what is missing, and then
-what both see of it decides. One that ends inside its tile is whole, and is compared with the whole of another. An
-object that one tile sees whole is taken from there; one that no tile does becomes the union of its pieces.
+what both see of it decides. One that ends inside its tile is whole, and is compared with the whole of another.
+
+Best first, what is whole stands for all that other tiles see of it, whatever class they take it for: what a tile sees
+twice comes twice only where no other one is believed before it. What no tile sees whole becomes the union of its
+pieces. At the end, what lies in another object goes, unless a tile shows both, and what is seen only close to borders
+goes where a tile that has it well inside shows nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +22,18 @@ from segc.inference.masks import Mask, common_area, united
 from segc.inference.results import Prediction
 
 SAME_OBJECT = 0.5
-"""Intersection over union, of what both tiles see, from which two detections are one object; and the share of a piece
-that must lie in another detection for it to be a piece of that.
+"""Intersection over union, of what both tiles see, from which two detections are one object; and the share of one that
+must lie in another for it to be a part of that: intersection over the smaller area.
 """
 
 BORDER_SHARE = 0.01
 """Of a tile's side: what ends so close to its border is a piece. Boxes end a pixel or two before it."""
+
+ROOM_SHARE = 0.05
+"""Of a tile's side: what is so far from its borders is seen well."""
+
+COARSE = 64
+"""Pixels: masks of fewer are too coarse to compare alone, and their boxes may say that they are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +137,7 @@ class _Pieces:
         boxes: [n, 4] float32,
         scores: [n],
         classes: [n],
-        is_cut: [n], whether it ends at a border of its tile that is none of the picture,
+        ending: [n], WELL, CLOSE or CUT,
         masks: n.
     """
 
@@ -135,8 +145,14 @@ class _Pieces:
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
-    is_cut: npt.NDArray[np.bool_]
+    ending: npt.NDArray[np.int8]
     masks: Sequence[Mask]
+
+    @property
+    def is_cut(self) -> npt.NDArray[np.bool_]:
+        """[n], whether it is a piece."""
+        is_cut: npt.NDArray[np.bool_] = self.ending == CUT
+        return is_cut
 
 
 def merge_tiles(
@@ -146,6 +162,7 @@ def merge_tiles(
     path: str = "",
     *,
     most: int = Filters().mask_bytes,
+    limit: int | None = None,
 ) -> Prediction:
     """What was found on the tiles of a picture as what was found on the picture.
 
@@ -159,16 +176,22 @@ def merge_tiles(
         width: of the picture in pixels.
         path: the name that the prediction carries.
         most: bytes that masks may take.
+        limit: the most detections that a tile may have; one that has as many may have left out more.
     """
     tiles: list[Tile] = []
     held = _Held(most)
     names: tuple[str, ...] = ()
     for tile, prediction in found:
-        held.add(_placed(prediction, tile), _cut(prediction.boxes, tile, height, width), len(tiles))
+        held.add(_placed(prediction, tile), _endings(prediction.boxes, tile, height, width), len(tiles))
         tiles.append(tile)
         names = prediction.names
     pieces = held.pieces()
-    objects = [_as_one(pieces, rows, tiles) for rows in _groups(pieces, tiles)]
+    groups = _groups(pieces, tiles)
+    objects = [_as_one(pieces, rows) for rows in groups]
+    is_left = ~_parts(pieces, groups, objects)
+    if not held.left_out:
+        is_left &= ~_denied(pieces, groups, objects, _Views(tiles, height, width, pieces, limit))
+    objects = [objects[index] for index in np.flatnonzero(is_left)]
     order = sorted(range(len(objects)), key=lambda index: -objects[index].score)
     chosen = [objects[index] for index in order]
     return Prediction(
@@ -191,14 +214,26 @@ def _placed(prediction: Prediction, tile: Tile) -> Prediction:
     return replace(prediction, boxes=prediction.boxes + shift, masks=masks)
 
 
-def _cut(boxes: npt.NDArray[np.float32], tile: Tile, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Which boxes [n, 4], in pixels of a tile, end at a border of it that is none of the picture."""
+WELL = 0
+"""Where a detection ends: well inside its tile,"""
+
+CLOSE = 1
+"""or close to a border of it that is none of the picture,"""
+
+CUT = 2
+"""or at that."""
+
+
+def _endings(boxes: npt.NDArray[np.float32], tile: Tile, height: int, width: int) -> npt.NDArray[np.int8]:
+    """Where boxes [n, 4], in pixels of a tile, end in it: [n]."""
     sides = np.array([tile.x2 - tile.x1, tile.y2 - tile.y1])
-    near = np.maximum(2.0, BORDER_SHARE * sides)
     is_inner = np.array([tile.x1 > 0, tile.y1 > 0, tile.x2 < width, tile.y2 < height])
-    ends = np.concatenate([boxes[:, :2] <= near, boxes[:, 2:] >= sides - near], axis=1)
-    cut: npt.NDArray[np.bool_] = (ends & is_inner).any(axis=1)
-    return cut
+    found = np.zeros(len(boxes), np.int8)
+    for share in (BORDER_SHARE, ROOM_SHARE):
+        near = np.maximum(2.0, share * sides)
+        ends = np.concatenate([boxes[:, :2] <= near, boxes[:, 2:] >= sides - near], axis=1)
+        found += (ends & is_inner).any(axis=1)
+    return found
 
 
 class _Held:
@@ -207,14 +242,14 @@ class _Held:
     def __init__(self, most: int) -> None:
         self.left_out = 0
         self._most = most
-        self._parts: list[tuple[Prediction, npt.NDArray[np.bool_], int]] = []
+        self._parts: list[tuple[Prediction, npt.NDArray[np.int8], int]] = []
         self._bytes = 0
 
-    def add(self, prediction: Prediction, is_cut: npt.NDArray[np.bool_], number: int) -> None:
+    def add(self, prediction: Prediction, ending: npt.NDArray[np.int8], number: int) -> None:
         """Take in the detections of tile ``number``."""
         self.left_out += prediction.left_out
         masks = tuple(mask.packed() for mask in prediction.masks)
-        self._parts.append((replace(prediction, masks=masks), is_cut, number))
+        self._parts.append((replace(prediction, masks=masks), ending, number))
         self._bytes += sum(mask.nbytes for mask in masks)
         # A quarter more, so that this is seldom done.
         if self._bytes > self._most * 5 // 4:
@@ -231,8 +266,8 @@ class _Held:
         self._bytes = int(sizes[kept].sum())
         ends = np.cumsum([len(prediction) for prediction, _, _ in self._parts])
         self._parts = [
-            (prediction.select(rows), is_cut[rows], number)
-            for (prediction, is_cut, number), rows in zip(self._parts, np.split(kept, ends[:-1]), strict=True)
+            (prediction.select(rows), ending[rows], number)
+            for (prediction, ending, number), rows in zip(self._parts, np.split(kept, ends[:-1]), strict=True)
         ]
 
     def pieces(self) -> _Pieces:
@@ -244,19 +279,79 @@ class _Held:
             np.concatenate([prediction.boxes for prediction, _, _ in self._parts]),
             np.concatenate([prediction.scores for prediction, _, _ in self._parts]),
             np.concatenate([prediction.classes for prediction, _, _ in self._parts]),
-            np.concatenate([is_cut for _, is_cut, _ in self._parts]),
+            np.concatenate([ending for _, ending, _ in self._parts]),
             [mask for prediction, _, _ in self._parts for mask in prediction.masks],
         )
 
 
-def _groups(pieces: _Pieces, tiles: Sequence[Tile]) -> list[list[int]]:
-    """Rows that are one object each.
+class _Match(NamedTuple):
+    """What another tile shows that a detection may be; what agrees better comes later in order.
 
-    What agrees best is joined first, but no two objects that one tile sees whole and apart from each other, whatever
-    lies between them.
+    Attributes:
+        is_same: it is the same as that, as far as both tiles see it, else it lies in it.
+        is_same_class: whether they are of one class.
+        share: intersection over union, the mean of masks and boxes; or the share of it that lies in the other one.
+        row: of the other one.
     """
-    parent = list(range(len(pieces.tile)))
-    whole = [[] if cut else [row] for row, cut in enumerate(pieces.is_cut)]
+
+    is_same: bool
+    is_same_class: bool
+    share: float
+    row: int
+
+
+Matches = Sequence[Sequence[_Match]]
+"""By row what it may be, in order."""
+
+
+def _groups(pieces: _Pieces, tiles: Sequence[Tile]) -> list[list[int]]:
+    """Rows that are one object each; where one of them is whole, the first is what stands for them."""
+    matches = _matches(pieces, tiles)
+    _find_cuts(pieces, matches, tiles)
+    is_cut, is_whole = pieces.is_cut, np.array([tile.is_whole for tile in tiles], np.bool_)[pieces.tile]
+    groups: list[list[int]] = []
+    stands: dict[int, int] = {}
+    left = []
+    for row in np.lexsort([-pieces.scores, is_whole, is_cut]).tolist():
+        known = [match for match in matches[row] if match.row in stands and _stands_for(pieces, matches, match, row)]
+        if known:
+            groups[stands[max(known).row]].append(row)
+        elif is_cut[row]:
+            left.append(row)
+        else:
+            stands[row] = len(groups)
+            groups.append([row])
+    return groups + _joined(pieces, matches, left)
+
+
+def _find_cuts(pieces: _Pieces, matches: Matches, tiles: Sequence[Tile]) -> None:
+    """Make pieces of detections that end close to a border beyond which another tile sees more of them."""
+    for row in np.flatnonzero(pieces.ending == CLOSE).tolist():
+        tile = tiles[pieces.tile[row]]
+        boxes = pieces.boxes[[match.row for match in matches[row]]]
+        if (boxes[:, :2] < (tile.x1, tile.y1)).any() or (boxes[:, 2:] > (tile.x2, tile.y2)).any():
+            pieces.ending[row] = CUT
+
+
+def _stands_for(pieces: _Pieces, matches: Matches, match: _Match, row: int) -> bool:
+    """Whether what a detection may be stands for it, and neither of their tiles tells the two apart."""
+    other = match.row
+    best = next(one.row for one in reversed(matches[row]) if pieces.tile[one.row] == pieces.tile[other])
+    # The other tile shows something beside it that this is rather.
+    if best != other and common_area(pieces.masks[best], pieces.masks[other]) < SAME_OBJECT * min(
+        pieces.masks[best].area, pieces.masks[other].area
+    ):
+        return False
+    # Its own tile shows both: something of another class that lies in it, or on it.
+    is_shown = any(
+        one.is_same and one.row != row and pieces.tile[one.row] == pieces.tile[row] for one in matches[other]
+    )
+    return bool(match.is_same or match.is_same_class or pieces.ending[row] == CUT or not is_shown)
+
+
+def _joined(pieces: _Pieces, matches: Matches, left: Sequence[int]) -> list[list[int]]:
+    """Pieces that are one object each: each goes with what fits best in each other tile."""
+    parent = {row: row for row in left}
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -264,27 +359,16 @@ def _groups(pieces: _Pieces, tiles: Sequence[Tile]) -> list[list[int]]:
             row = parent[row]
         return row
 
-    links = [link for one, other in _overlapping(tiles) for link in _same(pieces, tiles[one], tiles[other], one, other)]
-    for _, a, b in sorted(links):
-        first, second = sorted((root(a), root(b)))
-        if first != second and not _told_apart(pieces, whole[first], whole[second]):
-            parent[second] = first
-            whole[first] += whole[second]
+    for row in left:
+        best = {int(pieces.tile[match.row]): match.row for match in matches[row]}
+        for other in best.values():
+            if other in parent:
+                first, second = sorted((root(row), root(other)))
+                parent[second] = first
     groups: dict[int, list[int]] = {}
-    for row in range(len(parent)):
+    for row in left:
         groups.setdefault(root(row), []).append(row)
     return list(groups.values())
-
-
-def _told_apart(pieces: _Pieces, one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether a tile shows two whole detections, of which less than half of the smaller one lies in the other."""
-    return any(
-        pieces.tile[a] == pieces.tile[b]
-        and common_area(pieces.masks[a], pieces.masks[b])
-        < SAME_OBJECT * min(pieces.masks[a].area, pieces.masks[b].area)
-        for a in one
-        for b in other
-    )
 
 
 def _overlapping(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
@@ -296,31 +380,29 @@ def _overlapping(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
         yield from ((one, one + 1 + int(other)) for other in np.flatnonzero(common))
 
 
-Link = tuple[float, int, int]
-"""Two rows that are the same object; what agrees better comes first."""
+def _matches(pieces: _Pieces, tiles: Sequence[Tile]) -> Matches:
+    """By row what other tiles show that it may be."""
+    found: list[list[_Match]] = [[] for _ in pieces.tile]
+    for one, other in _overlapping(tiles):
+        for pair in _pairs(pieces, tiles[one], tiles[other], one, other):
+            is_same = pair.overlap >= SAME_OBJECT
+            for row, beside, inside in ((pair.a, pair.b, pair.inside[0]), (pair.b, pair.a, pair.inside[1])):
+                if is_same or inside >= SAME_OBJECT:
+                    share = pair.likeness if is_same else inside
+                    found[row].append(_Match(is_same, pair.is_same_class, share, beside))
+    return [sorted(matches) for matches in found]
 
 
-def _same(pieces: _Pieces, one: Tile, other: Tile, one_number: int, other_number: int) -> Iterator[Link]:
-    """Pairs of rows, one of each tile, that are the same object.
-
-    First one of a tile goes with one of the other at most, those that agree best first. A piece that is left over then
-    goes with what it lies in.
-    """
+def _pairs(pieces: _Pieces, one: Tile, other: Tile, one_number: int, other_number: int) -> "Iterator[_Pair]":
+    """Rows of two tiles whose boxes have pixels in common."""
     region = (max(one.x1, other.x1), max(one.y1, other.y1), min(one.x2, other.x2), min(one.y2, other.y2))
     rows, columns = (_reaching(pieces, number, region) for number in (one_number, other_number))
-    pairs = [_compare(pieces, int(a), int(b), region) for a in rows for b in columns if _touch(pieces, int(a), int(b))]
-    taken: set[int] = set()
-    for pair in sorted(pairs, key=lambda pair: (not pair.is_same_class, -pair.overlap, pair.a, pair.b)):
-        one_class = pair.is_same_class or pieces.is_cut[pair.a] or pieces.is_cut[pair.b]
-        if one_class and pair.overlap >= SAME_OBJECT and not {pair.a, pair.b} & taken:
-            taken |= {pair.a, pair.b}
-            yield -1 - pair.overlap, pair.a, pair.b
-    for pair in sorted(pairs, key=lambda pair: (not pair.is_same_class, -max(pair.inside), pair.a, pair.b)):
-        for piece, rest, inside in ((pair.a, pair.b, pair.inside[0]), (pair.b, pair.a, pair.inside[1])):
-            may_be = pair.is_same_class or not pieces.is_cut[rest]
-            if may_be and inside >= SAME_OBJECT and pieces.is_cut[piece] and piece not in taken:
-                taken.add(piece)
-                yield -inside, piece, rest
+    for a in rows.tolist():
+        ends = pieces.boxes[a]
+        touching = (ends[:2] < pieces.boxes[columns, 2:]).all(axis=1) & (ends[2:] > pieces.boxes[columns, :2]).all(
+            axis=1
+        )
+        yield from (_compare(pieces, a, b, region) for b in columns[touching].tolist())
 
 
 Region = tuple[int, int, int, int]
@@ -336,11 +418,6 @@ def _reaching(pieces: _Pieces, number: int, region: Region) -> npt.NDArray[np.in
     return rows
 
 
-def _touch(pieces: _Pieces, a: int, b: int) -> bool:
-    one, other = pieces.boxes[a], pieces.boxes[b]
-    return bool((one[:2] < other[2:]).all() and (one[2:] > other[:2]).all())
-
-
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """Two detections of different tiles.
@@ -348,7 +425,9 @@ class _Pair:
     Attributes:
         a: row of the one,
         b: and of the other.
-        overlap: of what both tiles can see of them, intersection over union of masks or of boxes, whichever is larger.
+        overlap: of what both tiles can see of them, intersection over union of masks, or of boxes where that is larger
+            and masks are coarse,
+        likeness: and the mean of masks and boxes.
         inside: share of the one's mask that lies in the other's, and the other way round.
         is_same_class: whether they are of one class.
     """
@@ -356,21 +435,24 @@ class _Pair:
     a: int
     b: int
     overlap: float
+    likeness: float
     inside: tuple[float, float]
     is_same_class: bool
 
 
 def _compare(pieces: _Pieces, a: int, b: int, region: Region) -> _Pair:
     # What ends at its own tile's border may go on: of the other one only what lies in both tiles counts against it.
-    views = [region if pieces.is_cut[other] else None for other in (b, a)]
+    views = [region if pieces.ending[other] == CUT else None for other in (b, a)]
     mask_areas = [_mask_area(pieces.masks[row], view) for row, view in zip((a, b), views, strict=True)]
     box_areas = [_box_area(pieces.boxes[row], view) for row, view in zip((a, b), views, strict=True)]
     common = common_area(pieces.masks[a], pieces.masks[b])
     box_common = _box_area(pieces.boxes[a], tuple(pieces.boxes[b].tolist()))
-    overlap = max(_share(common, sum(mask_areas) - common), _share(box_common, sum(box_areas) - box_common))
+    overlaps = _share(common, sum(mask_areas) - common), _share(box_common, sum(box_areas) - box_common)
     # A piece beside what is whole lies in it with all that it has, or is no piece of it.
     inside = _share(common, mask_areas[0]), _share(common, mask_areas[1])
-    return _Pair(a, b, overlap, inside, bool(pieces.classes[a] == pieces.classes[b]))
+    # Boxes of things that are not the same may agree well: a ring and what lies in it, or two that cross.
+    overlap = max(overlaps) if min(pieces.masks[a].area, pieces.masks[b].area) < COARSE else overlaps[0]
+    return _Pair(a, b, overlap, sum(overlaps) / 2, inside, bool(pieces.classes[a] == pieces.classes[b]))
 
 
 def _mask_area(mask: Mask, region: Region | None) -> int:
@@ -401,16 +483,77 @@ class _Object:
     mask: Mask
 
 
-def _as_one(pieces: _Pieces, rows: Sequence[int], tiles: Sequence[Tile]) -> _Object:
-    """One object from its detections: the best that is whole, from a tile if there is one, else all pieces together."""
-    whole = [row for row in rows if not pieces.is_cut[row]]
-    if whole:
-        best = min(whole, key=lambda row: (tiles[int(pieces.tile[row])].is_whole, -pieces.scores[row], row))
-        return _Object(pieces.boxes[best], float(pieces.scores[best]), int(pieces.classes[best]), pieces.masks[best])
+def _as_one(pieces: _Pieces, rows: Sequence[int]) -> _Object:
+    """One object from its detections: the first where it is whole, else all pieces together."""
+    if pieces.ending[rows[0]] != CUT:
+        first = rows[0]
+        box, score, class_id = pieces.boxes[first], float(pieces.scores[first]), int(pieces.classes[first])
+        return _Object(box, score, class_id, pieces.masks[first])
     # The larger piece shows more of what it is.
     best = max(rows, key=lambda row: (float(pieces.scores[row]) * pieces.masks[row].area, -row))
-    class_id = pieces.classes[best]
+    class_id = int(pieces.classes[best])
     score = max(float(pieces.scores[row]) for row in rows if pieces.classes[row] == class_id)
     boxes = pieces.boxes[list(rows)]
     box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-    return _Object(box, score, int(class_id), united([pieces.masks[row] for row in rows]))
+    return _Object(box, score, class_id, united([pieces.masks[row] for row in rows]))
+
+
+def _parts(pieces: _Pieces, groups: Sequence[Sequence[int]], objects: Sequence[_Object]) -> npt.NDArray[np.bool_]:
+    """Which objects lie in a larger one without a tile that shows both: [n] bool."""
+    boxes = np.array([one.box for one in objects]).reshape(-1, 4)
+    areas = np.array([one.mask.area for one in objects], np.int64)
+    shown = [set(pieces.tile[list(rows)].tolist()) for rows in groups]
+    is_part = np.zeros(len(objects), np.bool_)
+    for index in np.argsort(areas, kind="stable").tolist():
+        if areas[index] == 0:
+            continue
+        ends = boxes[index]
+        near = (ends[:2] < boxes[:, 2:]).all(axis=1) & (ends[2:] > boxes[:, :2]).all(axis=1)
+        near &= ~is_part & (areas >= areas[index])
+        near[index] = False
+        is_part[index] = any(
+            shown[index].isdisjoint(shown[other])
+            and common_area(objects[index].mask, objects[other].mask) >= SAME_OBJECT * areas[index]
+            for other in np.flatnonzero(near).tolist()
+        )
+    return is_part
+
+
+class _Views:
+    """What tiles see well, and would show.
+
+    Args:
+        tiles: all of them.
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        pieces: what was found on them.
+        limit: the most detections that a tile may have.
+    """
+
+    def __init__(self, tiles: Sequence[Tile], height: int, width: int, pieces: _Pieces, limit: int | None) -> None:
+        sides = np.array([(tile.x1, tile.y1, tile.x2, tile.y2) for tile in tiles], np.float64)
+        room = np.tile(ROOM_SHARE * (sides[:, 2:] - sides[:, :2]), 2)
+        # A border of the picture hides nothing.
+        room = np.where(sides == np.array([0, 0, width, height]), -np.inf, room)
+        self._first, self._last = sides[:, :2] + room[:, :2], sides[:, 2:] - room[:, 2:]
+        self.is_whole = np.array([tile.is_whole for tile in tiles], np.bool_)
+        # Small things that the whole does not show may be there.
+        self._shows = ~self.is_whole & (np.bincount(pieces.tile, minlength=len(tiles)) < (limit or np.inf))
+
+    def of(self, box: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Numbers of the tiles that have all of a box [4] well inside."""
+        inside = (self._first <= box[:2]).all(axis=1) & (box[2:] <= self._last).all(axis=1)
+        found: npt.NDArray[np.int64] = np.flatnonzero(inside & self._shows)
+        return found
+
+
+def _denied(
+    pieces: _Pieces, groups: Sequence[Sequence[int]], objects: Sequence[_Object], views: _Views
+) -> npt.NDArray[np.bool_]:
+    """Which objects are seen only close to borders, and not by any tile that has them well inside: [n] bool."""
+    denied = np.zeros(len(objects), np.bool_)
+    for index, (rows, one) in enumerate(zip(groups, objects, strict=True)):
+        seen_by = pieces.tile[list(rows)]
+        well = views.of(one.box)
+        denied[index] = len(well) > 0 and not views.is_whole[seen_by].any() and not np.isin(seen_by, well).any()
+    return denied

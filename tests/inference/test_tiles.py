@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segc.inference import tiles
 from segc.inference.masks import Mask, united
 from segc.inference.results import Prediction
 from segc.inference.tiles import Tile, Tiling, merge_tiles, tile_grid, tile_starts
@@ -214,7 +213,7 @@ def test_the_union_of_masks_holds_every_pixel_of_them():
     assert united([empty]) is empty
 
 
-def test_what_lies_between_two_objects_that_a_tile_tells_apart_does_not_join_them(monkeypatch):
+def test_what_lies_between_two_objects_that_a_tile_tells_apart_does_not_join_them():
     left, right = (Mask(x, 20, np.ones((40, 30), np.bool_)) for x in (60, 90))
     grid = [Tile(0, 0, 160, 100), Tile(70, 0, 230, 100), Tile(65, 0, 225, 100)]
     # The other tiles see something of both, each more of another one, and much in common.
@@ -224,5 +223,112 @@ def test_what_lies_between_two_objects_that_a_tile_tells_apart_does_not_join_the
         (tile, predicted((100, 160), masks, scores=scores)) for tile, (masks, scores) in zip(grid, seen, strict=True)
     ]
     assert full(merge_tiles(found, 100, 230)) == full(predicted((100, 230), [left, right]))
-    monkeypatch.setattr(tiles, "_told_apart", lambda *_: False)
-    assert len(merge_tiles(found, 100, 230)) == 1
+
+
+def shape(rng):
+    """A disc, a bar, a ring or a horseshoe, [h, w] bool, all in one piece."""
+    radius = int(rng.integers(3, 45))
+    down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    far = down**2 + across**2
+    match rng.integers(4):
+        case 0:
+            found = far <= radius**2
+        case 1:
+            found = np.abs(down - rng.uniform(-1, 1) * across) <= 1 + radius // 4
+        case 2:
+            found = (far <= radius**2) & (far >= (radius // 2) ** 2)
+        case _:
+            found = (far <= radius**2) & ((far >= (radius // 2) ** 2) & (down < radius // 2))
+    return np.rot90(found, int(rng.integers(4)))
+
+
+def scattered(rng, height, width, count):
+    """Masks that have no pixel in common, none on the picture's border, and their classes."""
+    taken = np.zeros((height, width), np.bool_)
+    found = []
+    for _ in range(count):
+        bitmap = shape(rng)
+        y, x = (int(rng.integers(1, max(2, side - part))) for side, part in zip(taken.shape, bitmap.shape, strict=True))
+        place = taken[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
+        if place.shape == bitmap.shape and not (place & bitmap).any():
+            place |= bitmap
+            found.append((Mask(x, y, bitmap).trimmed(), int(rng.integers(2)), round(float(rng.uniform(0.3, 1)), 2)))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_masks_cut_by_any_grid_are_the_masks_again(seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(60, 400, 2).tolist()
+    objects = scattered(rng, height, width, 30)
+    tiling = Tiling(int(rng.integers(30, 200)), float(rng.uniform(0.05, 0.6)), whole=bool(rng.integers(2)))
+    expected = predicted((height, width), [mask for mask, _, _ in objects], [class_id for _, class_id, _ in objects])
+    assert full(merged(objects, (height, width), tiling)) == full(expected)
+
+
+def seen_badly(tile, objects, rng):
+    """What a poor detector finds on a tile: of what a border cuts less than there is, of any class."""
+    masks, classes, scores = [], [], []
+    for mask, class_id, score in objects:
+        part = mask.region(tile.x1, tile.y1, tile.x2, tile.y2)
+        if np.count_nonzero(part) < 12:
+            continue
+        place = Mask(max(mask.x, tile.x1) - tile.x1, max(mask.y, tile.y1) - tile.y1, part).trimmed()
+        if place.area == mask.area:
+            masks.append(place)
+            classes.append(class_id)
+            scores.append(score)
+            continue
+        rows, columns = (max(1, side - int(rng.integers(7))) for side in place.shape)
+        top, left = (int(rng.integers(0, s - p + 1)) for s, p in zip(place.shape, (rows, columns), strict=True))
+        less = Mask(place.x + left, place.y + top, place.bitmap[top : top + rows, left : left + columns]).trimmed()
+        if less.area:
+            masks.append(less)
+            classes.append(int(rng.integers(2)))
+            scores.append(float(rng.uniform(0.3, 1)))
+    return predicted((tile.y2 - tile.y1, tile.x2 - tile.x1), masks, classes, scores)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_what_one_tile_shows_whole_no_piece_is_left(seed):
+    rng = np.random.default_rng(seed)
+    size, tiling = (400, 430), Tiling(200, 0.5)
+    objects = scattered(rng, *size, 30)
+    found = [(tile, seen_badly(tile, objects, rng)) for tile in tile_grid(*size, tiling)]
+    expected = predicted(size, [mask for mask, _, _ in objects], [class_id for _, class_id, _ in objects])
+    assert full(merge_tiles(found, *size)) == full(expected)
+
+
+def test_what_one_tile_sees_twice_comes_once_where_another_tile_is_believed():
+    square = Mask(100, 50, np.ones((40, 40), np.bool_))
+    left, right = Tile(0, 0, 160, 160), Tile(80, 0, 240, 160)
+    twice = replace(seen(left, [(square, 0, 0.8), (square, 1, 0.7)]))
+    once = seen(right, [(square, 0, 0.9)])
+    assert full(merge_tiles([(left, twice), (right, once)], 160, 240)) == full(predicted((160, 240), [square]))
+    # The network saw two, and nothing speaks against it.
+    assert len(merge_tiles([(left, twice), (right, seen(right, []))], 160, 240)) == 2
+
+
+def test_a_thing_of_another_class_on_an_object_stays_where_a_tile_shows_both():
+    person, tie = Mask(90, 30, np.ones((90, 50), np.bool_)), Mask(110, 50, np.ones((30, 8), np.bool_))
+    left, right = Tile(0, 0, 160, 160), Tile(80, 0, 240, 160)
+    one, both = seen(right, [(person, 0, 0.9)]), seen(left, [(person, 0, 0.8), (tie, 1, 0.95)])
+    found = merge_tiles([(left, both), (right, one)], 160, 240)
+    assert full(found) == full(predicted((160, 240), [person, tie], [0, 1]))
+    # One that sees no more than the thing takes a part for a whole.
+    found = merge_tiles([(left, seen(left, [(tie, 1, 0.95)])), (right, one)], 160, 240)
+    assert full(found) == full(predicted((160, 240), [person]))
+
+
+def test_what_is_seen_only_close_to_a_border_is_believed_unless_another_tile_has_it_well_inside():
+    thing = Mask(132, 60, np.ones((20, 20), np.bool_))
+    left, right = Tile(0, 0, 160, 160), Tile(80, 0, 240, 160)
+    found = seen(left, [(thing, 0, 0.9)])
+    assert len(merge_tiles([(left, found), (right, seen(right, []))], 160, 240)) == 1
+    near = Tile(0, 0, 155, 160)
+    found = [(near, seen(near, [(thing, 0, 0.9)])), (right, seen(right, []))]
+    assert len(merge_tiles(found, 160, 240)) == 0
+    # A tile with as many detections as it may have may have left it out.
+    full_tile = (right, seen(right, [(Mask(200, 20, np.ones((20, 20), np.bool_)), 0, 0.9)]))
+    assert len(merge_tiles([found[0], full_tile], 160, 240, limit=1)) == 2
+    assert len(merge_tiles([found[0], full_tile], 160, 240, limit=2)) == 1
