@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from segc.data.check import check_dataset, check_split, told
 from segc.data.dataset import list_images, read_split
+from segc.data.samples import read_samples
 from segc.diagnostics import Findings, SegcError
 from segc.inference.kinds import IMAGE_SUFFIXES
 from segc.inference.sources import find_sources
@@ -243,6 +244,31 @@ def test_a_bad_row_can_be_left_out_by_name(tmp_path, loaded):
     skipping = loaded(", corrupt: skip")
     assert [sample.image.stem for sample in read_split(skipping, "train")] == ["a", "b"]
     assert found_in(skipping) == {"D004": ["b.txt"], "D003": ["b.txt", "c.txt"]}
+
+
+BAD_ROWS = (
+    "0 .25 .25 1.4 .25 .5 .5",
+    "x",
+    "7 .1 .1 .5 .1 .5 .6",
+    "0 .1 .1 .5",
+    "0 nan .1 .5 .1 .5 .6",
+    "0.5 .5 .5 .1 .1",
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(BAD_ROWS), st.integers(1, 9)), max_size=12, unique_by=repr))
+def test_whatever_stands_between_them_good_rows_are_kept_and_bad_ones_told(tmp_path_factory, rows):
+    root = tmp_path_factory.mktemp("rows")
+    image = picture(root / "images/a.png")
+    lines = [row if isinstance(row, str) else f"0 .1 .1 .{row}5 .1 .5 .6" for row in rows]
+    label(root / "labels/a.txt", "\n".join(lines))
+    found = Findings()
+    (sample,) = read_samples([image], 1, found, skip=True)
+    good = [line for line, row in enumerate(rows, 1) if not isinstance(row, str)]
+    assert [one.origin for one in sample.instances] == good
+    assert found.counts.total() == len(rows) - len(good)
+    assert all(one.message.startswith("left out") for one in found)
 
 
 @pytest.mark.parametrize(
