@@ -6,7 +6,6 @@ Parameters and their gradients stay those of the graph; values differ by roundin
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from segc.graph.ir import Graph, Node, Parameter
+from segc.graph.passes.merge import shared_padding
 from segc.network.operators import resize_nearest
 
 
@@ -155,17 +155,10 @@ def _batch_norm_silu(silu: Node, makers: Makers, _: Parameters) -> Merged | None
 
 def _transposed_then_plain(plain: Node, makers: Makers, parameters: Parameters) -> Merged | None:
     transposed = makers.get(plain.inputs[0])
-    if transposed is None or transposed.op != "conv_transpose2d" or transposed.attributes["groups"] != 1:
+    if transposed is None or "bias" in plain.parameters:
         return None
-    channels, between, *first = parameters[transposed.parameters["weight"]].shape
-    out, _, *second = parameters[plain.parameters["weight"]].shape
-    padded = any((*transposed.attributes["padding"], *transposed.attributes["output_padding"]))
-    if padded or tuple(first) != transposed.attributes["stride"] or not _is_elementary(plain):
-        return None
-    padding = tuple(k - 1 - p for k, p in zip(second, plain.attributes["padding"], strict=True))
-    apart = channels * between * prod(first) + between * out * prod(second) * prod(first)
-    together = channels * out * prod(a + b - 1 for a, b in zip(first, second, strict=True))
-    if min(padding) < 0 or together >= apart:
+    padding = shared_padding(transposed, plain, parameters)
+    if padding is None:
         return None
     return Merged((transposed, plain), transposed.inputs, transposed_then_plain, {"padding": padding})
 

@@ -214,6 +214,12 @@ RECIPES: dict[str, Recipe] = {
             "conv_transpose2d 3x3 stride 1 padding 1": {"kernel": (3, 3), "padding": (1, 1)},
             "conv_transpose2d 3x2 stride (2, 3)": {"kernel": (3, 2), "stride": (2, 3)},
             "conv_transpose2d 4x4 stride 2 padding 1": {"kernel": (4, 4), "stride": (2, 2), "padding": (1, 1)},
+            "conv_transpose2d 3x3 stride 2 output padding 1": {
+                "kernel": (3, 3),
+                "stride": (2, 2),
+                "padding": (1, 1),
+                "output_padding": (1, 1),
+            },
             "conv_transpose2d 3x2 output padding (1, 2)": {
                 "kernel": (3, 2),
                 "stride": (2, 3),

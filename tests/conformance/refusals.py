@@ -25,6 +25,7 @@ REFUSALS: dict[str, dict[str, str]] = {
                 "conv_transpose2d 3x3 stride 2 padding 1",
                 "conv_transpose2d 3x3 stride 1 padding 1",
                 "conv_transpose2d 4x4 stride 2 padding 1",
+                "conv_transpose2d 3x3 stride 2 output padding 1",
                 "conv_transpose2d 3x2 output padding (1, 2)",
                 "conv_transpose2d 3x2 groups 3",
             ),

@@ -221,7 +221,7 @@ def test_nodes_and_weights_are_named_after_their_place_in_the_network(trained: T
     kinds = {node.name: node.op_type for node in model.graph.node}
     assert len(kinds) == len(model.graph.node)
     assert kinds["model.2.m.0.cv1.conv"] == "Conv"
-    assert kinds["model.22.proto.upsample"] == "ConvTranspose"
+    assert kinds["model.22.proto.cv2.conv.merged"] == "DepthToSpace"
     held = {entry.name for entry in model.graph.initializer}
     assert {"model.0.conv.weight", "model.0.conv.bias"} <= held
     read = {name for node in model.graph.node for name in node.input}

@@ -7,6 +7,7 @@ from segc.graph.ir import Graph
 from segc.graph.passes.anchors import fixed_anchors
 from segc.graph.passes.fold import fold_batch_norm, fused_form, training_form
 from segc.graph.passes.half import half_precision, half_rounded, half_stored
+from segc.graph.passes.merge import merge_transposed
 from segc.graph.passes.suppression import append_suppression
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "half_precision",
     "half_rounded",
     "half_stored",
+    "merge_transposed",
     "run_passes",
     "training_form",
 ]

@@ -76,12 +76,16 @@ def _refusals(options: OnnxOptions, size: tuple[int, int]) -> Iterable[Refusal]:
     yield from suppression_refusals(options, size, batch=options.batch, dynamic=options.dynamic)
 
 
-def passes(options: OnnxOptions, metadata: Metadata, masks: Dtype = "uint8") -> tuple[Pass, ...]:
-    """Passes of a model in ONNX; ``masks`` is the type of finished masks."""
-    from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision
+def passes(
+    options: OnnxOptions, metadata: Metadata, masks: Dtype = "uint8", *, merges: bool = False
+) -> tuple[Pass, ...]:
+    """Passes of a model in ONNX; ``masks`` is the type of finished masks, ``merges`` puts convolutions together."""
+    from segc.graph.passes import fixed_anchors, fold_batch_norm, half_precision, merge_transposed
     from segc.graph.passes.integers import silu_apart
 
     found: list[Pass] = [fold_batch_norm]
+    if merges:
+        found.append(merge_transposed)
     if not options.dynamic:
         found.append(fixed_anchors)
     found += suppression_passes(options, metadata, masks)
@@ -90,6 +94,11 @@ def passes(options: OnnxOptions, metadata: Metadata, masks: Dtype = "uint8") -> 
     if options.int8 and options.deployment == "cpu":
         found.append(silu_apart)
     return tuple(found)
+
+
+def _passes(options: OnnxOptions, metadata: Metadata) -> tuple[Pass, ...]:
+    # Measured in fp32. In int8 onnxruntime has a plain convolution on integers, and no transposed one.
+    return passes(options, metadata, merges=not (options.dynamic or options.half or options.int8))
 
 
 def _emit(request: EmitRequest) -> Emitted:
@@ -131,7 +140,7 @@ TARGET = Target(
     needed=(RUNTIME,),
     requirements=lambda _options: LOWERING,
     refusals=_refusals,
-    passes=passes,
+    passes=_passes,
     scheme=_scheme,
     settings=_settings,
 )

@@ -61,8 +61,7 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
         ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
     )
     if options.simplify:
-        # Weights in eight bits are to stay what they are.
-        lowered.fold_constants(error_ok=False, should_exclude_node=lambda one: one.op == FROM_WHOLE).cleanup()
+        lowered.fold_constants(error_ok=False, should_exclude_node=lambda one: one.op in KEPT).cleanup()
         _share_constants(lowered)
     model = gs.export_onnx(lowered)
     properties = {METADATA_KEY: metadata_text(metadata)}
@@ -111,6 +110,10 @@ SCHEMES = {
 """What computes in integers, by where a model is to run: in onnxruntime on CPUs, or in TensorRT."""
 
 TO_WHOLE, FROM_WHOLE = "QuantizeLinear", "DequantizeLinear"
+
+KEPT = frozenset({FROM_WHOLE, "Conv"})
+"""What ``simplify`` leaves alone: weights in eight bits are to stay so, and what a convolution makes of a constant is
+half as large as all weights of a small network."""
 
 FREE_AXES: dict[str, list[str | None]] = {
     "images": ["batch", None, "height", "width"],
@@ -290,6 +293,56 @@ def _convolution(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]
         **own,
     )
     return [made]
+
+
+def _transposed(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[Any]:
+    phases = _phases(w, node)
+    if phases is None:
+        return _convolution(w, node, inputs)
+    bias = [w.parameter(node.parameters["bias"])] if "bias" in node.parameters else []
+    made = [
+        w.op(
+            "Conv",
+            f"{node.name}.phase{number}",
+            [*inputs, w.constant(f"{node.name}.phase{number}.weight", weight, weight.dtype), *bias],
+            kernel_shape=list(weight.shape[2:]),
+            pads=pads,
+        )
+        for number, (weight, pads) in enumerate(phases)
+    ]
+    together = w.op("Concat", f"{node.name}.phases", made, axis=1)
+    side = int(node.attributes["stride"][0])
+    return [w.op("DepthToSpace", node.name, [together], outputs=node.outputs, blocksize=side, mode="DCR")]
+
+
+def _phases(w: _Writer, node: Node) -> list[tuple[Array, list[int]]] | None:
+    """A transposed convolution as plain ones, a weight and its padding for each pixel of a block of ``stride``.
+
+    Those onnxruntime computes faster, but for kernels no longer than the stride: with one value of them a pixel there
+    is nothing to add up, and putting the pixels in their places costs more. None for these, and where the result is
+    not the input's size times the stride, the same along both axes.
+    """
+    attributes, weight = node.attributes, w.weights[node.parameters["weight"]]
+    stride, padding, more = (attributes[key] for key in ("stride", "padding", "output_padding"))
+    kernel = weight.shape[2:]
+    fits = [1 < k - 2 * p + o == s < k for k, s, p, o in zip(kernel, stride, padding, more, strict=True)]
+    if not all(fits) or stride[0] != stride[1] or attributes["groups"] != 1 or "scale" in node.parameters:
+        return None
+    found = []
+    for place in w.np.ndindex(*stride):
+        taps = [_taps(a, k, s, p) for a, k, s, p in zip(place, kernel, stride, padding, strict=True)]
+        (top, bottom), (left, right) = ((-min(0, *one), max(0, *one)) for one in taps)
+        part = w.np.zeros((weight.shape[1], weight.shape[0], top + bottom + 1, left + right + 1), weight.dtype)
+        for row, u in taps[0].items():
+            for column, v in taps[1].items():
+                part[:, :, row + top, column + left] = weight[:, :, u, v].T
+        found.append((part, [top, left, bottom, right]))
+    return found
+
+
+def _taps(place: int, kernel: int, stride: int, padding: int) -> dict[int, int]:
+    """What a pixel at a place of its block reads along an axis: input cells from the block's own on, to the kernel."""
+    return {(place + padding - u) // stride: u for u in range(kernel) if (place + padding - u) % stride == 0}
 
 
 def _held(w: _Writer, node: Node) -> list[Any]:
@@ -560,7 +613,7 @@ def _finished_masks(w: _Writer, node: Node, inputs: Sequence[Any]) -> Sequence[A
 
 LOWERINGS: dict[str, Lowering] = {
     "conv2d": _convolution,
-    "conv_transpose2d": _convolution,
+    "conv_transpose2d": _transposed,
     "batch_norm": _batch_norm,
     "silu": _silu,
     "sigmoid": _plain("Sigmoid"),

@@ -48,10 +48,12 @@ def _refusals(options: OpenVinoOptions, size: tuple[int, int]) -> Iterable[Refus
 
 
 def _passes(options: OpenVinoOptions, metadata: Metadata) -> tuple[Pass, ...]:
-    from segc.graph.passes import fixed_anchors, fold_batch_norm
+    from segc.graph.passes import fixed_anchors, fold_batch_norm, merge_transposed
     from segc.graph.passes.integers import all_integer_weights
 
     found: list[Pass] = [fold_batch_norm]
+    if not (options.dynamic or options.half or options.int8 or options.int8_weights):
+        found.append(merge_transposed)
     if not options.dynamic:
         found.append(fixed_anchors)
     found += suppression_passes(options, metadata)
