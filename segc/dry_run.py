@@ -99,6 +99,7 @@ def _emit(loaded: "LoadedProject", folder: Path, done: Said, said: Said) -> tupl
     from segc.emission.project import emit_project
 
     if not loaded.project.targets:
+        said("emit: the project names no targets")
         return ()
     emissions = emit_project(loaded, folder / "build", untrained=True)
     done(f"emit: {len(emissions)} targets")
