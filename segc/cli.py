@@ -17,7 +17,7 @@ import click
 
 from segc.compute import small_memory
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
-from segc.interrupts import end_cleanly, exit_status, fork_and_pass_on
+from segc.interrupts import end_cleanly, exit_status, fork_and_pass_on, raised
 from segc.version import __version__
 
 COMMANDS = {
@@ -127,6 +127,9 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return exit_status(cause) if isinstance(cause, KeyboardInterrupt) else exit_status(KeyboardInterrupt())
     except SegcError as error:
+        if (asked := raised()) is not None:
+            click.echo("interrupted", err=True)
+            return exit_status(asked)
         _show(error.diagnostics, error)
         return 1
     except BrokenPipeError:

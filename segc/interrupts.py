@@ -36,13 +36,23 @@ def exit_status(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
+_raised: list[Interrupted] = []
+
+
 def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-    raise Interrupted(number)
+    error = Interrupted(number)
+    _raised.append(error)
+    raise error
+
+
+def raised() -> Interrupted | None:
+    """The last signal that became an exception here: libraries make other errors of exceptions that come amid them."""
+    return _raised[-1] if _raised else None
 
 
 def end_cleanly() -> None:
     """Have SIGTERM and SIGHUP end this process as Ctrl-C does: by an exception, so that what is open is closed."""
-    _install(_ENDING, _raise)
+    _install(("SIGINT", *_ENDING), _raise)
 
 
 def reset() -> None:
@@ -104,9 +114,9 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _heard(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if self.number is not None:
-            _raise(number, frame)
+            raise Interrupted(number)
         self.number = number
         with suppress(OSError):
             os.write(2, self._notice)  # what Python's own streams are doing at this moment is not known

@@ -19,7 +19,9 @@ from segc.files import atomic_directory, canonical_json, digest, write_atomic
 from segc.locks import Lock
 from segc.runs import (
     CHECKPOINT,
+    COMPLETE,
     LOCK,
+    REPORT,
     RESULTS,
     WEIGHTS,
     RunRecord,
@@ -176,6 +178,10 @@ class Keeper:
 
     def end(self, how: str, progress: Progress) -> None:
         """Say in the record how the segment ended; what cannot be written then is written at the next one."""
+        if how in COMPLETE:
+            # The page that an interruption left would pass for that of the whole run, which comes after this.
+            with suppress(OSError):
+                (self.folder / REPORT).unlink(missing_ok=True)
         last = replace(self.record.segments[-1], ended=now(), end=how)
         self.record = replace(
             self.record,

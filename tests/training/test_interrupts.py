@@ -5,6 +5,8 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,38 @@ def test_signals_cost_nothing(compiled):
     for which in ("best", "last"):
         first, second = (path / "weights" / f"{which}.safetensors" for path in (whole, folder))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_run_that_was_ended_before_its_report_gets_one_in_place_of_an_older_one(compiled, project, capsys):
+    loaded, build = compiled(**SETTINGS)
+    with pytest.raises(Interrupted):
+        train(loaded, build, report=Asks(signal.SIGTERM, steps=2))
+    page = build.folder / "runs" / "train" / "report.html"
+    page.write_text("of two steps")
+    train(loaded, build, resume=True)
+    assert not page.exists()
+    assert run(["train", str(project), "--build-dir", str(build.folder), "--resume"]) == 0
+    assert "complete but for its report" in capsys.readouterr().err
+    assert "of two steps" not in page.read_text()
+
+
+def test_a_signal_that_a_library_makes_an_error_of_is_told_as_what_it_is():
+    """As where it comes while a tensor is read: the library catches the exception and raises another one."""
+    script = (
+        "import os, signal, sys\n"
+        "from segc import cli, interrupts\n"
+        "from segc.diagnostics import fail\n"
+        "def library(*arguments, **options):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise fail('R005', 'damaged') from None\n"
+        "interrupts.end_cleanly()\n"
+        "cli.root.main = library\n"
+        "sys.exit(cli.run([]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "interrupted\n")
 
 
 def test_the_lines_that_are_told_go_on(project, capsys, monkeypatch):
