@@ -82,6 +82,7 @@ def command(
     from dataclasses import replace
 
     from segc.benchmark.project import WEIGHTS, Settings, benchmark
+    from segc.benchmark.rows import compare
     from segc.files import canonical_json, write_atomic
     from segc.spec.load import load_project
 
@@ -92,8 +93,8 @@ def command(
     settings = Settings(rounds, images, warm_up, threads or 0, device, None if no_map else sample)
     with _told() as watch:
         found = benchmark(loaded, folder, file, settings, names, watch=watch)
-    if earlier is not None and before is not None:
-        found = replace(found, changes=tuple(_changes(earlier, found, before)))
+    if earlier is not None:
+        found = replace(found, changes=tuple(compare(earlier, found.to_json())))
     if json_path is not None:
         write_atomic(json_path, canonical_json(found.to_json()))
     if csv_path is not None:
@@ -127,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
     """
     import json
 
-    from segc.benchmark.rows import FORMAT
+    from segc.benchmark.rows import FORMAT, compare
     from segc.diagnostics import fail
 
     if not path.is_file():
@@ -139,17 +140,12 @@ def _read(path: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise fail("F002", "not the JSON of a benchmark, or of another segc's", file=path, help="take that of --json")
-    return found
-
-
-def _changes(earlier: dict[str, Any], found: Benchmark, path: Path) -> list[str]:
-    from segc.benchmark.rows import compare
-    from segc.diagnostics import fail
-
     try:
-        return compare(earlier, found.to_json())
+        # Before anything is measured: what cannot be compared with itself cannot be with what will be found.
+        compare(found, found)
     except (KeyError, TypeError, AttributeError):
         raise fail("F002", "the JSON of a benchmark, but damaged", file=path) from None
+    return found
 
 
 @contextmanager

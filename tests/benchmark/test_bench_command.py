@@ -86,12 +86,15 @@ def test_weights_and_a_comparison_are_measured_without_map(
         (["--artifact", "abacus"], "F001"),
         (["--artifact", "onnx", "--compare", "nowhere.json"], "F001"),
         (["--artifact", "onnx", "--compare", "{project}"], "F002"),
+        (["--artifact", "onnx", "--compare", "{damaged}"], "F002"),
     ],
 )
 def test_what_cannot_be_begun_is_one_diagnostic(
-    arguments: list[str], code: str, project: Path, build: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: str, project: Path, build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [argument.format(project=project) for argument in arguments]
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"format": 1, "rows": [{"name": "onnx"}]}')
+    given = [argument.format(project=project, damaged=damaged) for argument in arguments]
     assert run(["bench", str(project), *given, *SETTINGS]) == 1
     said = capsys.readouterr().err
     assert said.count("error[") == 1
