@@ -6,8 +6,8 @@ what both see of it decides. One that ends inside its tile is whole, and is comp
 
 Best first, what is whole stands for all that other tiles see of it, whatever class they take it for: what a tile sees
 twice comes twice only where no other one is believed before it. What no tile sees whole becomes the union of its
-pieces. At the end, what lies in another object goes, unless a tile shows both, and what is seen only close to borders
-goes where a tile that has it well inside shows nothing.
+pieces. At the end, what lies in another object goes, unless a tile shows both, and what is seen only close to borders,
+or only in the picture as a whole, goes where a tile that has it well inside shows nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -188,7 +188,7 @@ def merge_tiles(
     pieces = held.pieces()
     groups = _groups(pieces, tiles)
     objects = [_as_one(pieces, rows) for rows in groups]
-    is_left = ~_parts(pieces, groups, objects)
+    is_left = ~_parts(pieces, groups, objects, tiles)
     if not held.left_out:
         is_left &= ~_denied(pieces, groups, objects, _Views(tiles, height, width, pieces, limit))
     objects = [objects[index] for index in np.flatnonzero(is_left)]
@@ -328,7 +328,8 @@ def _find_cuts(pieces: _Pieces, matches: Matches, tiles: Sequence[Tile]) -> None
     """Make pieces of detections that end close to a border beyond which another tile sees more of them."""
     for row in np.flatnonzero(pieces.ending == CLOSE).tolist():
         tile = tiles[pieces.tile[row]]
-        boxes = pieces.boxes[[match.row for match in matches[row]]]
+        others = [match.row for match in matches[row] if not tiles[pieces.tile[match.row]].is_whole]
+        boxes = pieces.boxes[others]
         if (boxes[:, :2] < (tile.x1, tile.y1)).any() or (boxes[:, 2:] > (tile.x2, tile.y2)).any():
             pieces.ending[row] = CUT
 
@@ -498,18 +499,24 @@ def _as_one(pieces: _Pieces, rows: Sequence[int]) -> _Object:
     return _Object(box, score, class_id, united([pieces.masks[row] for row in rows]))
 
 
-def _parts(pieces: _Pieces, groups: Sequence[Sequence[int]], objects: Sequence[_Object]) -> npt.NDArray[np.bool_]:
-    """Which objects lie in a larger one without a tile that shows both: [n] bool."""
+def _parts(
+    pieces: _Pieces, groups: Sequence[Sequence[int]], objects: Sequence[_Object], tiles: Sequence[Tile]
+) -> npt.NDArray[np.bool_]:
+    """Which objects lie in a larger one without a tile that shows both: [n] bool.
+
+    Small things that the picture as a whole does not show are no parts of what it does.
+    """
     boxes = np.array([one.box for one in objects]).reshape(-1, 4)
     areas = np.array([one.mask.area for one in objects], np.int64)
     shown = [set(pieces.tile[list(rows)].tolist()) for rows in groups]
     is_part = np.zeros(len(objects), np.bool_)
+    is_whole = np.array([tiles[pieces.tile[rows[0]]].is_whole for rows in groups], np.bool_)
     for index in np.argsort(areas, kind="stable").tolist():
         if areas[index] == 0:
             continue
         ends = boxes[index]
         near = (ends[:2] < boxes[:, 2:]).all(axis=1) & (ends[2:] > boxes[:, :2]).all(axis=1)
-        near &= ~is_part & (areas >= areas[index])
+        near &= ~is_part & ~is_whole & (areas >= areas[index])
         near[index] = False
         is_part[index] = any(
             shown[index].isdisjoint(shown[other])
@@ -536,9 +543,9 @@ class _Views:
         # A border of the picture hides nothing.
         room = np.where(sides == np.array([0, 0, width, height]), -np.inf, room)
         self._first, self._last = sides[:, :2] + room[:, :2], sides[:, 2:] - room[:, 2:]
-        self.is_whole = np.array([tile.is_whole for tile in tiles], np.bool_)
+        is_whole = np.array([tile.is_whole for tile in tiles], np.bool_)
         # Small things that the whole does not show may be there.
-        self._shows = ~self.is_whole & (np.bincount(pieces.tile, minlength=len(tiles)) < (limit or np.inf))
+        self._shows = ~is_whole & (np.bincount(pieces.tile, minlength=len(tiles)) < (limit or np.inf))
 
     def of(self, box: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Numbers of the tiles that have all of a box [4] well inside."""
@@ -550,10 +557,13 @@ class _Views:
 def _denied(
     pieces: _Pieces, groups: Sequence[Sequence[int]], objects: Sequence[_Object], views: _Views
 ) -> npt.NDArray[np.bool_]:
-    """Which objects are seen only close to borders, and not by any tile that has them well inside: [n] bool."""
+    """Which objects only others see than the tiles that have them well inside: [n] bool.
+
+    Those others see them close to a border, or coarsely, in the picture as a whole, which is for larger things.
+    """
     denied = np.zeros(len(objects), np.bool_)
     for index, (rows, one) in enumerate(zip(groups, objects, strict=True)):
         seen_by = pieces.tile[list(rows)]
         well = views.of(one.box)
-        denied[index] = len(well) > 0 and not views.is_whole[seen_by].any() and not np.isin(seen_by, well).any()
+        denied[index] = len(well) > 0 and not np.isin(seen_by, well).any()
     return denied

@@ -108,6 +108,17 @@ def test_the_whole_picture_brings_what_the_tiles_do_not_find():
     assert full(merge_tiles(found, *size)) == full(predicted(size, [large, small], [0, 1]))
 
 
+def test_what_the_whole_picture_takes_for_one_large_thing_swallows_nothing_that_tiles_see():
+    wall = Mask(10, 10, np.ones((300, 300), np.bool_))
+    things = [disc(40, 40, 8), disc(152, 100, 6), disc(250, 260, 9)]
+    size, tiling = (320, 320), Tiling(160, 0.2, whole=True)
+    found = [
+        (tile, seen(tile, [(wall, 0, 0.9)] if tile.is_whole else [(thing, 1, 0.7) for thing in things]))
+        for tile in tile_grid(*size, tiling)
+    ]
+    assert full(merge_tiles(found, *size)) == full(predicted(size, [wall, *things], [0, 1, 1, 1]))
+
+
 def test_a_tile_that_sees_all_of_an_object_is_believed_before_the_whole_picture():
     fine, coarse = disc(60, 60, 20), disc(62, 60, 20)
     size, tiling = (320, 320), Tiling(160, 0.2, whole=True)
