@@ -566,6 +566,8 @@ ROWS: tuple[Row, ...] = (
         Row(f"metadata: {key} {json.dumps(value):.40}", _changed_metadata(**{key: value}), _metadata, says)
         for key, value, says in METADATA
     ),
+    Row("metadata that are a number", _same(1.5), _metadata, "its metadata does not say what it detects"),
+    Row("metadata that are a list", _same([{}]), _metadata, "its metadata does not say what it detects"),
     # servers
     Row(
         "a server that says no length and too much",

@@ -138,14 +138,14 @@ def metadata_text(metadata: Metadata) -> str:
     return json.dumps(metadata.to_json(), sort_keys=True, ensure_ascii=False)
 
 
-def read_json(text: str | bytes | None) -> dict[str, Any]:
+def read_json(text: object) -> dict[str, Any]:
     """An object of JSON out of a model.
 
     Raises:
         ModelError: where it is none, or longer than any that is written.
     """
     try:
-        value = json.loads(text) if text and len(text) <= LONGEST_METADATA else None
+        value = json.loads(text) if isinstance(text, str | bytes) and len(text) <= LONGEST_METADATA else None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -153,11 +153,11 @@ def read_json(text: str | bytes | None) -> dict[str, Any]:
     return value
 
 
-def parse_metadata(value: str | bytes | Mapping[str, Any] | None) -> Metadata:
+def parse_metadata(value: object) -> Metadata:
     """The metadata in a model, checked.
 
     Args:
-        value: what `metadata_text` gave, or that text read already; None where the model has nothing there.
+        value: what a model has there: what `metadata_text` gave, as text, bytes or read already, or anything else.
 
     Raises:
         ModelError: where there are none, or they say what no model is.

@@ -83,6 +83,8 @@ class MlflowLogger(Report):
         # By default it would go on asking a server that is away for many minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        # What is recorded is for whoever asked for it, not for MLflow's makers.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", run.project))
