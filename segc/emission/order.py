@@ -321,7 +321,8 @@ class Order:
             reference = references.of(self.size, self.photographs, dynamic=self.metadata.dynamic)
             if self.split is not None:
                 # On its way while the model is emitted.
-                trained = references.accuracy(self.size, len(self.split.samples), reference.graph)
+                count = len(self.split.samples)
+                trained = references.accuracy(self.size, count, reference.graph, self.suppression)
             lowered = EmitReply(**emitter.result())
             self._write_scripts(lowered.model)
             watch(self.name, "running")
@@ -547,6 +548,9 @@ class Order:
         if split.of > count:
             sample = f"{count} of the {split.of} images of the validation split"
             notes.append(f"mAP was measured on a seeded sample: {sample}")
+        if self.suppression is not None:
+            told = ", ".join(f"{name} {value:g}" for name, value in self.suppression.items() if name != "agnostic")
+            notes.append(f"mAP of both sides is of what the model leaves: {told}")
         if accuracy.drop(found, "box") is None:
             notes.append("mAP was not measured: no image of the validation split has a labelled object")
         elif self.accept is None:

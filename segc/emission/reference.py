@@ -182,7 +182,7 @@ class References:
         self._lock = threading.RLock()
         self._made: dict[tuple[tuple[int, int], bool, tuple[Path, ...]], Reference] = {}
         self._told: dict[tuple[int, int], Reference | None] = {}
-        self._measured: dict[tuple[tuple[int, int], int], Answer] = {}
+        self._measured: dict[tuple[tuple[int, int], int, tuple[tuple[str, Any], ...]], Answer] = {}
         self._observed: dict[tuple[int, int], Path] = {}
         self._observing = threading.Lock()
         self._file: Path | None = None
@@ -233,7 +233,7 @@ class References:
                 self._made[key] = self._start(photographs, size, dynamic=dynamic)
             return self._made[key]
 
-    def measure_task(self, size: tuple[int, int], images: int, **runs: str) -> MeasureTask:
+    def measure_task(self, size: tuple[int, int], images: int, **runs: Any) -> MeasureTask:
         """What a worker needs to measure mAP on so many images of the validation split; ``runs`` say of what."""
         return MeasureTask(
             project=self._loaded.project.model_dump_json(exclude_unset=True),
@@ -244,15 +244,25 @@ class References:
             **runs,
         )
 
-    def accuracy(self, size: tuple[int, int], images: int, graph: Path) -> Answer:
-        """The trained network's mAP on so many images of the validation split; ``graph`` is the network's file."""
+    def accuracy(
+        self, size: tuple[int, int], images: int, graph: Path, suppression: Mapping[str, Any] | None
+    ) -> Answer:
+        """The trained network's mAP on so many images of the validation split.
+
+        Args:
+            size: input (height, width) in pixels.
+            images: of the split, at most.
+            graph: the network's file.
+            suppression: of the artifact, where it suppresses by itself: what that leaves out is no loss of precision.
+        """
+        key = size, images, tuple(sorted((suppression or {}).items()))
         with self._lock:
-            if (size, images) not in self._measured:
+            if key not in self._measured:
                 worker = hire_reference(self._pool)
-                task = self.measure_task(size, images, graph=str(graph), weights=str(self.weights()))
-                self._pool.start(worker, "measure", task)
-                self._measured[size, images] = Answer(worker)
-            return self._measured[size, images]
+                runs = {"graph": str(graph), "weights": str(self.weights()), "suppression": suppression}
+                self._pool.start(worker, "measure", self.measure_task(size, images, **runs))
+                self._measured[key] = Answer(worker)
+            return self._measured[key]
 
     def telling(self, size: tuple[int, int]) -> Reference | None:
         """A reference on photographs that PyTorch finds something on; None where it does so on none of many.

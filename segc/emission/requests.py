@@ -174,6 +174,8 @@ class MeasureTask(Request):
         opener: likewise.
         graph: as in :class:`ReferenceTask`.
         weights: likewise.
+        suppression: of a network in PyTorch, what becomes of its outputs before they are measured: ``conf``, ``iou``,
+            ``max_det`` and ``agnostic`` of the artifact that it is held against, where that suppresses by itself.
     """
 
     project: str
@@ -185,3 +187,4 @@ class MeasureTask(Request):
     opener: str = ""
     graph: str = ""
     weights: str = ""
+    suppression: Mapping[str, Any] | None = None

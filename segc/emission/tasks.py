@@ -128,7 +128,8 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     task = MeasureTask(**request)
     loaded = LoadedProject(Project.model_validate_json(task.project), Path(task.path))
     chosen, names = loaded.project.hyperparameters, loaded.project.dataset.class_names
-    timed = Timed(_open(task) if task.model else _network(task))
+    network = _open(task) if task.model else _network(task)
+    timed = Timed(network if task.suppression is None else Suppressing(network, task.suppression))
     metrics = evaluate_session(
         timed,
         validation(loaded, task.images).samples,
@@ -147,6 +148,20 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
             for name, values in told.items()
         },
     }
+
+
+class Suppressing:
+    """A session of which only that is left which a model that suppresses by itself would give."""
+
+    def __init__(self, session: Session, suppression: Mapping[str, Any]) -> None:
+        self.metadata, self.runtime = session.metadata, session.runtime
+        self._session, self._suppression = session, suppression
+
+    def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """As the session does, and then suppressed."""
+        from segc.targets.suppression import suppressed_outputs
+
+        return suppressed_outputs(self._session.run(images), self._suppression)
 
 
 class Timed:

@@ -396,15 +396,12 @@ def _match_all(
 
 def _suppressed(names: Sequence[str], outputs: Outputs, suppression: Mapping[str, Any]) -> Outputs:
     """What is left of PyTorch's outputs, in the form that an artifact that suppresses by itself has it."""
-    from segc.inference.postprocess import spread_scores
-    from segc.targets.suppression import suppressed
+    from segc.targets.suppression import suppressed_outputs
 
     left: dict[str, NDArray[np.float32]] = {}
     for name in names:
-        boxes, scores, coefficients, prototypes = (outputs[f"{name}.{output}"] for output in OUTPUTS)
-        kept, best, classes, rows = suppressed(boxes, scores, coefficients, **suppression)
-        found = (kept, spread_scores(best, classes, scores.shape[2]), rows, prototypes)
-        left |= {f"{name}.{output}": value for output, value in zip(OUTPUTS, found, strict=True)}
+        found = suppressed_outputs({output: outputs[f"{name}.{output}"] for output in OUTPUTS}, suppression)
+        left |= {f"{name}.{output}": value for output, value in found.items()}
     return left
 
 

@@ -12,7 +12,7 @@ from segc.inference.metadata import MOST_DETECTIONS, Metadata
 from segc.targets.contract import Refusal, TargetOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -212,6 +212,24 @@ def suppressed(
         for result, value in zip(results, values, strict=True):
             result[image, : len(value)] = value
     return results[0], results[1], results[2], results[3]
+
+
+def suppressed_outputs(outputs: Mapping[str, Array], suppression: Mapping[str, Any]) -> dict[str, Array]:
+    """What is left of a network's outputs, in the form that a model that suppresses by itself gives it in.
+
+    Args:
+        outputs: ``boxes`` [N, A, 4], ``scores`` [N, A, nc], ``coefficients`` [N, A, K], ``prototypes`` [N, K, h, w].
+        suppression: ``conf``, ``iou``, ``max_det`` and ``agnostic`` as :func:`suppressed` takes them.
+
+    Returns:
+        The same outputs with max_det rows in place of A, scores of 0 where there is no detection.
+    """
+    from segc.inference.postprocess import spread_scores
+
+    boxes, scores, coefficients = (outputs[name] for name in ("boxes", "scores", "coefficients"))
+    kept, best, classes, rows = suppressed(boxes, scores, coefficients, **suppression)
+    spread = spread_scores(best, classes, scores.shape[2])
+    return {"boxes": kept, "scores": spread, "coefficients": rows, "prototypes": outputs["prototypes"]}
 
 
 def finished(coefficients: Array, prototypes: Array, boxes: Array, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -241,6 +241,18 @@ def test_a_float_artifact_is_measured_where_that_is_asked_for(
     assert "mAP50-95  objects  box, network  box, artifact" in said.out
 
 
+def test_a_model_that_suppresses_is_held_against_what_that_leaves_of_the_network(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = {"box_map_drop": 0.002, "mask_map_drop": 0.002, "images": 7}
+    emission = emit(project, monkeypatch, accept=accept, nms=True, conf=0.6, max_det=2)
+    assert (emission.status, emission.diagnostics) == ("verified", ())
+    found = described(emission)["accuracy"]
+    # Two of some five objects an image.
+    assert 0.1 < found["float"]["box"]["map50_95"] < 0.7
+    assert "mAP of both sides is of what the model leaves: conf 0.6, iou 0.7, max_det 2" in emission.notes
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
