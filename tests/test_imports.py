@@ -67,6 +67,20 @@ def test_a_light_command_imports_no_framework(arguments: list[str], project: Pat
     assert done.returncode == 0, done.stderr
 
 
+def test_a_project_that_starts_from_a_file_is_valid_without_numpy(project: Path) -> None:
+    text = project.read_text().replace("scale: n}", "scale: n, weights: here.safetensors}")
+    project.write_text(text)
+    (project.parent / "here.safetensors").write_bytes(b"")
+    code = (
+        "import sys; from segc.cli import run\n"
+        "status = run(['validate'])\n"
+        "sys.exit('imported: numpy' if 'numpy' in sys.modules else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "here.safetensors" in done.stdout
+
+
 NOT_FOR_HELP = FRAMEWORKS | {"numpy", "pydantic", "ruamel", "rich", "jinja2", "email"}
 """What no help needs; importing pydantic takes longer than all the rest of one."""
 

@@ -109,6 +109,8 @@ def command(
 
 def _weights(loaded: LoadedProject, folder: Path, weights: str | None, run: str | None) -> Path | None:
     """The weights to measure; where there are none and nobody asked for some, that is said and there is no row."""
+    from dataclasses import replace
+
     from segc.diagnostics import SegcError
 
     try:
@@ -116,7 +118,8 @@ def _weights(loaded: LoadedProject, folder: Path, weights: str | None, run: str 
     except SegcError as error:
         if weights is not None or run is not None or error.diagnostics[0].code != "W008":
             raise
-        warn(error.diagnostics)
+        # The artifacts are measured all the same.
+        warn([replace(one, severity="warning", message=f"{one.message}: they get no row") for one in error.diagnostics])
         return None
 
 

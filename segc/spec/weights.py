@@ -14,6 +14,9 @@ HUB = "https://huggingface.co"
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
+MAX_FILE_BYTES = 4 * 2**30
+"""Of a file: the largest scale with optimiser and averaged weights in full precision takes a quarter of it."""
+
 _LONGEST = 2048
 
 

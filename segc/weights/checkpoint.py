@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from segc.archives import BROKEN
 from segc.diagnostics import fail
+from segc.spec.weights import MAX_FILE_BYTES
 from segc.weights import inert
 from segc.weights.inert import Instance, Malformed, Refused, Table, TensorReference, TooLarge
-from segc.weights.store import MAX_FILE_BYTES, widen_bfloat16
+from segc.weights.store import widen_bfloat16
 
 MAX_TENSORS = 100_000
 _MAX_MODULES = 100_000

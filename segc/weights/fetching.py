@@ -21,9 +21,8 @@ from typing import IO, NoReturn
 from segc.diagnostics import SegcError, fail
 from segc.files import canonical_json, digest_file, write_atomic
 from segc.inference.text import printable
-from segc.spec.weights import SHA256, WeightsReference
+from segc.spec.weights import MAX_FILE_BYTES, SHA256, WeightsReference
 from segc.weights.cache import PART, Entry, Origin, read_record
-from segc.weights.store import MAX_FILE_BYTES
 from segc.weights.web import Answer, Deadline, Fault, exchange
 
 FETCH_SECONDS = 1800.0

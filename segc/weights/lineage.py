@@ -226,7 +226,7 @@ def line(lineage: Sequence[Link]) -> str:
     """The chain in a line."""
     roots = [f"{link.name} ({link.licences})" for link in lineage if link.kind == "weights"]
     trainings = [link.name for link in lineage if link.kind == "training"]
-    begun = f"weights descend from {', '.join(roots)}" if roots else "weights descend from no others"
+    begun = f"weights descend from {', '.join(roots)}" if roots else "weights were trained from scratch"
     if not trainings:
         return begun
     times = "one training" if len(trainings) == 1 else f"{len(trainings)} trainings"

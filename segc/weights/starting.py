@@ -13,7 +13,6 @@ from segc.weights import fetching
 from segc.weights.cache import read_record
 from segc.weights.fetching import Expected
 from segc.weights.lineage import KEY, LOCK, LONGEST_LOCK, Link, check_licences, pinned, to_json, without_query
-from segc.weights.reading import lineage_of
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
@@ -136,6 +135,9 @@ def start_record(loaded: "LoadedProject", build_dir: Path) -> dict[str, Any] | N
     Raises:
         SegcError: W012 where a licence is not allowed, else as the readers.
     """
+    # Reading files takes numpy, and telling what a project starts from does not.
+    from segc.weights.reading import lineage_of
+
     start = loaded.project.architecture.start
     if start is None:
         return None

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from segc.diagnostics import Diagnostic, fail
 from segc.files import write_atomic
+from segc.spec.weights import MAX_FILE_BYTES
 
-MAX_FILE_BYTES = 4 * 2**30
-"""The largest scale with optimiser and averaged weights in full precision takes a quarter of it."""
 MAX_HEADER_BYTES = 16 * 2**20
 """The header lists names and shapes: 100 bytes a tensor."""
 

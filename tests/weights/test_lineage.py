@@ -72,7 +72,7 @@ def test_a_training_from_a_seed_descends_from_no_others(tmp_path: Path) -> None:
     path = trained_by(project(tmp_path), tmp_path / "w.safetensors")
     (link,) = lineage_of(path)
     assert (link.kind, link.name, link.sha256) == ("training", "shapes", sha256(path))
-    assert line((link,)) == "weights descend from no others, by one training: shapes"
+    assert line((link,)) == "weights were trained from scratch, by one training: shapes"
     assert lineage.licences((link,)) == []
 
 
