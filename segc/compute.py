@@ -1,9 +1,12 @@
-"""How a process that is about to compute uses processors and memory. Nothing here changes a result."""
+"""How a process that is about to compute is set up: processors, memory, talk. Nothing here changes a result."""
 
 import math
 import os
 import sys
 from pathlib import Path
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "ORT_DISABLE_TELEMETRY": "1"}
+"""What keeps TensorFlow and Paddle from talking while they are imported, and onnxruntime from telling its makers."""
 
 _SPINS = "2000"
 """Times that a thread looks for work before it sleeps: some fifty microseconds, longer than most waits in a network."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
+from segc.compute import QUIET
 from segc.diagnostics import Diagnostic, SegcError, fail
 from segc.locks import TemporaryFolder
-from segc.sessions.isolated import QUIET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,6 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from segc.compute import QUIET
 from segc.diagnostics import SegcError, fail
 from segc.inference.metadata import ModelError, parse_metadata
 from segc.inference.model import DeviceError
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _AGAIN = "emit it again, or copy it again"
 _START = "import sys; sys.path.append(sys.argv[1]); from segc.sessions.isolated import serve; serve()"
 _PATH_ENTRY = Path(__file__).resolve().parents[2]
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "ORT_DISABLE_TELEMETRY": "1"}
-"""What keeps TensorFlow and Paddle from talking while they are imported, and onnxruntime from telling its makers."""
 
 
 class IsolatedModel:

@@ -19,7 +19,7 @@ from segc.data.labels import parse_labels
 from segc.data.loader import TrainingLoader, TrainingSet, epoch_order, step_size
 from segc.data.samples import Sample, read_sample, read_samples
 from segc.data.workers import Starvation
-from segc.diagnostics import SegcError
+from segc.diagnostics import MOST_EXAMPLES, SegcError
 from segc.spec.hyperparameters import Augment, Hyperparameters
 
 SIZE = 64
@@ -427,5 +427,8 @@ def test_of_a_dataset_that_is_gone_a_few_images_are_named(samples):
     many = [replace(samples[0], image=samples[0].image.with_name(f"gone{n}.png")) for n in range(8)]
     with pytest.raises(SegcError) as error:
         epochs(TrainingLoader(many, hyper(batch=8)), 0)
-    assert len(error.value.diagnostics) == 4
-    assert "5 more images of this batch" in error.value.diagnostics[-1].message
+    (gone,) = error.value.diagnostics
+    assert (gone.code, gone.message, gone.count) == ("D002", "the image was there before and is gone", 8)
+    named = {gone.file, *(one.file for one in gone.examples)}
+    assert named < {one.image for one in many}
+    assert len(named) == MOST_EXAMPLES

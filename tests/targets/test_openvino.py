@@ -86,7 +86,7 @@ def test_layers_weights_and_tensors_are_named_after_their_place_in_the_network(m
     assert len(kinds) == len(layers)
     assert kinds["model.0.conv.weight"] == "Const"
     assert kinds["model.2.m.0.cv1.conv.products"] == "Convolution"
-    assert kinds["model.22.proto.upsample.products"] == "ConvolutionBackpropData"
+    assert kinds["model.22.proto.cv2.conv.merged.products"] == "ConvolutionBackpropData"
     assert "BatchNormInference" not in kinds.values()
     results = [layer for layer in layers if layer.get("type") == "Result"]
     assert [layer.get("name") for layer in results] == [f"{name}.result" for name in LAYOUTS["named"]]
