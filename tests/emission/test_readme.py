@@ -63,7 +63,7 @@ def test_every_target_has_a_page_without_loose_ends(target: str) -> None:
     for rest in ("{{", "{%", "None", "built-in", "\n\n\n"):
         assert rest not in text, rest
     assert [line for line in text.splitlines() if line != line.rstrip()] == []
-    for said in ("grey 114", "order RGB", "conf of circle", "AGPL-3.0", "1. square", "| boxes | 0.5 px | not finite |"):
+    for said in ("grey 114", "order RGB", "conf of circle", "AGPL-3.0", "1. square", "| 0.5 px | 0.001 | not finite |"):
         assert said in text, said
 
 

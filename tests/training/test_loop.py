@@ -464,8 +464,8 @@ def test_a_project_with_tiles_trains_on_their_crops_and_can_be_resumed(compiled)
     with pytest.raises(Stop):
         train(*stopped, report=report)
     assert f"{planned.plan.images} crops of 6 images, 6 of which are larger" in "".join(report.said)
-    assert same_state(train(*stopped, resume=True).folder, whole)
-    assert load_checkpoint(whole / "checkpoint.safetensors").progress.steps == 2 * planned.plan.steps_per_epoch
     with pytest.raises(SegcError) as error:
         train(*compiled("parts", **settings | {"tiles": "{size: 64, overlap: 0.0}"}), resume=True)
     assert code(error) == "R002"
+    assert same_state(train(*stopped, resume=True).folder, whole)
+    assert load_checkpoint(whole / "checkpoint.safetensors").progress.steps == 2 * planned.plan.steps_per_epoch
