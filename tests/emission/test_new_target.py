@@ -149,7 +149,7 @@ def test_a_target_that_goes_wrong_is_a_line_and_the_others_are_emitted(project: 
 DEFECTS = {
     "onnx": ("session.run(names, {source: images})", "session.run(names, {source: images * 0.99})"),
     "torchscript": ("value.cpu().numpy() for name", "value.cpu().numpy() * (1.01 if name == 'boxes' else 1) for name"),
-    "graphdef": ("{inputs[0]: images}", "{inputs[0]: images[..., ::-1]}"),
+    "openvino": ("compiled([images])", "compiled([images[:, ::-1]])"),
 }
 """By target: a line of its runtime's text, and what a careless hand makes of it."""
 

@@ -133,6 +133,7 @@ def test_hyperparameters_give_a_number_of_images_before_a_gpu_is_asked():
     assert Hyperparameters(batch=7).batch_size == 7
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_like_the_one_it_was_compiled_from(compiled, monkeypatch):
     # The backend that runs what was captured as it is: the one that generates C++ takes minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

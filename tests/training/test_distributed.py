@@ -62,7 +62,9 @@ few values of a single small image magnifies every rounding, so the weights stay
 the momentum keeps, are what is compared."""
 
 
-@pytest.mark.parametrize("hyper", [COMMON, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    "hyper", [pytest.param(COMMON, id="even", marks=pytest.mark.slow), pytest.param(UNEVEN, id="uneven")]
+)
 def test_two_processes_train_as_one_with_the_same_batch(project: Path, hyper: dict[str, object]) -> None:
     train = ["-m", "segc", "train", str(project), *settings(**hyper)]
     folders = []
