@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segc.diagnostics import CODES, Diagnostic, place
+from segc.inference.text import printable
 from segc.version import __version__
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -93,12 +94,6 @@ def _workflow_command(one: Diagnostic) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    """As GitHub takes it: its own signs and ends of lines in its way, what else is no text in Python's."""
-    return "".join(
-        f"%{ord(one):02X}"
-        if one in "%\r\n" + more
-        else one
-        if one.isprintable()
-        else one.encode("unicode_escape").decode()
-        for one in text
-    )
+    """As GitHub takes it: its own signs and ends of lines in its way, the rest as by `printable`."""
+    own = "%\r\n" + more
+    return "".join(f"%{ord(one):02X}" if one in own else printable(one) for one in text)
