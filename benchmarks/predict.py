@@ -60,7 +60,7 @@ def timed(*command):
     """Seconds on the wall, processor seconds, most megabytes, and the standard output of a process."""
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *map(str, command)], stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, "-B", *map(str, command)], stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -18,6 +18,9 @@ from segc.locks import exclusive
 settings.register_profile("segc", settings(), deadline=None)
 settings.load_profile("segc")
 
+# Processes that tests start leave what an ordinary Python leaves: bytecode beside what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True)
 def interruptible() -> None:

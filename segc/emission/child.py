@@ -73,6 +73,7 @@ def _load(path: Path) -> Any:
         raise ImportError(f"{path} is no Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules["predict"] = module  # where dataclasses look for it
+    sys.dont_write_bytecode = True  # the folder is what ships: what Python compiles is none of it
     spec.loader.exec_module(module)
     return module
 
