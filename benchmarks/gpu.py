@@ -187,6 +187,7 @@ def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: in
         "images_per_second": round(statistics.median(measured["speeds"]), 2),
         "network_alone": round(statistics.median(measured["alone"]), 2),
         "waiting_for_data": round(measured["phases"].get("data wait", 0.0) / whole, 4),
+        "shares": {phase: round(seconds / whole, 3) for phase, seconds in measured["phases"].items()},
         "memory_gib": round(measured["memory"], 2),
     }
 

@@ -72,7 +72,8 @@ class _BatchNormSilu(torch.autograd.Function):
         )
         ctx.save_for_backward(x, weight, bias, mean, inverse_deviation)
         ctx.epsilon = norm.eps
-        return F.silu(normalised, inplace=True)
+        # Compiled by PyTorch 2.11, what was overwritten here lost its gradient.
+        return F.silu(normalised, inplace=not torch.compiler.is_compiling())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

@@ -1,12 +1,13 @@
 """The mask loss: prototypes and coefficients against the masks of the objects, inside their boxes.
 
-As in YOLACT (Bolya et al., arXiv 1904.02689). There are two ways to the same sum. On a GPU each image is a product of
-all its coefficients with all places of its prototypes, of which those inside boxes are kept. On a processor that would
-be most of the time that the loss takes, as boxes cover a small part of an image: there each object is a product with
-the places in its box, and the gradients, which are known in closed form, are worked out on the way.
+As in YOLACT (Bolya et al., arXiv 1904.02689). The gradients are known in closed form, and worked out on the way. There
+are two ways to the same sum. On a GPU many images at once are a product of all their coefficients with all places of
+their prototypes, of which those inside boxes count: few large steps. On a processor that would be most of the time that
+the loss takes, as boxes cover a small part of an image: there each object is a product with the places in its box.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,21 @@ from torch import Tensor
 
 from segc.data.batch import Batch
 
+Way = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    tuple[Tensor, Tensor, Tensor],
+]
+"""How the sum is worked out; see :func:`in_groups`."""
 
-def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
+
+def mask_loss(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    image: Tensor,
+    target: Tensor,
+    batch: Batch,
+    work_out: Way | None = None,
+) -> Tensor:
     """Sum over the cells of the binary cross entropy of their masks, each the mean over its object's box.
 
     The box covers every place of the prototypes that it touches.
@@ -28,47 +42,140 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: T
         image: [P], ascending.
         target: [P], their objects, ascending.
         batch: boxes and masks.
+        work_out: :func:`in_crops` or :func:`in_groups`; what suits the device where not given.
     """
-    way = mask_loss_in_crops if prototypes.device.type == "cpu" else mask_loss_of_images
-    return way(coefficients, prototypes, image, target, batch)
-
-
-def mask_loss_of_images(
-    coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch
-) -> Tensor:
-    """See :func:`mask_loss`: image by image."""
-    height, width = prototypes.shape[2:]
-    device = prototypes.device
-    boxes = _touched(batch, (height, width))
-    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
-    in_columns = (x >= boxes[:, :1]) & (x < boxes[:, 2:3])
-    in_rows = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:])
-    area = in_columns.sum(1) * in_rows.sum(1)
-    masks, places = _truth(batch, (height, width))
-    # Without any object the loss still reaches the prototypes, with gradient 0: every process of several has one.
-    total = prototypes[:0].sum() + coefficients[:0].sum()
-    ends = torch.bincount(image, minlength=len(prototypes)).cumsum(0).tolist()
-    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if start == end:
-            continue
-        objects, which = torch.unique(target[start:end], return_inverse=True)
-        shown = masks[index] if places is not None else masks[objects]
-        truth = (shown == (1 if places is None else places[objects, None, None])).flatten(1)
-        inside = (in_rows[objects, :, None] & in_columns[objects, None, :]).flatten(1)[which]
-        logits = (coefficients[start:end] @ prototypes[index].float().flatten(1))[inside]
-        areas = area[target[start:end]]
-        # An object whose box touches nothing has no place for its weight to stand at.
-        weight = areas.clamp(min=1).reciprocal().repeat_interleave(areas)
-        total = total + ((F.softplus(logits) - logits * truth[which][inside]) * weight).sum()
-    return total
-
-
-def mask_loss_in_crops(coefficients: Tensor, prototypes: Tensor, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """See :func:`mask_loss`: object by object."""
     size = (prototypes.shape[2], prototypes.shape[3])
-    crops = _crops(image, target, _touched(batch, size), *_truth(batch, size))
-    result: Tensor = _InCrops.apply(coefficients, prototypes, crops)  # type: ignore[no-untyped-call]
+    if work_out is None:
+        work_out = in_crops if prototypes.device.type == "cpu" else in_groups
+    found = work_out(coefficients, prototypes, image, target, _touched(batch, size), *_truth(batch, size))
+    result: Tensor = _Known.apply(coefficients, prototypes, *found)  # type: ignore[no-untyped-call]
     return result
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradients in the logits x, (sigmoid(x) - truth) · weight, were followed back on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        coefficients: Tensor,  # noqa: ARG004 - what the gradients belong to
+        prototypes: Tensor,
+        total: Tensor,
+        grad_coefficients: Tensor,
+        grad_prototypes: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(grad_coefficients, grad_prototypes)
+        ctx.precision = prototypes.dtype
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_coefficients, grad_prototypes = ctx.saved_tensors
+        scaled = torch.empty_like(grad_prototypes, dtype=ctx.precision)
+        torch.mul(grad_prototypes, factor, out=scaled)
+        return grad_coefficients * factor, scaled.permute(0, 3, 1, 2), None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Images that are worked out together, those with more cells before those with fewer.
+
+    Attributes:
+        images: which of the order of all.
+        most: cells of the first image.
+    """
+
+    images: slice
+    most: int
+
+
+_MOST_PLACES = 2**25
+"""Logits of a group of images: 128 MiB a tensor, enough to keep a GPU busy, and little beside what a network takes."""
+_MOST_BANDS = 16
+
+
+def _groups(counts: list[int], places: int) -> Iterator[_Group]:
+    """Groups of no more logits than are worked out at once, or of one image.
+
+    Args:
+        counts: cells of the images, in descending order; those without any are in no group.
+        places: of the prototypes.
+    """
+    start, some = 0, sum(count > 0 for count in counts)
+    while start < some:
+        most = counts[start]
+        end = min(start + max(_MOST_PLACES // (most * places), 1), some)
+        yield _Group(slice(start, end), most)
+        start = end
+
+
+def _in_bands(values: Tensor, bands: int) -> Tensor:
+    """Values [b, N, h, ...] as [b, bands, N, rows of a band, ...], in this order in memory."""
+    shape = values.shape
+    return values.reshape(*shape[:2], bands, -1, *shape[3:]).transpose(1, 2).contiguous()
+
+
+@torch.no_grad()
+def in_groups(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    image: Tensor,
+    target: Tensor,
+    touched: Tensor,
+    masks: Tensor,
+    numbers: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss and its gradients, worked out in groups of images; a GPU is waited for once.
+
+    Args:
+        coefficients: see :func:`mask_loss`, as are the next three.
+        prototypes: see there.
+        image: see there.
+        target: see there.
+        touched: [T, 4] first and last but one column and row that each object's box touches.
+        masks: [T, h, w] of 0 and 1, or [B, h, w] of numbers.
+        numbers: [T], the number of each object in the masks of its image; None where each has a mask of its own.
+
+    Returns:
+        The sum, and its gradients in the coefficients [P, M] and in the prototypes [B, h, w, M].
+    """
+    count, device = len(image), image.device
+    height, width = prototypes.shape[2:]
+    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
+    counts = torch.bincount(image, minlength=len(prototypes))
+    first = counts.cumsum(0) - counts
+    counts, order = counts.sort(descending=True, stable=True)
+    # A cell more than there are, of no weight, stands where an image has fewer cells than others of its group.
+    known, target = F.pad(coefficients, (0, 0, 0, 1)), F.pad(target, (0, 1))
+    grad_known = torch.zeros_like(known)
+    channels_last = prototypes.permute(0, 2, 3, 1)
+    grad_prototypes = torch.zeros(channels_last.shape, device=device)
+    total = torch.zeros((), device=device)
+    # A product over all places of an image would leave most of a GPU idle: bands of rows are so many products at once.
+    bands = math.gcd(height, _MOST_BANDS)
+    for group in _groups(counts.tolist(), height * width):
+        images, place = order[group.images], torch.arange(group.most, device=device)
+        there = place < counts[group.images, None]
+        cells = torch.where(there, first[images, None] + place, count)
+        objects, own = target[cells], known[cells]
+        box = touched[objects]
+        columns = (x >= box[..., :1]) & (x < box[..., 2:3])
+        rows = (y >= box[..., 1:2]) & (y < box[..., 3:])
+        # An object whose box touches nothing has no place for its weight to stand at.
+        share = there / (columns.sum(-1) * rows.sum(-1)).clamp(min=1)
+        weight = (_in_bands(rows * share[..., None], bands)[..., None] * columns[:, None, :, None]).flatten(3)
+        if numbers is None:
+            truth = _in_bands(masks[objects], bands).flatten(3) == 1
+        else:
+            truth = _in_bands(masks[images, None], bands).flatten(3) == numbers[objects][:, None, :, None]
+        seen = channels_last[images].float().reshape(len(images), bands, -1, own.shape[-1])
+        own = own[:, None].expand(-1, bands, -1, -1)
+        logits = own @ seen.mT
+        total += ((F.softplus(logits) - logits * truth) * weight).sum()
+        gradient = logits.sigmoid_().sub_(truth.float()).mul_(weight)
+        grad_known[cells] = (gradient @ seen).sum(1)
+        grad_prototypes[images] = (gradient.mT @ own).view(-1, height, width, own.shape[-1])
+    return total, grad_known[:count], grad_prototypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,40 +232,37 @@ def _chunks(crops: Iterable[_Crop]) -> Iterator[list[_Crop]]:
         yield chunk
 
 
-class _InCrops(torch.autograd.Function):
-    """The loss and, at once, its gradients, which in a logit x are (sigmoid(x) - truth) · weight."""
-
-    @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, crops: Iterable[_Crop]) -> Tensor:
-        channels_last = prototypes.permute(0, 2, 3, 1)
-        grad_coefficients = torch.zeros_like(coefficients)
-        grad_prototypes = torch.zeros(channels_last.shape)
-        total = torch.zeros(())
-        for chunk in _chunks(crops):
-            seen = [channels_last[crop.image, crop.rows, crop.columns].float().flatten(0, 1) for crop in chunk]
-            known = [coefficients[crop.cells] for crop in chunk]
-            parts = [(own @ places.T).flatten() for own, places in zip(known, seen, strict=True)]
-            logits, sizes = torch.cat(parts), [len(part) for part in parts]
-            truth = torch.cat([crop.truth.flatten().expand(crop.count, -1).flatten() for crop in chunk]).float()
-            weights = torch.tensor([1 / crop.truth.numel() for crop in chunk])
-            weight = weights.repeat_interleave(torch.tensor(sizes))
-            total += torch.dot(F.softplus(logits).addcmul_(logits, truth, value=-1), weight)
-            gradients = torch.split(logits.sigmoid_().sub_(truth).mul_(weight), sizes)
-            for crop, own, places, flat in zip(chunk, known, seen, gradients, strict=True):
-                gradient = flat.view(crop.count, -1)
-                grad_coefficients[crop.cells] = gradient @ places
-                area = grad_prototypes[crop.image, crop.rows, crop.columns]
-                area += (gradient.T @ own).view_as(area)
-        ctx.save_for_backward(grad_coefficients, grad_prototypes)
-        ctx.precision = prototypes.dtype
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_coefficients, grad_prototypes = ctx.saved_tensors
-        scaled = torch.empty_like(grad_prototypes, dtype=ctx.precision)
-        torch.mul(grad_prototypes, factor, out=scaled)
-        return grad_coefficients * factor, scaled.permute(0, 3, 1, 2), None
+@torch.no_grad()
+def in_crops(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    image: Tensor,
+    target: Tensor,
+    touched: Tensor,
+    masks: Tensor,
+    numbers: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`in_groups`; an object at a time."""
+    channels_last = prototypes.permute(0, 2, 3, 1)
+    grad_coefficients = torch.zeros_like(coefficients)
+    grad_prototypes = torch.zeros(channels_last.shape)
+    total = torch.zeros(())
+    for chunk in _chunks(_crops(image, target, touched, masks, numbers)):
+        seen = [channels_last[crop.image, crop.rows, crop.columns].float().flatten(0, 1) for crop in chunk]
+        known = [coefficients[crop.cells] for crop in chunk]
+        parts = [(own @ places.T).flatten() for own, places in zip(known, seen, strict=True)]
+        logits, sizes = torch.cat(parts), [len(part) for part in parts]
+        truth = torch.cat([crop.truth.flatten().expand(crop.count, -1).flatten() for crop in chunk]).float()
+        weights = torch.tensor([1 / crop.truth.numel() for crop in chunk])
+        weight = weights.repeat_interleave(torch.tensor(sizes))
+        total += torch.dot(F.softplus(logits).addcmul_(logits, truth, value=-1), weight)
+        gradients = torch.split(logits.sigmoid_().sub_(truth).mul_(weight), sizes)
+        for crop, own, places, flat in zip(chunk, known, seen, gradients, strict=True):
+            gradient = flat.view(crop.count, -1)
+            grad_coefficients[crop.cells] = gradient @ places
+            area = grad_prototypes[crop.image, crop.rows, crop.columns]
+            area += (gradient.T @ own).view_as(area)
+    return total, grad_coefficients, grad_prototypes
 
 
 def _touched(batch: Batch, size: tuple[int, int]) -> Tensor:

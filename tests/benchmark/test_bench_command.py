@@ -9,6 +9,7 @@ import pytest
 
 from segc.cli import run
 from segc.emission.publish import file_entries
+from segc.network.device import choose_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,7 @@ def test_weights_and_a_comparison_are_measured_without_map(
     said = capsys.readouterr().out
     assert "changed: weights: new" in said
     assert "changed: onnx: size " in said
-    assert "PyTorch on cpu" in said
+    assert f"PyTorch on {choose_device('auto')}" in said
     assert "mAP50-95" not in said
     assert "whole photographs, not the project's tiles" in said
     assert build.is_dir()

@@ -48,7 +48,7 @@ def project(tmp_path: Path) -> Path:
 def test_it_prints_a_row_for_all_and_one_a_class_that_is_labelled(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["val", str(project)]) == 0
+    assert run(["val", str(project), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     how, _, header, everything, named, *best = captured.out.splitlines()
     assert how == "val, 64x64, fp32, onnxruntime on the CPU"
@@ -61,7 +61,9 @@ def test_it_prints_a_row_for_all_and_one_a_class_that_is_labelled(
 
 
 def test_what_ran_and_how_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["val", str(project), "--runtime", "torch", "--rect", "--mask-grid", "prototypes"]) == 0
+    assert (
+        run(["val", str(project), "--device", "cpu", "--runtime", "torch", "--rect", "--mask-grid", "prototypes"]) == 0
+    )
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "val, frames within 64x64, fp32, PyTorch on cpu, masks on the grid of the prototypes"
 

@@ -68,14 +68,52 @@ ASKED = [
 @pytest.mark.parametrize(("device", "said"), ASKED)
 def test_a_provider_that_onnxruntime_lacks_is_named_with_its_package(device: str, said: str) -> None:
     with pytest.raises(DeviceError, match=re.escape(said)):
-        onnx.available_provider(asked_device(device, onnx.DEVICES, "it"), ["CPUExecutionProvider"])
+        onnx.available_providers(asked_device(device, onnx.DEVICES, "it"), ["CPUExecutionProvider"])
 
 
-def test_auto_takes_the_first_provider_that_is_there() -> None:
+def test_auto_tries_the_providers_that_are_there_in_the_order_of_their_speed() -> None:
     every = [name for name, _ in onnx.PROVIDERS.values()]
-    assert onnx.available_provider("auto", every) == "cuda"
-    assert onnx.available_provider("auto", ["DmlExecutionProvider", "CPUExecutionProvider"]) == "directml"
-    assert onnx.available_provider("auto", ["CoreMLExecutionProvider", "CPUExecutionProvider"]) == "cpu"
+    assert onnx.available_providers("auto", every) == ["cuda", "directml", "cpu"]
+    assert onnx.available_providers("auto", ["DmlExecutionProvider", "CPUExecutionProvider"]) == ["directml", "cpu"]
+    assert onnx.available_providers("auto", ["CoreMLExecutionProvider", "CPUExecutionProvider"]) == ["cpu"]
+
+
+class _Onnxruntime:
+    """An onnxruntime with CUDA on a machine without a GPU: it takes the CPU without a word but in its log."""
+
+    SessionOptions = onnx.import_onnxruntime().SessionOptions
+
+    def __init__(self) -> None:
+        self.severity, self.preloaded = onnx.WARNING, 0
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        self.severity = severity
+
+    def preload_dlls(self) -> None:
+        print("Failed to load libcudart.so")
+        self.preloaded += 1
+
+    def InferenceSession(self, path: str, settings: Any, providers: list[Any]) -> Any:  # noqa: ARG002, N802
+        assert self.severity == onnx.FATAL
+        return _session(["CPUExecutionProvider"], None)
+
+
+def test_auto_goes_on_where_a_provider_does_not_start_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = _Onnxruntime()
+    session, place = onnx.open_session(here, tmp_path / "m.onnx", 1, "auto")
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert place == (
+        "the CPU, as CUDAExecutionProvider does not start on this machine: its driver or libraries are missing"
+    )
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider does not start on this machine"):
+        onnx.open_session(here, tmp_path / "m.onnx", 1, "cuda")
+    assert (here.severity, here.preloaded) == (onnx.WARNING, 2)
+    assert capfd.readouterr() == ("", "")
 
 
 def _session(providers: list[str], nodes: dict[str, int] | None) -> Any:

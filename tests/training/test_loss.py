@@ -14,7 +14,7 @@ from segc.data.scene import index_map
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, expected_distances
 from segc.training.loss import Gains, SegmentationLoss, class_loss, distribution_loss
-from segc.training.masks import mask_loss, mask_loss_in_crops, mask_loss_of_images
+from segc.training.masks import in_crops, in_groups, mask_loss
 from tests.training.test_assignment import slow_ciou
 
 NC, BINS, SIZE, COEFFICIENTS = 3, 16, 64, 4
@@ -150,7 +150,7 @@ def dense_mask_loss(coefficients, prototypes, image, target, batch):
     return total
 
 
-@pytest.mark.parametrize("way", [mask_loss_of_images, mask_loss_in_crops])
+@pytest.mark.parametrize("way", [in_groups, in_crops])
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -178,8 +178,8 @@ def test_both_ways_to_the_mask_loss_agree_with_the_dense_one_in_value_and_gradie
     ]
     found = [value.clone().requires_grad_(requires_grad=True) for value in values]
     wanted = [value.double().requires_grad_(requires_grad=True) for value in values]
-    with patch("segc.training.masks._MOST_LOGITS", at_once):
-        loss, slow = way(*found, image, target, batch), dense_mask_loss(*wanted, image, target, batch)
+    with patch("segc.training.masks._MOST_LOGITS", at_once), patch("segc.training.masks._MOST_PLACES", at_once):
+        loss, slow = mask_loss(*found, image, target, batch, way), dense_mask_loss(*wanted, image, target, batch)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(slow.item(), rel=1e-4, abs=1e-5)
     (loss * 3).backward()

@@ -48,7 +48,8 @@ CALLS_FOR_PHONES = frozenset({"conv2d_clamp_run", "conv2d_transpose_clamp_run"})
 _PROGRAM = re.compile(r"code/__torch__(/\w+)*\.py", re.ASCII)
 
 _ENTRY = re.compile(
-    rf"{_PROGRAM.pattern}(\.debug_pkl)?|extra/{re.escape(METADATA_ENTRY)}|(data|constants)/[0-9]+|(data|constants|bytecode)\.pkl"
+    rf"{_PROGRAM.pattern}(\.debug_pkl)?|extra/{re.escape(METADATA_ENTRY)}|(data|constants)/[0-9]+"
+    r"|constants/[0-9]+\.storage|(data|constants|bytecode)\.pkl"  # the former for the mobile interpreter
     r"|version|byteorder|\.data/serialization_id",
     re.ASCII,
 )
