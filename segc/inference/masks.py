@@ -287,22 +287,33 @@ def _span(low: float, high: float, limit: int) -> tuple[int, int]:
     return min(max(math.ceil(low), 0), limit), min(max(math.ceil(high), 0), limit)
 
 
+_MANY = 16
+"""Detections from which on it pays to put the prototypes in order for them, a quarter of a millisecond at 640 px."""
+
+
+def _places(prototypes: npt.NDArray[np.float32], number: int) -> npt.NDArray[np.float32]:
+    """Prototypes [32, h, w] as [h, w, 32], in this order in memory where many detections read them."""
+    if number < _MANY:
+        return prototypes.transpose(1, 2, 0)
+    count, rows, columns = prototypes.shape
+    return np.asarray(cv2.transpose(prototypes.reshape(count, -1)), np.float32).reshape(rows, columns, count)
+
+
 def _box_mask(
     coefficients: npt.NDArray[np.float32],
-    prototypes: npt.NDArray[np.float32],
+    places: npt.NDArray[np.float32],
     box: npt.NDArray[np.float32],
     ys: SampleAxis,
     xs: SampleAxis,
 ) -> Mask:
-    """One detection's mask on the image whose rows and columns read the prototypes by ``ys`` and ``xs``."""
+    """One detection's mask on the image whose rows and columns read the places [h, w, 32] by ``ys`` and ``xs``."""
     x0, x1 = _span(float(box[0]), float(box[2]), xs.lower.size)
     y0, y1 = _span(float(box[1]), float(box[3]), ys.lower.size)
     if x0 >= x1 or y0 >= y1:
         return _empty_mask()
     left, right = int(xs.lower[x0]), int(xs.upper[x1 - 1]) + 1
     top, bottom = int(ys.lower[y0]), int(ys.upper[y1 - 1]) + 1
-    region = prototypes[:, top:bottom, left:right]
-    grid = np.dot(coefficients[None], region.reshape(len(region), -1)).reshape(region.shape[1:])
+    grid = places[top:bottom, left:right] @ coefficients
     return Mask(x0, y0, bilinear_positive(grid, ys.part(y0, y1, top), xs.part(x0, x1, left)))
 
 
@@ -322,7 +333,8 @@ def frame_masks(
     """
     cells = prototypes.shape[1:]
     ys, xs = (sample_axis(side, cell / side, 0.0, cell) for side, cell in zip(size, cells, strict=True))
-    return [_box_mask(row, prototypes, box, ys, xs) for row, box in zip(coefficients, boxes, strict=True)]
+    places = _places(prototypes, len(boxes))
+    return [_box_mask(row, places, box, ys, xs) for row, box in zip(coefficients, boxes, strict=True)]
 
 
 def masks_to_image(masks: Sequence[Mask], geometry: Letterbox) -> list[Mask]:
@@ -370,8 +382,9 @@ def image_masks(
     cell_y, cell_x = rows / geometry.size[0], columns / geometry.size[1]
     ys = sample_axis(geometry.original[0], geometry.ratio_y * cell_y, geometry.top * cell_y, rows)
     xs = sample_axis(geometry.original[1], geometry.ratio_x * cell_x, geometry.left * cell_x, columns)
+    places = _places(prototypes, len(boxes))
     return [
-        _box_mask(row, prototypes, box, ys, xs).trimmed()
+        _box_mask(row, places, box, ys, xs).trimmed()
         for row, box in zip(coefficients, boxes_to_image(boxes, geometry), strict=True)
     ]
 
