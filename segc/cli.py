@@ -18,7 +18,7 @@ import click
 
 from segc.compute import small_memory
 from segc.diagnostics import Diagnostic, SegcError, render_text, wants_colour
-from segc.interrupts import end_cleanly, exit_status, fork_and_pass_on, raised
+from segc.interrupts import end_by_itself, end_cleanly, exit_status, fork_and_pass_on, raised
 from segc.version import __version__
 
 COMMANDS = {
@@ -89,6 +89,7 @@ def main() -> NoReturn:
     end_cleanly()
     allowed = small_memory()
     status = run(sys.argv[1:]) if allowed is None else _run_watched(sys.argv[1:], allowed)
+    end_by_itself()
     # What is left goes with the process: Python would look through it for cycles first, a fifth of `segc validate`.
     gc.freeze()
     sys.exit(status)

@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -53,6 +53,22 @@ def raised() -> Interrupted | None:
 def end_cleanly() -> None:
     """Have SIGTERM and SIGHUP end this process as Ctrl-C does: by an exception, so that what is open is closed."""
     _install(("SIGINT", *_ENDING), _raise)
+
+
+@contextmanager
+def too_late() -> Iterator[None]:
+    """While it is open, signals that ask this process to end do nothing: all is done but the last lines."""
+    before = end_by_itself()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_by_itself() -> Mapping[int, Any]:
+    """Have signals that ask this process to end do nothing, as it is about to; gives their handlers until now."""
+    return _install(_ASKING, lambda number, frame: None)  # noqa: ARG005 - the signature of a handler
 
 
 def reset() -> None:

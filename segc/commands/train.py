@@ -146,6 +146,7 @@ def _try_out(loaded: "LoadedProject") -> None:
 
 
 def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:
+    from segc.interrupts import too_late
     from segc.runs import told_ties
     from segc.training.report import figure
 
@@ -155,8 +156,11 @@ def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", 
     say(f"best epoch {row['epoch']}{told_ties(outcome.ties)}: {outcome.best}")
     say(f"last epoch: {outcome.last}")
     say(f"run: {outcome.folder}")
-    say(f"report: {_report(loaded, outcome.folder)}")
-    say(_used(loaded.path, build_dir, outcome.folder.name, before))
+    report = _report(loaded, outcome.folder)
+    # Ended after this, it would be a failure for whoever started it, and complete for `--resume`.
+    with too_late():
+        say(f"report: {report}")
+        say(_used(loaded.path, build_dir, outcome.folder.name, before))
 
 
 def _report(loaded: "LoadedProject", run: Path) -> Path:

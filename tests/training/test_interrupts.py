@@ -106,6 +106,15 @@ def test_a_run_that_was_ended_before_its_report_gets_one_in_place_of_an_older_on
     assert "of two steps" not in page.read_text()
 
 
+def test_a_signal_that_comes_after_the_report_comes_too_late(project, monkeypatch):
+    """All is done: for whoever started it that is a success, and not a training that `--resume` would refuse."""
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("segc.commands.train._used", lambda *_: signal.raise_signal(signal.SIGINT))
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"hyperparameters.{key}={value}")]
+    assert run(["train", str(project), *settings]) == 0
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_a_signal_that_a_library_makes_an_error_of_is_told_as_what_it_is():
     """As where it comes while a tensor is read: the library catches the exception and raises another one."""
     script = (
