@@ -57,7 +57,7 @@ def end_cleanly() -> None:
 
 @contextmanager
 def too_late() -> Iterator[None]:
-    """While it is open, signals that ask this process to end do nothing: all is done but the last lines."""
+    """While it is open, a signal that asks this process to end does nothing: all is done but the last lines."""
     before = end_by_itself()
     try:
         yield
@@ -67,8 +67,18 @@ def too_late() -> Iterator[None]:
 
 
 def end_by_itself() -> Mapping[int, Any]:
-    """Have signals that ask this process to end do nothing, as it is about to; gives their handlers until now."""
-    return _install(_ASKING, lambda number, frame: None)  # noqa: ARG005 - the signature of a handler
+    """Have the first signal that asks this process to end do nothing, as it is about to; gives the handlers until now.
+
+    A second one ends it at once: a library may keep it waiting.
+    """
+    heard: list[int] = []
+
+    def late(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        heard.append(number)
+        if len(heard) > 1:
+            os._exit(128 + number)
+
+    return _install(_ASKING, late)
 
 
 def reset() -> None:

@@ -115,6 +115,20 @@ def test_a_signal_that_comes_after_the_report_comes_too_late(project, monkeypatc
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_process_that_is_about_to_end_hears_a_second_signal_alone():
+    script = (
+        "import os, signal\n"
+        "from segc import interrupts\n"
+        "interrupts.end_by_itself()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('goes on', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('does not come to this')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "goes on\n", "")
+
+
 def test_a_signal_that_a_library_makes_an_error_of_is_told_as_what_it_is():
     """As where it comes while a tensor is read: the library catches the exception and raises another one."""
     script = (
