@@ -69,7 +69,8 @@ def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     def raw(images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         try:
             # Kernels made for CUDA in the first two runs take 0.8 s, and as long for other sizes, to save a thirtieth.
-            with torch.inference_mode(), torch.jit.optimized_execution(not place.startswith("cuda")):
+            optimised = torch.jit.optimized_execution(not place.startswith("cuda"))  # type: ignore[attr-defined]
+            with torch.inference_mode(), optimised:
                 outputs = module(torch.from_numpy(images).to(place))
                 return {name: value.cpu().numpy() for name, value in outputs.items()}
         except Exception as error:  # noqa: BLE001 - likewise
