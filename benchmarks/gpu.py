@@ -1,7 +1,8 @@
 """Everything that only a GPU can show, in one call whose output is one JSON.
 
 Speed of the whole training (scales n and m, bf16, automatic batch, compiled or not) with the share of the time that it
-waits for data, peak memory, two runs and a resumed one compared bit by bit, TensorRT engines built, run and verified.
+waits for data, peak memory, two runs and a resumed one compared bit by bit, the trained weights and artifacts of them
+on the GPU beside the processor, TensorRT engines built, run and verified.
 Without a GPU it goes the same way on processors with small figures, and says under `not_done` what it could not do.
 
 The parts come in the order of their worth, each in processes of its own: one that fails or takes too long costs itself
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 SPEC = """\
 version: 1
 name: gpu
@@ -34,6 +36,21 @@ dataset: {data: DATA, train: TRAIN, val: VAL}
 hyperparameters: {imgsz: SIDE, epochs: 3, batch: 4, val_interval: 3, workers: 2}
 """
 TENSORRT = (("fp32", ""), ("fp16", ", half: true"), ("int8", ", int8: true"))
+SHAPES = """\
+version: 1
+name: shapes
+architecture: {family: yolov8-seg, scale: {depth: 0.1, width: 0.125, max_channels: 128}}
+dataset: {path: ., train: images/train, val: images/train, names: [circle, square, triangle, star, cross, crescent]}
+hyperparameters: {imgsz: 160}
+"""
+RUNTIMES = {
+    "torchscript": ("torchscript", ""),
+    "torchscript-half": ("torchscript", ", half: true"),
+    "onnx": ("onnx", ""),
+    "onnx-half": ("onnx", ", half: true"),
+    "onnx-nms": ("onnx", ", nms: true"),
+}
+"""Artifacts that also run on a GPU, by name: target and options."""
 DEFAULT_WORKERS = 2
 
 
@@ -103,7 +120,11 @@ def parts(folder: Path, many: Path, *, there: bool) -> list[tuple[str, Callable[
     """Name and measurement of each part, what matters most first."""
     workers = max(len(os.sched_getaffinity(0)) - 2, 1) if there else DEFAULT_WORKERS
     fast = partial(speed, many, there=there, workers=workers)
-    begin = [("speed n", partial(fast, "n", compiled=False)), ("exact", partial(exact, folder))]
+    begin: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("speed n", partial(fast, "n", compiled=False)),
+        ("exact", partial(exact, folder)),
+        ("runtimes", partial(runtimes, folder, there=there)),
+    ]
     built = [(f"engine {name}", partial(engine, folder, more)) for name, more in TENSORRT]
     if not there:
         return begin + built
@@ -205,6 +226,31 @@ def exact(folder: Path) -> dict[str, Any]:
     files = [folder / build / "runs" / "exact" / "weights" / "last.safetensors" for build in ("one", "two", "three")]
     one, two, three = (path.read_bytes() for path in files)
     return {"two_runs_identical": one == two, "interrupted": interrupted, "resumed_identical": one == three}
+
+
+def runtimes(folder: Path, *, there: bool) -> dict[str, Any]:
+    """What a small trained network scores (mAP50-95) on pictures that it knows, by runtime and device."""
+    shapes, build = folder / "shapes", folder / "shapes-build"
+    run(str(ROOT / "examples" / "shapes" / "generate.py"), "--train", "48", "--val", "16", "--output", str(shapes))
+    targets = ", ".join(f"{{format: {name}, name: {key}{more}}}" for key, (name, more) in RUNTIMES.items())
+    project = shapes / "project.yaml"
+    project.write_text(f"{SHAPES}targets: [{targets}]\n")
+    weights = ["--weights", str(ROOT / "tests" / "material" / "shapes.safetensors")]
+    given = [str(project), "--build-dir", str(build)]
+    emitted = run("-m", "segc", "emit", *given, *weights)
+    rows: dict[str, Any] = {"emitted": emitted.returncode == 0}
+    for key, words in {"weights": [*weights, "--runtime", "torch"], **{k: ["--artifact", k] for k in RUNTIMES}}.items():
+        for device in ("cpu", *(["cuda"] if there else [])):
+            found = shapes / f"{key}-{device}.json"
+            done = run("-m", "segc", "val", *given, *words, "--device", device, "--json", str(found))
+            if done.returncode:
+                rows[f"{key} on {device}"] = {"failed": done.stderr.strip().splitlines()[-2:]}
+                continue
+            figures = json.loads(found.read_text())
+            rows[f"{key} on {device}"] = {"runtime": figures["runtime"]} | {
+                part: round(figures[part]["map"], 4) for part in ("box", "seg")
+            }
+    return rows
 
 
 def train(folder: Path, build: str, *more: str) -> subprocess.CompletedProcess[str]:
