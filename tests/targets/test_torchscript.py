@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from segc.inference.metadata import Metadata, ModelError, metadata_text
 from segc.network.initialise import initial_weights
 from segc.network.session import TorchSession
 from segc.targets.registry import refusals
-from segc.targets.torchscript import TARGET
+from segc.targets.torchscript import TARGET, guard
 from segc.targets.torchscript.lowering import LOWERINGS, lower
 from segc.targets.torchscript.runtime import INPUT_SHAPES, METADATA_ENTRY
 from tests.conformance.operators import RECIPES, build_recipe
@@ -135,6 +136,18 @@ def test_without_xnnpack_optimising_is_refused_with_a_way_out(trained: Trained, 
     assert f"this build of PyTorch ({torch.__version__}) has no XNNPACK" in diagnostic.message
     assert "torch 2.12" in (diagnostic.help or "")
     assert not [*(tmp_path / "m").iterdir()]
+
+
+@pytest.mark.parametrize(("name", "let_through"), [("constants/0.storage", True), ("constants/a.storage", False)])
+def test_constants_as_the_mobile_interpreter_reads_them_are_let_through(
+    name: str, let_through: bool, tmp_path: Path
+) -> None:
+    """PyTorch that has XNNPACK writes them under other names."""
+    path = tmp_path / "m.torchscript"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"m/{name}", bytes(4))
+    with nullcontext() if let_through else pytest.raises(SegcError, match=f"its archive holds 'm/{name}'"):
+        guard.check(path)
 
 
 @pytest.mark.skipif(not HAS_XNNPACK, reason="this PyTorch has no XNNPACK: its packages since 2.13 come without")
