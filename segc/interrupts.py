@@ -62,8 +62,7 @@ def too_late() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
 
 
 def end_by_itself() -> Mapping[int, Any]:
@@ -115,6 +114,11 @@ def _install(names: tuple[str, ...], handler: Callable[[int, FrameType | None], 
     return heard
 
 
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 class StopRequest:
     """While it is open, the first signal that asks to end is kept for whoever looks; a second one ends at once.
 
@@ -137,8 +141,7 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if self.number is not None:

@@ -34,7 +34,8 @@ def mask_loss(
 ) -> Tensor:
     """Sum over the cells of the binary cross entropy of their masks, each the mean over its object's box.
 
-    The box covers every place of the prototypes that it touches.
+    The box covers every place of the prototypes that it touches. Without any cell the loss still reaches both, with
+    gradient 0: every process of several has one.
 
     Args:
         coefficients: float32 [P, M] of the cells that learn an object.
@@ -76,26 +77,14 @@ class _Known(torch.autograd.Function):
         return grad_coefficients * factor, scaled.permute(0, 3, 1, 2), None, None, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Images that are worked out together, those with more cells before those with fewer.
-
-    Attributes:
-        images: which of the order of all.
-        most: cells of the first image.
-    """
-
-    images: slice
-    most: int
-
-
 _MOST_PLACES = 2**25
 """Logits of a group of images: 128 MiB a tensor, enough to keep a GPU busy, and little beside what a network takes."""
 _MOST_BANDS = 16
+"""Bands of rows that an image is divided into at most: a dozen images are then some two hundred products at once."""
 
 
-def _groups(counts: list[int], places: int) -> Iterator[_Group]:
-    """Groups of no more logits than are worked out at once, or of one image.
+def _groups(counts: list[int], places: int) -> Iterator[tuple[slice, int]]:
+    """Groups of images with no more logits than are worked out at once, or of one; with the cells of its first image.
 
     Args:
         counts: cells of the images, in descending order; those without any are in no group.
@@ -105,7 +94,7 @@ def _groups(counts: list[int], places: int) -> Iterator[_Group]:
     while start < some:
         most = counts[start]
         end = min(start + max(_MOST_PLACES // (most * places), 1), some)
-        yield _Group(slice(start, end), most)
+        yield slice(start, end), most
         start = end
 
 
@@ -153,9 +142,9 @@ def in_groups(
     total = torch.zeros((), device=device)
     # A product over all places of an image would leave most of a GPU idle: bands of rows are so many products at once.
     bands = math.gcd(height, _MOST_BANDS)
-    for group in _groups(counts.tolist(), height * width):
-        images, place = order[group.images], torch.arange(group.most, device=device)
-        there = place < counts[group.images, None]
+    for group, most in _groups(counts.tolist(), height * width):
+        images, place = order[group], torch.arange(most, device=device)
+        there = place < counts[group, None]
         cells = torch.where(there, first[images, None] + place, count)
         objects, own = target[cells], known[cells]
         box = touched[objects]

@@ -143,6 +143,15 @@ def test_onnxruntime_runs_on_the_cpu_where_that_is_asked_for_or_all_there_is(tra
     assert all(np.array_equal(first, other) for other in others)
 
 
+def test_metadata_of_onnx_that_are_no_utf_8_are_an_error_of_the_model(trained: Trained, tmp_path: Path) -> None:
+    path = trained.onnx(tmp_path / "m.onnx", SIZE)
+    content = path.read_bytes()
+    assert content.count(b'"names"') == 1
+    path.write_bytes(content.replace(b'"names"', b'"\xff\xfemes"'))
+    with pytest.raises(ModelError, match="onnxruntime cannot read its metadata"):
+        onnx.open_model(path, 1, "cpu")
+
+
 def test_openvino_chooses_by_auto_and_names_what_it_chose(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / trained.emit("openvino", tmp_path, SIZE).model
     asked, chosen = openvino.open_model(path, 1, "cpu"), openvino.open_model(path, 1, "AUTO")

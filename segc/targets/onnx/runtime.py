@@ -65,7 +65,10 @@ def open_model(path: Path, threads: int, device: str | None = None) -> Model:
     if not path.is_file():
         raise ModelError("no such model")
     session, place = open_session(onnxruntime, path, threads, asked)
-    kept = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        kept = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base but this
+        raise ModelError(f"onnxruntime cannot read its metadata: {first_line(error)}") from None
     metadata = parse_metadata(kept)
     inputs, names = session.get_inputs(), [output.name for output in session.get_outputs()]
     check_form(metadata, [tensor.shape for tensor in inputs], names)
@@ -127,7 +130,7 @@ def start(onnxruntime: Any, path: Path, threads: int, provider: str) -> Any:
     onnxruntime.set_default_logger_severity(FATAL)
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base but this
+    except Exception as error:  # noqa: BLE001 - as where a model is opened
         raise ModelError(f"onnxruntime cannot load it: {first_line(error)}") from None
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
