@@ -57,8 +57,8 @@ def test_a_package_that_is_too_old_is_named_with_both_versions(
     monkeypatch.setattr(contract.metadata, "version", lambda name: "1.2" if name == "onnxruntime" else version(name))
     assert run(["doctor", "-t", "onnx"]) == 1
     text = capsys.readouterr().out
-    assert "onnx: onnxruntime 1.2 is older than 1.20" in text
-    assert "pip install 'onnxruntime>=1.20'" in text
+    assert "onnx: onnxruntime 1.2 is older than 1.21" in text
+    assert "pip install 'onnxruntime>=1.21'" in text
 
 
 def test_a_target_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

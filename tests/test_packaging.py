@@ -1,12 +1,19 @@
-"""A wheel, installed with the core dependencies only, validates, builds and prints the schema."""
+"""The packages that are declared, and a wheel: the core alone validates, builds and prints the schema."""
 
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from segc.emission.script import PACKAGES, script_packages
+from segc.targets.registry import targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +24,45 @@ architecture: {{family: yolov8-seg, scale: s}}
 dataset: {{path: data, train: images/train, val: images/val, names: {[f"class {index}" for index in range(80)]}}}
 targets: [{{format: onnx}}]
 """
+
+
+def lowest(requirement: Requirement) -> Version:
+    (bound,) = [one for one in requirement.specifier if one.operator == ">="]
+    return Version(bound.version)
+
+
+def declared() -> dict[str, Version]:
+    """The lowest version of every package that is needed for something but development, by its name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: packages for name, packages in project["optional-dependencies"].items() if name != "dev"}
+    requirements = map(Requirement, [*project["dependencies"], *(one for extra in extras.values() for one in extra)])
+    return {canonicalize_name(one.name): lowest(one) for one in requirements if one.name != "segc"}
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    tested = {canonicalize_name(name): Version(version) for name, version in pins.items()}
+    allowed = declared()
+    allowed.pop("tensorflow")  # the same as tensorflow-cpu where that is not
+    assert tested.keys() == allowed.keys()
+    for name, version in allowed.items():
+        assert tested[name].release[: len(version.release)] == version.release, name
+
+
+LOWER = {"ncnn"}
+"""What runs models with older versions than the extra brings, whose comment in pyproject.toml says why."""
+
+
+@pytest.mark.parametrize("target", targets())
+def test_targets_and_scripts_need_what_is_declared(target: str) -> None:
+    entry, allowed = targets()[target], declared()
+    needed = {*map(str, entry.requirements(entry.default_options())), *map(str, entry.needed), *script_packages(entry)}
+    assert set(PACKAGES) <= needed
+    for requirement in map(Requirement, sorted(needed)):
+        name = canonicalize_name(requirement.name)
+        if name in allowed:
+            assert lowest(requirement) == allowed[name] or name in LOWER, name
 
 
 @pytest.fixture(scope="module")

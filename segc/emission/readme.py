@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from segc.emission import accuracy
-from segc.emission.script import install_line, render
+from segc.emission.script import PYTHON, install_line, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +85,7 @@ def render_readme(
             "agnostic": metadata.agnostic or defaults.agnostic,
             "defaults": defaults,
             "install": install_line(target),
+            "python": PYTHON,
             "height": metadata.imgsz[0],
             "width": metadata.imgsz[1],
             "channels": 3,

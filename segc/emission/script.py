@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
     from segc.targets.contract import Target, TargetOptions
 
-PYTHON = ">=3.11"
-"""What the scripts need, as segc does."""
+PYTHON = "3.10"
+"""The oldest Python that runs the scripts: older than segc's own, as devices keep theirs for long."""
 
 PACKAGES = ("numpy>=2.0", "opencv-python-headless>=4.10")
 """What ``segc.inference`` needs."""

@@ -354,6 +354,14 @@ _IMAGE_FORMATS: tuple[tuple[bytes, Callable[[bytes], tuple[int, int] | None]], .
 """The first bytes of the formats that are decoded, and what reads their size and checks their lengths."""
 
 
+def _log_level(level: int) -> int:
+    """Set how much OpenCV writes, 0 for nothing; returns what it was."""
+    # It stands there since 4.13, and directly in the module before.
+    home = getattr(cv2.utils, "logging", cv2)
+    before: int = home.setLogLevel(level)
+    return before
+
+
 class _Quietness:
     """Counts who decodes, and leads the streams for errors elsewhere while anybody does."""
 
@@ -375,7 +383,7 @@ class _Quietness:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = _log_level(0)
                 if (stream := _c_stream()) is not None:
                     self._nowhere = self._nowhere or _open_nowhere()
                     self._kept, stream.value = stream.value or 0, self._nowhere
@@ -388,7 +396,7 @@ class _Quietness:
                 self._speak()
 
     def _speak(self) -> None:
-        cv2.utils.logging.setLogLevel(self._level)
+        _log_level(self._level)
         if (stream := _c_stream()) is not None:
             stream.value = self._kept
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any, Literal, Self, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -403,7 +403,7 @@ class _Outputs:
         self._noun = "images"
         self.failures = self._pictures = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Outputs":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -599,7 +599,7 @@ class _Interruption:
         self._number = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Interruption":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ class Line:
         self.stopped = threading.Event()
         self._feeds: list[_Feed[Any]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Line":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +100,7 @@ class _Feed(Generic[Item]):
         self._error: BaseException | None = None
         self._is_done = False
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "_Feed[Item]":
         return self
 
     def __next__(self) -> Item:

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -66,7 +65,7 @@ class Window:
         self._title = title.encode("ascii", "replace").decode()
         self._is_open = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Window":
         return self
 
     def show(self, picture: npt.NDArray[np.uint8], stopped: threading.Event, *, waits: bool) -> bool:

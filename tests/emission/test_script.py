@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segc.emission.script import render_files
+from segc.emission.script import PYTHON, render_files
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.targets.registry import targets
@@ -29,10 +29,13 @@ METADATA = Metadata(("circle", "square"), (480, 640), segc_version="0.0.0")
 DEFAULTS = Filters()
 
 
-def script(target: str = "onnx", **metadata: Any) -> str:
+def rendered(target: str, **metadata: Any) -> dict[str, str]:
     entry = targets()[target]
-    files = render_files(entry, entry.default_options(), "shapes.onnx", replace(METADATA, **metadata), DEFAULTS)
-    return files["predict.py"]
+    return render_files(entry, entry.default_options(), "shapes.onnx", replace(METADATA, **metadata), DEFAULTS)
+
+
+def script(target: str = "onnx", **metadata: Any) -> str:
+    return rendered(target, **metadata)["predict.py"]
 
 
 def generated(text: str) -> str:
@@ -50,7 +53,7 @@ def test_what_is_generated_of_the_script_is_the_golden_text() -> None:
 THREADS = """
 import gc, time
 from concurrent.futures import ThreadPoolExecutor
-from segc.emission.script import render_files
+from segc.emission.script import PYTHON, render_files
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.targets.registry import targets
@@ -77,6 +80,16 @@ def test_the_script_is_python_without_trailing_blanks_or_tabs() -> None:
 
 
 SCRIPTED = [name for name, target in targets().items() if target.script]
+
+
+@pytest.mark.parametrize("target", targets())
+def test_scripts_run_with_the_python_that_they_name(target: str) -> None:
+    import vermin
+
+    oldest = tuple(map(int, PYTHON.split(".")))
+    texts = {name: text for name, text in rendered(target).items() if name.endswith(".py")}
+    assert texts or not targets()[target].script
+    assert {name: vermin.detect(text)[1] for name, text in texts.items()} == dict.fromkeys(texts, oldest)
 
 
 @pytest.mark.parametrize("target", SCRIPTED)
@@ -114,7 +127,7 @@ def test_the_header_names_the_packages_as_pep_723_has_it() -> None:
     lines = script().splitlines()
     start, stop = lines.index("# /// script"), lines.index("# ///")
     header = tomllib.loads("\n".join(line[2:] for line in lines[start + 1 : stop]))
-    assert header["requires-python"] == ">=3.11"
+    assert header["requires-python"] == f">={PYTHON}"
     assert [package.partition(">")[0] for package in header["dependencies"]] == [
         "numpy",
         "opencv-python-headless",

@@ -5,6 +5,7 @@ import random
 import struct
 import threading
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -182,6 +183,20 @@ def test_the_stream_for_errors_is_silent_only_while_somebody_decodes(capfd):
     heard = capfd.readouterr().err
     assert heard.startswith("python and others are heard\n")
     assert "extraneous bytes" in heard
+
+
+@pytest.mark.parametrize("place", ["cv2.utils.logging", "cv2"])
+def test_opencv_is_quiet_wherever_it_takes_its_level(monkeypatch, place):
+    levels = []
+    home = SimpleNamespace(setLogLevel=lambda level: levels.append(level) or 3)
+    places = {
+        "cv2.utils.logging": SimpleNamespace(utils=SimpleNamespace(logging=home)),
+        "cv2": SimpleNamespace(utils=SimpleNamespace(), setLogLevel=home.setLogLevel),
+    }
+    monkeypatch.setattr(image_headers, "cv2", places[place])
+    with quiet_decoders():
+        assert levels == [0]
+    assert levels == [0, 3]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -127,7 +127,7 @@ def _settings(options: OnnxOptions) -> dict[str, Any]:
 LOWERING = (Requirement("onnx", "onnx", "1.17"), Requirement("onnx-graphsurgeon", "onnx_graphsurgeon", "0.5.8"))
 """Packages that write models."""
 
-RUNTIME = Requirement("onnxruntime", "onnxruntime", "1.20", also=("onnxruntime-gpu",))
+RUNTIME = Requirement("onnxruntime", "onnxruntime", "1.21", also=("onnxruntime-gpu",))
 
 TARGET = Target(
     name="onnx",

@@ -57,13 +57,13 @@ def lower(graph: Graph, weights: Mapping[str, Array], options: OnnxOptions, meta
         opset=options.opset,
         producer_name="segc",
         producer_version=__version__,
-        # The oldest file format that has this opset, so that the oldest runtimes that can run it also read it.
-        ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)]),
     )
     if options.simplify:
         lowered.fold_constants(error_ok=False, should_exclude_node=lambda one: one.op in KEPT).cleanup()
         _share_constants(lowered)
     model = gs.export_onnx(lowered)
+    # The oldest file format that has this opset, so that the oldest runtimes that can run it also read it.
+    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", options.opset)])
     properties = {METADATA_KEY: metadata_text(metadata)}
     if options.layout == "fused":
         properties |= deployment_metadata(metadata)
