@@ -95,8 +95,8 @@ class Plan:
         if self.averaged <= self.updates * _LONGEST_AVERAGE:
             return None
         return (
-            f"the moving average of the weights, which is what is kept, takes in about {self.averaged:.0f} updates of "
-            f"{self.updates} in all and lags behind: lower hyperparameters.ema_decay, or train longer"
+            f"the moving average of the weights, which is what is kept, takes in about {self.averaged:.0f} of "
+            f"{self.updates} updates in all and lags behind: lower hyperparameters.ema_decay, or train longer"
         )
 
     def fitted(self, epochs: int) -> "Plan":

@@ -27,7 +27,8 @@ DEVICES = ("cpu", "cuda", "mps", "auto")
 def without_deprecations() -> Iterator[None]:
     """Without PyTorch's advice to use something else than TorchScript."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit|Lite Interpreter", DeprecationWarning)
+        for kind in (DeprecationWarning, FutureWarning):  # which it is since PyTorch 2.14
+            warnings.filterwarnings("ignore", r"`torch\.jit|Lite Interpreter", kind)
         yield
 
 
