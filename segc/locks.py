@@ -14,8 +14,8 @@ from typing import IO
 from segc.diagnostics import fail
 from segc.files import name_full_disk, sweep
 
-_held: set[Path] = set()
-"""Locks of this process: the system would give it the same one twice, and take both away with one."""
+_held: dict[Path, object] = {}
+"""Locks that this process has or is about to take: the system would give it one twice, and take both away with one."""
 
 
 def _claim(file: IO[bytes]) -> None:
@@ -61,7 +61,7 @@ class Lock:
     def release(self) -> None:
         """Let others have it."""
         self._file.close()
-        _held.discard(self.path)
+        _held.pop(self.path, None)
 
 
 def try_lock(path: Path) -> Lock | None:
@@ -71,20 +71,27 @@ def try_lock(path: Path) -> Lock | None:
         OSError: where the file cannot be made.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay, and nothing is looked up
-    if path in _held:
+    mine = object()
+    if _held.setdefault(path, mine) is not mine:  # in one step: threads come here at once
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab", buffering=0)  # closing it has nothing left to write
+    lock = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _taken(path)
+    finally:
+        if lock is None:
+            del _held[path]
+    return lock
+
+
+def _taken(path: Path) -> Lock | None:
+    file = path.open("ab", buffering=0)  # closing it has nothing left to write
+    with suppress(OSError):
         _claim(file)
-        there = os.path.samestat(os.fstat(file.fileno()), path.stat())  # else it was removed meanwhile
-    except OSError:
-        there = False
-    if not there:
-        file.close()
-        return None
-    _held.add(path)
-    return Lock(path, file)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it was removed meanwhile
+            return Lock(path, file)
+    file.close()
+    return None
 
 
 def is_locked(path: Path) -> bool:
