@@ -32,7 +32,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
 
 def system_error(error: Exception, path: Path) -> OSError:
     """What the system said where the library of safetensors cannot write a file: it has that in its text only."""
-    number = re.search(r"os error (\d+)", str(error))
+    number = re.search(r"(?:os error|code:) (\d+)", str(error))
     return OSError(int(number[1]) if number else errno.EIO, str(error), str(path))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PYTHON = "3.10"
 """The oldest Python that runs the scripts: older than segc's own, as devices keep theirs for long."""
 
-PACKAGES = ("numpy>=2.0", "opencv-python-headless>=4.10")
+PACKAGES = ("numpy>=2.0", "opencv-python-headless>=4.11")
 """What ``segc.inference`` needs."""
 
 _THIRD_PARTY = frozenset({"cv2", "numpy"})

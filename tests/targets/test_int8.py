@@ -101,6 +101,17 @@ def test_every_integer_convolution_of_onnxruntime_stands_between_integers(
     assert not {"Conv", "FusedConv"} & {*kinds}
 
 
+def test_scales_of_whole_tensors_are_scalars_as_onnx_has_them(
+    trained: Trained, observations: Mapping[str, Observation], tmp_path: Path
+) -> None:
+    # onnxruntime before 1.32 loads no other ones.
+    graph = onnx.load(emitted(trained, "onnx", tmp_path, observations)).graph
+    ranks = {one.name: len(one.dims) for one in graph.initializer}
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert rounded
+    assert {ranks[name] for node in rounded for name in node.input[1:]} == {0}
+
+
 def test_a_scope_that_holds_nothing_in_integers_is_an_error(
     trained: Trained, observations: Mapping[str, Observation], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from segc.graph.passes import Pass
     from segc.graph.passes.integers import Scheme
 
-LITERT = Requirement("ai-edge-litert", "ai_edge_litert", "2.0.2")
+LITERT = Requirement("ai-edge-litert", "ai_edge_litert", "2.1")
 """LiteRT, and the classes of TFLite's schema that come with it."""
 
 READS: dict[str, Any] = {

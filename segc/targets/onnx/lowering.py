@@ -178,7 +178,7 @@ class _Writer(Writer):
 
     def constant(self, name: str, values: Any, dtype: Any = None) -> Any:
         """An initializer, in the precision of the node unless said otherwise."""
-        return self.gs.Constant(name, self.np.ascontiguousarray(values, dtype=dtype or self.type))
+        return self.gs.Constant(name, self.np.asarray(values, dtype=dtype or self.type, order="C"))
 
     def integers(self, name: str, values: Sequence[int]) -> Any:
         """A one-dimensional int64 initializer, as axes, shapes and sizes have to be."""
