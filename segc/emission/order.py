@@ -327,7 +327,7 @@ class Order:
             self._write_scripts(lowered.model)
             watch(self.name, "running")
             ran = self._judge(pool, runner, reference, lowered.model)
-        if ran.parity.passed and not ran.parity.judged and self.metadata.precision in QUANTISED:
+        if ran.parity.passed and not self._is_judged(ran.parity):
             watch(self.name, "looking for objects")
             telling = references.telling(self.size)
             if telling is not None:
@@ -366,6 +366,12 @@ class Order:
         """What counts as a detection: the project's thresholds, or those of a model that suppresses by itself."""
         return choose_filters(self.metadata, {}, self.job.filters)
 
+    def _is_judged(self, parity: Parity) -> bool:
+        """Whether there was something to compare that tells: floats of all anchors, else what was detected."""
+        if self.metadata.suppresses:
+            return bool(parity.detections.reference or parity.detections.artifact)
+        return self.metadata.precision not in QUANTISED or parity.judged
+
     def _status(self, made: Attempt) -> Status:
         """What is to be said of the artifact, from what ran."""
         accepted = None if made.accuracy is None else made.accuracy["passed"]
@@ -373,7 +379,7 @@ class Order:
             return "failed"
         if self.accept is not None and accepted is None:
             return "unjudged"
-        if self.metadata.precision in QUANTISED and not made.ran.parity.judged:
+        if not self._is_judged(made.ran.parity):
             return "unjudged"
         if not made.ran.shipped:
             return "evaluated"

@@ -38,7 +38,7 @@ IMAGES = 3
 """Photographs that an artifact is verified on."""
 
 MANY_IMAGES = 32
-"""Photographs that are looked through for objects, where the first ones show none and int8 is to be judged."""
+"""Photographs that are looked through for objects, where the first ones show none and only they can tell."""
 
 CONFIDENCE, FALLBACK_CONFIDENCE = 0.25, 0.001
 """Detections are compared at the first; at the second, for the record only, where the first yields none."""
@@ -246,7 +246,7 @@ class Parity:
         if not max(found.reference, found.artifact):
             compared = "no detections to compare"
         at = "" if found.conf == CONFIDENCE else f" at conf {found.conf:g}"
-        return f"{', '.join(errors)}, {compared}{at}, {self.images} images"
+        return ", ".join([*errors, f"{compared}{at}", f"{self.images} images"])
 
     def faults(self, names: Sequence[str] = ()) -> list[str]:
         """What did not pass, a phrase each; ``names`` are those of the classes."""

@@ -498,13 +498,16 @@ def test_what_a_crashing_emitter_said_is_kept_and_named(
     assert "RuntimeError: no good" in log.read_text()
 
 
-def test_a_quantised_artifact_is_judged_on_photographs_that_show_something_or_not_at_all(
-    project: Path, shapes: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "target", ["{format: tflite, int8: true, accept: false}", "{format: onnx, nms: true, masks: true}"]
+)
+def test_what_only_detections_can_tell_is_judged_on_photographs_that_show_something_or_not_at_all(
+    project: Path, shapes: Path, tmp_path: Path, target: str
 ) -> None:
     """The first three photographs of the split show nothing: others are looked for."""
     from segc.emission.verify import choose
 
-    spec = project.read_text().partition("targets:")[0] + "targets: [{format: tflite, int8: true, accept: false}]\n"
+    spec = project.read_text().partition("targets:")[0] + f"targets: [{target}]\n"
     known = sorted((shapes / "images" / "train").iterdir())[:8]
     blank = [tmp_path / f"{number:02}.png" for number in range(24)]
     for number, path in enumerate(blank):
@@ -517,3 +520,4 @@ def test_a_quantised_artifact_is_judged_on_photographs_that_show_something_or_no
         loaded = load_project(folder / "project.yaml", ("hyperparameters.imgsz=160",))
         (emission,) = emit_project(loaded, folder / "build")
         assert emission.status == status, (choose(images), emission)
+        assert not emission.summary.startswith(",")

@@ -46,7 +46,7 @@ def _emit(request: EmitRequest) -> Emitted:
 
 
 PADDLE = (
-    Requirement("paddlepaddle", "paddle", "3.0"),
+    Requirement("paddlepaddle", "paddle", "3.1"),
     # Paddle imports it without saying so.
     Requirement("setuptools", "setuptools", "60"),
 )
