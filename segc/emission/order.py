@@ -329,7 +329,7 @@ class Order:
             ran = self._judge(pool, runner, reference, lowered.model)
         if ran.parity.passed and not self._is_judged(ran.parity):
             watch(self.name, "looking for objects")
-            telling = references.telling(self.size)
+            telling = references.telling(self.size, dynamic=self.metadata.dynamic)
             if telling is not None:
                 reference = telling
                 with pool.worker(f"the {self.name} model", modules(self.target.needed), self._hidden()) as runner:

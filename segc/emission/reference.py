@@ -181,7 +181,7 @@ class References:
         self._pool, self._folder, self._loaded, self._weights, self._images = pool, folder, loaded, weights, images
         self._lock = threading.RLock()
         self._made: dict[tuple[tuple[int, int], bool, tuple[Path, ...]], Reference] = {}
-        self._told: dict[tuple[int, int], Reference | None] = {}
+        self._telling: dict[tuple[int, int], list[Path]] = {}
         self._measured: dict[tuple[tuple[int, int], int, tuple[tuple[str, Any], ...]], Answer] = {}
         self._observed: dict[tuple[int, int], Path] = {}
         self._observing = threading.Lock()
@@ -264,7 +264,7 @@ class References:
                 self._measured[key] = Answer(worker)
             return self._measured[key]
 
-    def telling(self, size: tuple[int, int]) -> Reference | None:
+    def telling(self, size: tuple[int, int], *, dynamic: bool = False) -> Reference | None:
         """A reference on photographs that PyTorch finds something on; None where it does so on none of many.
 
         Raises:
@@ -273,11 +273,11 @@ class References:
         from segc.emission.verify import MANY_IMAGES, choose, telling
 
         with self._lock:
-            if size not in self._told:
+            if size not in self._telling:
                 many = self.of(size, choose(self._images, MANY_IMAGES))
-                found = [many.photographs[index] for index in telling(many.outputs())]
-                self._told[size] = self._start(found, size, dynamic=False) if found else None
-            return self._told[size]
+                self._telling[size] = [many.photographs[index] for index in telling(many.outputs())]
+            found = self._telling[size]
+            return self.of(size, found, dynamic=dynamic) if found else None
 
     def _start(self, images: Sequence[Path], size: tuple[int, int], *, dynamic: bool) -> Reference:
         worker, self._spare = self._spare or hire_reference(self._pool), None

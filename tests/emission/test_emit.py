@@ -499,7 +499,7 @@ def test_what_a_crashing_emitter_said_is_kept_and_named(
 
 
 @pytest.mark.parametrize(
-    "target", ["{format: tflite, int8: true, accept: false}", "{format: onnx, nms: true, masks: true}"]
+    "target", ["{format: tflite, int8: true, accept: false}", "{format: onnx, nms: true, dynamic: true}"]
 )
 def test_what_only_detections_can_tell_is_judged_on_photographs_that_show_something_or_not_at_all(
     project: Path, shapes: Path, tmp_path: Path, target: str

@@ -243,3 +243,8 @@ def test_a_fault_says_what_is_allowed(outputs: dict[str, np.ndarray]) -> None:
     found = parity(outputs, scores=outputs["fixed.scores"] + np.float32(0.01))
     assert found.faults() == ["scores differ by up to 0.01, where 1e-05 is allowed"]
     assert found.to_json()["outputs"]["scores"]["allowed"] == 1e-5
+
+
+def test_a_result_says_what_was_compared_and_nothing_of_what_was_not() -> None:
+    nothing = Matching(0.25, 0, 0, 0, 0, None, None, passed=True)
+    assert Parity(3, {}, nothing).summary() == "no detections to compare, 3 images"
