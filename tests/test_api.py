@@ -168,7 +168,7 @@ def test_an_artifact_that_suppresses_by_itself_is_asked_only_for_what_it_has(pat
     path.write_text(SPEC + "targets: [{format: coreml, nms: true}]\n")
     project = Project.load(path, "hyperparameters.conf=0.2")
     (emission,) = project.emit(untrained=True)
-    assert emission.status == ("verified" if sys.platform == "darwin" else "evaluated"), emission.diagnostics
+    assert emission.status == "unjudged", emission.diagnostics  # untrained, it detects nothing to compare
     images = project.loaded.dataset_root / "images" / "val"
     assert len(list(project.predict(images, artifact="coreml"))) == 2
     for asked in ({"conf": 0.1}, {"iou": 0.9}, {"max_det": 400}):
