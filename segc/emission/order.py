@@ -47,6 +47,10 @@ MOST_NAMED = 5
 """Scopes that a note names."""
 
 STAND_IN_NOTE = "what ran it stands in for the runtime that people deploy on, and the predict script was not run"
+NOT_JUDGED_NOTE = (
+    "it runs, but nothing that tells was compared: the trained network finds no object on the photographs of the "
+    "validation split; train it further, or lower hyperparameters.conf where the model suppresses by that"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,8 @@ class Order:
         notes = [*made.lowered.notes, *made.notes]
         if not made.ran.shipped and self.target.script is not None:
             notes.append(f"{made.ran.runtime}: {STAND_IN_NOTE}")
+        if not self._is_judged(made.ran.parity):
+            notes.append(NOT_JUDGED_NOTE)
         notes += self._one_threshold()
         description: dict[str, Any] = {
             **inputs.to_json(),
@@ -368,9 +374,9 @@ class Order:
 
     def _is_judged(self, parity: Parity) -> bool:
         """Whether there was something to compare that tells: floats of all anchors, else what was detected."""
-        if self.metadata.suppresses:
-            return bool(parity.detections.reference or parity.detections.artifact)
-        return self.metadata.precision not in QUANTISED or parity.judged
+        if self.metadata.precision in QUANTISED:
+            return parity.judged
+        return not self.metadata.suppresses or bool(parity.detections.reference or parity.detections.artifact)
 
     def _status(self, made: Attempt) -> Status:
         """What is to be said of the artifact, from what ran."""

@@ -264,7 +264,7 @@ class References:
                 self._measured[key] = Answer(worker)
             return self._measured[key]
 
-    def telling(self, size: tuple[int, int], *, dynamic: bool = False) -> Reference | None:
+    def telling(self, size: tuple[int, int], *, dynamic: bool) -> Reference | None:
         """A reference on photographs that PyTorch finds something on; None where it does so on none of many.
 
         Raises:

@@ -53,7 +53,7 @@ def test_what_is_generated_of_the_script_is_the_golden_text() -> None:
 THREADS = """
 import gc, time
 from concurrent.futures import ThreadPoolExecutor
-from segc.emission.script import PYTHON, render_files
+from segc.emission.script import render_files
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.targets.registry import targets
