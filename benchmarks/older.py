@@ -1,6 +1,6 @@
 """What models that this environment made find in another one, with older runtimes or another Python.
 
-    python benchmarks/older.py BUILD PHOTOGRAPHS --python .venv-oldest/bin/python
+    python benchmarks/older.py BUILD PHOTOGRAPHS --python OTHER/bin/python
 
 Every predict script of a build directory runs once with this interpreter and once with the other one. A line an
 artifact: detections of both, and how far scores and boxes (in pixels) of those at one place in the list lie apart.
