@@ -113,7 +113,9 @@ class Model:
 
     def __repr__(self) -> str:
         height, width = self.size
-        return f"<Model of {len(self.names)} classes, {width}x{height}, {self._metadata.precision}, {self.runtime}>"
+        count = len(self.names)
+        classes = f"{count} class{'' if count == 1 else 'es'}"
+        return f"<Model of {classes}, {width}x{height}, {self._metadata.precision}, {self.runtime}>"
 
     @overload
     def __call__(self, frame: Frame, *, rgb: bool = False, **asked: Unpack[Asked]) -> Prediction: ...

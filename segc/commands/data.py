@@ -309,11 +309,13 @@ def preview_command(
 ) -> None:
     """Draw the labels of some images on them, on one HTML page."""
     from segc.data.survey import Draw
+    from segc.inference.filters import class_hint
 
     chosen = _Source(source, form, names, images)
     known = chosen.loaded.project.dataset.names
     if class_name is not None and class_name not in known:
-        raise click.BadParameter(f"there is no class {class_name}; they are {', '.join(known)}", param_hint="--class")
+        hint = class_hint(class_name, known)
+        raise click.BadParameter(f"there is no class {class_name!r}; {hint}", param_hint="--class")
     draw = Draw(count, seed, None if class_name is None else known.index(class_name))
     done = chosen.survey(draw.visit)
     shown = draw.drawn(done)

@@ -182,13 +182,15 @@ def class_numbers(asked: Sequence[str | int], names: Sequence[str]) -> tuple[int
     for one in asked:
         number = places.get(str(one), numbers.get(str(one)))
         if number is None:
-            near = get_close_matches(str(one), names, 1)
-            hint = (
-                f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
-            )
-            raise ClassError(f"there is no class {str(one)!r}; {hint}")
+            raise ClassError(f"there is no class {str(one)!r}; {class_hint(str(one), names)}")
         found.add(number)
     return tuple(sorted(found))
+
+
+def class_hint(asked: str, names: Sequence[str]) -> str:
+    """Which class was probably meant, or which there are, the first twenty."""
+    near = get_close_matches(asked, names, 1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
 
 
 def beyond_suppression(metadata: Metadata, *, conf: float, iou: float, max_det: int) -> str | None:

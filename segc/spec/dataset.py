@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from segc.inference.filters import class_hint
 from segc.inference.metadata import MOST_CLASSES
 from segc.schema import Problem, SpecModel, refuse
 
@@ -296,7 +297,8 @@ class Dataset(SpecModel):
             found.append(Problem("X214", where, text, at_key=True))
         for index, one in enumerate(self.classes or ()):
             if one not in self.names and not (isinstance(one, int) and 0 <= one < len(self.names)):
-                found.append(Problem("X215", ("classes", index), f"there is no class `{one}`", "see dataset.names"))
+                hint = class_hint(str(one), self.names)
+                found.append(Problem("X215", ("classes", index), f"there is no class `{one}`", hint))
         refuse(found)
         return self
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from segc.files import canonical_json, digest
+from segc.inference.filters import class_hint
 from segc.schema import Problem, SpecModel, refuse
 from segc.spec.architecture import Architecture
 from segc.spec.calibration import Calibration
@@ -125,7 +126,7 @@ def unknown_classes(project: Project) -> list[Problem]:
     known = {"class_weights": names, "conf": (*names, "default")}
     given = {key: getattr(project.hyperparameters, key) for key in known}
     return [
-        Problem("X215", ("hyperparameters", key, name), f"there is no class `{name}`", "see dataset.names")
+        Problem("X215", ("hyperparameters", key, name), f"there is no class `{name}`", class_hint(str(name), known[key]))
         for key, values in given.items()
         for name in (values if isinstance(values, dict) else ())
         if name not in known[key]

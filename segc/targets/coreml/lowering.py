@@ -99,7 +99,9 @@ def _describe(description: Any, metadata: Metadata, converter: str) -> None:
     height, width = metadata.imgsz
     about = description.metadata
     about.author = f"segc {metadata.segc_version}".strip()
-    about.shortDescription = f"Instance segmentation, {len(metadata.names)} classes, {width} x {height} pixels"
+    count = len(metadata.names)
+    classes = f"{count} class{'' if count == 1 else 'es'}"
+    about.shortDescription = f"Instance segmentation, {classes}, {width} x {height} pixels"
     about.userDefined.clear()
     about.userDefined["com.github.apple.coremltools.version"] = converter
     about.userDefined[METADATA_KEY] = metadata_text(metadata)
