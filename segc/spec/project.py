@@ -126,7 +126,9 @@ def unknown_classes(project: Project) -> list[Problem]:
     known = {"class_weights": names, "conf": (*names, "default")}
     given = {key: getattr(project.hyperparameters, key) for key in known}
     return [
-        Problem("X215", ("hyperparameters", key, name), f"there is no class `{name}`", class_hint(str(name), known[key]))
+        Problem(
+            "X215", ("hyperparameters", key, name), f"there is no class `{name}`", class_hint(str(name), known[key])
+        )
         for key, values in given.items()
         for name in (values if isinstance(values, dict) else ())
         if name not in known[key]
