@@ -11,7 +11,7 @@ from segc.diagnostics import SegcError
 from segc.emission.provenance import code_digest
 from segc.emission.reference import TORCH
 from segc.files import atomic_directory, canonical_json, digest, digest_file
-from segc.targets.description import DESCRIPTION, FORMAT, read_description
+from segc.targets.description import DESCRIPTION, FORMAT, changed_files, read_description
 from segc.weights import lineage
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ def intact(folder: Path, key: str) -> Description | None:
         return None
     if description.key != key or description.status == "failed":
         return None
-    for name, entry in description.files.items():
-        path = folder / name
-        if not path.is_file() or digest_file(path) != entry.digest:
-            return None
-    return description
+    return None if changed_files(folder, description, description.files) else description
 
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segc.diagnostics import fail
-from segc.files import digest_file
 from segc.inference.metadata import ModelError
 from segc.inference.model import DeviceError
 from segc.inference.text import named_in_text
 from segc.sessions.isolated import IsolatedModel, no_device
 from segc.targets.contract import check_packages
-from segc.targets.description import DESCRIPTION, read_description
+from segc.targets.description import DESCRIPTION, changed_files, read_description
 from segc.targets.registry import targets
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def locate(path: Path) -> tuple[Target, Path]:
     """The target and the model's path of an artifact folder or a model.
 
     Raises:
-        SegcError: F001 where nothing is there, T006 where it is no artifact, or one that failed its verification.
+        SegcError: F001 where nothing is there, T006 where it is no artifact, one that failed its verification, or one
+            whose model is not the one that was verified.
     """
     if not path.exists():
         raise fail("F001", f"no such file or folder: {path}", file=path, help="segc emit writes artifacts")
@@ -50,6 +50,9 @@ def locate(path: Path) -> tuple[Target, Path]:
     model = path / description.model
     if not model.exists():
         raise fail("T006", f"the model {description.model} is gone from {path}", file=path, help="emit again")
+    if changed := changed_files(path, description, description.model_files()):
+        text = f"{changed[0]} is not the one that {DESCRIPTION} describes: damaged, or another model"
+        raise fail("T006", text, file=path, help=f"emit or copy it again, or name the model itself: {model}")
     return targets()[description.target], model
 
 
@@ -82,10 +85,8 @@ def _is_own(path: Path, build_dir: Path) -> bool:
     """Whether an artifact folder lies in a build directory, and its files are those that its description names."""
     if path.absolute().parent != (build_dir / "artifacts").absolute() or path.is_symlink():
         return False
-    files = read_description(path).files
-    return bool(files) and all(
-        (path / name).is_file() and digest_file(path / name) == entry.digest for name, entry in files.items()
-    )
+    description = read_description(path)
+    return bool(description.files) and not changed_files(path, description, description.files)
 
 
 def open_target(target: Target, model: Path, threads: int = 0, device: str | None = None) -> Model:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - functions are called with it
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segc.diagnostics import fail
+from segc.files import digest_file
 from segc.inference.text import printable
 from segc.targets.registry import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DESCRIPTION = "artifact.json"
 """The file that describes an artifact folder."""
@@ -57,6 +61,20 @@ class Description(BaseModel):
     notes: list[str] = []
     parity: dict[str, Any] = {}
     accuracy: dict[str, Any] | None = None
+
+    def model_files(self) -> list[str]:
+        """Names of the files that the model consists of: one, or those of its folder."""
+        parts = {name: PurePosixPath(name).parts for name in self.files}
+        return [name for name, steps in parts.items() if steps[:1] == (self.model,) and ".." not in steps]
+
+
+def changed_files(folder: Path, description: Description, names: Iterable[str]) -> list[str]:
+    """Those of an artifact's files that are gone, or are not what its description says."""
+    return [name for name in names if not _is_as_described(folder / name, description.files[name])]
+
+
+def _is_as_described(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.bytes and digest_file(path) == entry.digest
 
 
 def read_description(folder: Path) -> Description:

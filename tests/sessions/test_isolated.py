@@ -30,8 +30,12 @@ def folder(trained: Trained, tmp_path: Path) -> Path:
     folder = tmp_path / "build" / "artifacts" / "onnx"
     folder.mkdir(parents=True)
     model = trained.onnx(folder / "m.onnx", (64, 64), dynamic=True)
-    entry = {"bytes": model.stat().st_size, "digest": digest_file(model)}
-    description = {"format": 3, "target": "onnx", "model": "m.onnx", "status": "verified", "files": {"m.onnx": entry}}
+    (folder / "predict.py").write_text("as it was\n", encoding="utf-8")
+    files = {
+        path.name: {"bytes": path.stat().st_size, "digest": digest_file(path)}
+        for path in (model, folder / "predict.py")
+    }
+    description = {"format": 3, "target": "onnx", "model": "m.onnx", "status": "verified", "files": files}
     (folder / "artifact.json").write_text(json.dumps(description))
     return folder
 
@@ -49,19 +53,26 @@ def test_a_process_of_its_own_gives_what_this_one_gives(folder: Path) -> None:
             np.testing.assert_array_equal(value, theirs[name])
 
 
-def test_what_was_changed_since_it_was_written_is_a_strangers(folder: Path) -> None:
-    content = (folder / "m.onnx").read_bytes()
-    (folder / "m.onnx").write_bytes(content + b"\x00\x00")
-    with pytest.raises(SegcError, match="T006") as caught:
-        open_artifact(folder, 1, folder.parents[1])
-    assert "\n" not in caught.value.diagnostics[0].message
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_model_that_is_not_the_one_its_folder_describes_is_refused(folder: Path, tmp_path: Path, moved: bool) -> None:
+    content = bytearray((folder / "m.onnx").read_bytes())
+    content[len(content) // 2] ^= 64
+    (folder / "m.onnx").write_bytes(content)
+    build = tmp_path / "other" if moved else folder.parents[1]
+    with pytest.raises(SegcError, match=r"T006.*m\.onnx is not the one that artifact\.json describes") as caught:
+        open_artifact(folder, 1, build)
+    (problem,) = caught.value.diagnostics
+    assert problem.help is not None
+    assert str(folder / "m.onnx") in problem.help
 
 
-@pytest.mark.parametrize("where", ["model", "elsewhere", "link"])
+@pytest.mark.parametrize("where", ["model", "elsewhere", "link", "changed"])
 def test_what_does_not_lie_in_the_build_directory_is_a_strangers(where: str, folder: Path, tmp_path: Path) -> None:
     if where == "link":
         folder.rename(tmp_path / "moved")
         folder.symlink_to(tmp_path / "moved")
+    if where == "changed":
+        (folder / "predict.py").write_text("changed\n", encoding="utf-8")
     path = {"model": folder / "m.onnx"}.get(where, folder)
     build = tmp_path / "other" if where == "elsewhere" else folder.parents[1]
     assert isinstance(open_artifact(path, 1, build), IsolatedModel)
