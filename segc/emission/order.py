@@ -228,10 +228,10 @@ class Order:
             **({"kept_float": kept} if kept else {}),
         }
         self._write_readme(description)
-        folder = publish(self.place, self.files, description)
+        folder, kept_files = publish(self.place, self.files, description)
         problems = self._problems(made, folder) if status == "failed" else ()
         emission = self._emission(status, folder, Description.model_validate(description))
-        said = (*emission.notes, *slower(first, made))
+        said = (*emission.notes, *slower(first, made), *kept_files)
         return replace(emission, lowering_seconds=made.lowered.seconds, notes=said, diagnostics=problems)
 
     def _keep_float(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
+import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.diagnostics import SegcError
 from segc.emission.provenance import code_digest
 from segc.emission.reference import TORCH
 from segc.files import atomic_directory, canonical_json, digest, digest_file
-from segc.targets.description import DESCRIPTION, FORMAT, changed_files, read_description
+from segc.targets.description import DESCRIPTION, FORMAT, changed_files, is_as_described, read_description
 from segc.weights import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -32,6 +35,9 @@ UP_TO_DATE = "up to date"
 
 FAILED_SUFFIX = ".failed"
 """What follows the name of a folder whose artifact failed its verification."""
+
+CHANGED_SUFFIX = ".changed"
+"""What follows the name of a file of an artifact that somebody changed, once segc has made it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +135,14 @@ def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def publish(good: Path, files: Path, description: Mapping[str, Any]) -> Path:
-    """Put a finished artifact in its place, whole; one that failed beside it, under another name."""
+def publish(good: Path, files: Path, description: Mapping[str, Any]) -> tuple[Path, list[str]]:
+    """Put a finished artifact in its place, whole; one that failed beside it, under another name.
+
+    What somebody else put into the folder stays in it, and what was changed there stays under another name.
+
+    Returns:
+        The artifact's folder, and what is to be said of files that segc did not write.
+    """
     failed = description["status"] == "failed"
     bad = good.with_name(f"{good.name}{FAILED_SUFFIX}")
     place = bad if failed else good
@@ -141,9 +153,72 @@ def publish(good: Path, files: Path, description: Mapping[str, Any]) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
         (folder / DESCRIPTION).write_text(canonical_json(description), encoding="utf-8")
-    if not failed:
+        said = _keep(place, folder)
+    if not failed and bad.is_dir():
+        said += _clear(bad)
+    return place, said
+
+
+def _not_ours(folder: Path) -> list[Path]:
+    """Files and links of an artifact folder that segc did not write, or that were changed, relative to it."""
+    try:
+        entries = read_description(folder).files
+    except SegcError:
+        entries = {}
+    found = []
+    for here, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(here, name).is_symlink()]
+        found += [Path(here, name).relative_to(folder) for name in (*links, *names)]
+    return sorted(
+        path
+        for path in found
+        if path.as_posix() != DESCRIPTION
+        and "__pycache__" not in path.parts
+        and not is_as_described(folder, path.as_posix(), entries)
+    )
+
+
+def _keep(before: Path, folder: Path) -> list[str]:
+    """Take what segc did not write from the folder as it is into that which replaces it; what is to be said of it."""
+    kept, changed = 0, []
+    for path in _not_ours(before):
+        source, copy = before / path, folder / path
+        if copy.exists():
+            if source.is_file() and digest_file(source) == digest_file(copy):
+                continue
+            copy = folder / _free_name(path, before, folder)
+            changed.append(copy.relative_to(folder).as_posix())
+        else:
+            kept += 1
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, copy, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(source, copy, follow_symlinks=False)
+    said = [f"{kept} file{'s' * (kept > 1)} in its folder that segc did not write kept"] if kept else []
+    return [*said, f"what was changed by hand is made anew, and kept as {', '.join(changed)}"] if changed else said
+
+
+def _free_name(path: Path, *folders: Path) -> Path:
+    """What a changed file is called where it is kept: as none in any of the folders is."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (path.with_name(f"{path.name}{CHANGED_SUFFIX}{end}") for end in ends)
+    return next(name for name in names if not any(os.path.lexists(folder / name) for folder in folders))
+
+
+def _clear(bad: Path) -> list[str]:
+    """Remove an artifact that failed before, but for what segc did not write."""
+    kept = _not_ours(bad)
+    if not kept:
         shutil.rmtree(bad, ignore_errors=True)
-    return place
+        return []
+    for here, _, names in os.walk(bad, topdown=False):
+        for name in names:
+            if Path(here, name).relative_to(bad) not in kept:
+                Path(here, name).unlink()
+        with contextlib.suppress(OSError):  # not empty
+            Path(here).rmdir()
+    return [f"{bad.name}: {len(kept)} file{'s' * (len(kept) > 1)} that segc did not write left there"]
 
 
 def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:

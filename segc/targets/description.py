@@ -14,7 +14,7 @@ from segc.inference.text import printable
 from segc.targets.registry import targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 DESCRIPTION = "artifact.json"
 """The file that describes an artifact folder."""
@@ -68,13 +68,20 @@ class Description(BaseModel):
         return [name for name, steps in parts.items() if steps[:1] == (self.model,) and ".." not in steps]
 
 
+def is_as_described(folder: Path, name: str, entries: Mapping[str, FileEntry]) -> bool:
+    """Whether an artifact's file is there, and is what its description says."""
+    path, entry = folder / name, entries.get(name)
+    return (
+        entry is not None
+        and path.is_file()
+        and path.stat().st_size == entry.bytes
+        and digest_file(path) == entry.digest
+    )
+
+
 def changed_files(folder: Path, description: Description, names: Iterable[str]) -> list[str]:
     """Those of an artifact's files that are gone, or are not what its description says."""
-    return [name for name in names if not _is_as_described(folder / name, description.files[name])]
-
-
-def _is_as_described(path: Path, entry: FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.bytes and digest_file(path) == entry.digest
+    return [name for name in names if not is_as_described(folder, name, description.files)]
 
 
 def read_description(folder: Path) -> Description:
