@@ -8,30 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.diagnostics import SegcError, fail
+from segc.diagnostics import Diagnostic, SegcError, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from segc.inference.filters import Filters, Tiling
     from segc.inference.frames import Frame, Reading
-    from segc.inference.jobs import Plan
     from segc.inference.metadata import Metadata
     from segc.inference.results import Prediction
     from segc.inference.sources import ImageError, Source
+    from segc.inference.writing import Plan
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
     from segc.spec.project import Project
 
 
-def find(items: Sequence[str]) -> "list[Source]":
+def find(items: Sequence[str], failed: "Callable[[SegcError], None] | None" = None) -> "list[Source]":
     """The sources that arguments name: files, folders, patterns, lists, addresses, cameras, ``-``.
 
+    Args:
+        items: the arguments.
+        failed: takes what is wrong with one that names nothing, where others do.
+
     Raises:
-        SegcError: I001 where there are none.
+        SegcError: I001 where there are none, or, without ``failed``, where an argument names nothing.
     """
     from segc.inference.sources import SourceError, find_sources
 
@@ -39,14 +43,28 @@ def find(items: Sequence[str]) -> "list[Source]":
         from segc.remote import is_remote, remote_sources
 
         if any(map(is_remote, items)):
-            every = (remote_sources(item) if is_remote(item) else find([item]) for item in items)
-            return list(dict.fromkeys(source for found in every for source in found))
-    try:
-        return find_sources(items)
-    except SourceError as error:
-        raise fail(
+            found: dict[Source, None] = {}
+            problems: list[SegcError] = []
+            for item in items:
+                try:
+                    found |= dict.fromkeys(remote_sources(item) if is_remote(item) else find([item], problems.append))
+                except SegcError as error:
+                    problems.append(error)
+            for one in problems:
+                if failed is None or not found:
+                    raise one
+                failed(one)
+            return list(found)
+
+    def problem(error: SourceError) -> SegcError:
+        return fail(
             "I001", str(error), help="give image or video files, folders, quoted patterns, addresses, cameras or -"
-        ) from None
+        )
+
+    try:
+        return find_sources(items, failed and (lambda error: failed(problem(error))))
+    except SourceError as error:
+        raise problem(error) from None
 
 
 def frame_of(name: str, *, in_parts: bool) -> "Frame":
@@ -104,6 +122,25 @@ def filters_of(session: "Session", given: Mapping[str, Any], loaded: "LoadedProj
     from segc.inference.filters import Filters
 
     return chosen_filters(session.metadata, given, Filters() if loaded is None else project_filters(loaded.project))
+
+
+def without_effect(metadata: "Metadata", given: Mapping[str, Any], loaded: "LoadedProject | None") -> list[Diagnostic]:
+    """Thresholds that the project gives and a model that suppresses by itself does not follow, where nothing else was
+    asked for: what it was emitted with is its own.
+    """  # noqa: D205 - the first sentence is long
+    if loaded is None or not metadata.suppresses:
+        return []
+    wanted, said = project_filters(loaded.project), loaded.project.hyperparameters.model_fields_set
+    return [
+        Diagnostic(
+            "X224",
+            f"hyperparameters.{name} has no effect: the model suppresses by itself, with {own:g}",
+            "warning",
+            help=f"--{name.replace('_', '-')} asks for less than that; for more, emit it again",
+        )
+        for name in ("conf", "iou", "max_det")
+        if name in said and given.get(name) is None and (own := getattr(metadata, name)) != getattr(wanted, name)
+    ]
 
 
 def chosen_filters(metadata: "Metadata", given: Mapping[str, Any], defaults: "Filters") -> "Filters":
@@ -191,7 +228,7 @@ def predict(source: "Source", session: "Session", filters: "Filters") -> "tuple[
 
 def image_problem(error: "ImageError") -> SegcError:
     """What is wrong with an image, as a diagnostic."""
-    from segc.inference.jobs import PictureError
+    from segc.inference.writing import PictureError
 
     if isinstance(error, PictureError):
         return fail("I004", str(error), help="--no-overlay leaves pictures out, --save takes other kinds")
@@ -205,8 +242,8 @@ def plan(sources: "Sequence[Source]", folder: Path, kinds: "Iterable[str]") -> "
         SegcError: I003 where the output folder would have them replaced.
     """
     from segc.data.samples import label_path
-    from segc.inference.jobs import plan_files
     from segc.inference.sources import SourceError
+    from segc.inference.writing import plan_files
 
     images = [source.path.absolute() for source in sources if source.path is not None]
     try:

@@ -239,9 +239,10 @@ class Prediction:
         """
         from pathlib import PurePath
 
-        from segc.inference.writers import coco_image_id, coco_rows
+        from segc.inference.writers import coco_image_ids, coco_rows
 
-        own = coco_image_id(PurePath(self.path).stem) if image_id is None else image_id
+        stem = PurePath(self.path).stem
+        own = coco_image_ids([stem])[stem] if image_id is None else image_id
         return list(coco_rows(self.found, own, categories))
 
     def to_supervision(self) -> supervision.Detections:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from segc.files import canonical_json, digest, digest_file, write_atomic
 
 if TYPE_CHECKING:
-    from segc.inference.jobs import Plan
     from segc.inference.sources import Source
+    from segc.inference.writing import Plan
 
 
 class Record:

@@ -227,7 +227,7 @@ def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) ->
     from segc.inference.sources import Source
     from segc.inference.writers import Shown, coco_results
 
-    shown = Shown(Frame(prediction.image, Source("00012.jpg")), prediction.found, "00012")
+    shown = Shown(Frame(prediction.image, Source("00012.jpg")), prediction.found, "00012", image_id=12)
     assert [json.loads(line) for line in coco_results(shown)] == prediction.to_coco(12)
     assert prediction.to_coco("x", categories=range(100, 106))[0]["category_id"] == 100 + prediction.classes[0]
 

@@ -25,17 +25,17 @@ from segc.commands.common import (
     weights_option,
 )
 from segc.compute import prepare_to_compute
-from segc.diagnostics import Diagnostic, fail, render_text
+from segc.diagnostics import Diagnostic, SegcError, fail, render_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from segc.inference.filters import Filters
     from segc.inference.frames import Reading
-    from segc.inference.jobs import Plan
     from segc.inference.metadata import Metadata
     from segc.inference.show import Window
     from segc.inference.sources import Source
+    from segc.inference.writing import Plan
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
 
@@ -61,7 +61,11 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Pixels of a side of the frames that the network sees, or HEIGHT,WIDTH, where the model leaves that open.",
 )
-@click.option("--conf", type=click.FloatRange(0, 1), help="Least score; the project's if not given, else 0.25.")
+@click.option(
+    "--conf",
+    type=click.FloatRange(0, 1),
+    help="Least score; the model's own where it suppresses by itself, else the project's, else 0.25.",
+)
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections an image; the project's, else 300.")
 @click.option(
@@ -178,17 +182,14 @@ def command(
         given = "--run" if weights is None else "--weights"
         raise click.UsageError(f"{given} and --artifact exclude each other", context)
     from segc.inference.text import printable
-    from segc.prediction import filters_of, find, plan, reading, resized
+    from segc.prediction import filters_of, plan, resized, without_effect
     from segc.remote import is_remote, sent
     from segc.resuming import shard_of
     from segc.sessions.artifact import find_artifact
 
     shown = _window(items) if show else None
-    kinds = _kinds(("overlay", *save, *["json"] * save_json, *["txt"] * save_txt), context)
-    sources = find(items)
-    taken = reading(sources, every, stride)
-    if stride > 1 and all(source.kind in ("image", "stdin") for source in sources):
-        warn([Diagnostic("X224", "--stride has no effect: these are images alone", "warning")])
+    kinds = _kinds((*save, *["json"] * save_json, *["txt"] * save_txt), context, pictures=not no_overlay)
+    sources, taken, all_there = _sources(items, every, stride)
     named = context.get_parameter_source("project") is not ParameterSource.DEFAULT
     alone = (artifact is not None or weights is not None) and not (named or overrides or project.exists())
     loaded = None if alone else _load(project, overrides)
@@ -198,7 +199,7 @@ def command(
             raise click.UsageError("--resume keeps its record in the output folder, which must be one here", context)
         # Copied when the command ends, whatever ends it.
         folder = context.with_resource(sent(output))
-    files = plan(sources, folder, kinds - ({"overlay"} if no_overlay else set()))
+    files = plan(sources, folder, kinds)
     if resume and (whole := sorted(kinds & {"json", "coco"})):
         raise click.UsageError(f"--resume: {whole[0]} is written at the end, as a whole; --save jsonl goes on", context)
     file = None
@@ -212,6 +213,7 @@ def command(
     looks = {"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole, "track": track}
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, {**filtered, **looks, "mask_memory": mask_memory}, loaded)
+    warn(without_effect(metadata, filtered, loaded))
     if filters.track is not None and (resume or shard is not None):
         option = "--resume" if resume else "--shard"
         raise click.UsageError(
@@ -227,7 +229,21 @@ def command(
         options = {"runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride, **asdict(filters)}
         files, sources, finished = _resumed(files, sources, model, options)
     with shown or nullcontext() as window:
-        return _run(session, sources, files, filters, taken, metadata, finished, window) if sources else 0
+        status = _run(session, sources, files, filters, taken, metadata, finished, window) if sources else 0
+    return status if all_there else 1
+
+
+def _sources(items: tuple[str, ...], every: str | None, stride: int) -> "tuple[list[Source], Reading, bool]":
+    """What is named, how frames are taken, and whether every argument names something; if not, that is shown."""
+    from segc.prediction import find, reading
+
+    missing: list[SegcError] = []
+    sources = find(items, missing.append)
+    warn([diagnostic for problem in missing for diagnostic in problem.diagnostics])
+    taken = reading(sources, every, stride)
+    if stride > 1 and all(source.kind in ("image", "stdin") for source in sources):
+        warn([Diagnostic("X224", "--stride has no effect: these are images alone", "warning")])
+    return sources, taken, not missing
 
 
 def _resumed(
@@ -244,13 +260,15 @@ def _resumed(
     return replace(files, lengths=record.lengths), left, record.add
 
 
-def _kinds(save: tuple[str, ...], context: click.Context) -> set[str]:
+def _kinds(save: tuple[str, ...], context: click.Context, *, pictures: bool) -> set[str]:
     from segc.inference.writers import SAVED
 
     kinds = {kind for part in save for word in part.split(",") if (kind := word.strip())}
     if unknown := sorted(kinds - SAVED.keys()):
         raise click.UsageError(f"--save: there is no {unknown[0]}; there are {', '.join(SAVED)}", context)
-    return kinds
+    if not pictures and "overlay" in kinds:
+        raise click.UsageError("--no-overlay and --save overlay exclude each other", context)
+    return kinds | {"overlay"} if pictures else kinds
 
 
 def _window(items: tuple[str, ...]) -> "Window":

@@ -4,17 +4,19 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from segc.inference.filters import MOST_OVERLAP, FilterError, Filters, Tiling, choose_filters
 from segc.inference.frames import reading_of
-from segc.inference.jobs import plan_files, predict_sources
+from segc.inference.jobs import predict_sources
 from segc.inference.metadata import LARGEST_SIDE, ModelError
 from segc.inference.model import Model
 from segc.inference.show import ShowError, Window
 from segc.inference.sources import SourceError, find_sources
 from segc.inference.text import named_in_text, printable
 from segc.inference.writers import SAVED
+from segc.inference.writing import plan_files
 
 SOURCES_HELP = (
     "images, videos, folders, quoted patterns, .txt lists, http(s) and rtsp(s) addresses, camera numbers, "
@@ -37,7 +39,8 @@ def read_arguments(
         metavar="DIR",
         help="folder for what is written; predictions/ if not given",
     )
-    add("--conf", type=share, metavar="0..1", help=f"least score of a detection; {defaults.conf:g} if not given")
+    others = ", another one of some classes" if defaults.by_class else ""
+    add("--conf", type=share, metavar="0..1", help=f"least score; {defaults.conf:g} if not given{others}")
     add("--iou", type=share, metavar="0..1", help=f"overlap that makes two boxes one; {defaults.iou:g} if not given")
     add("--max-det", type=count, metavar="N", help=f"most detections an image; {defaults.max_det} if not given")
     add("--classes", type=words, metavar="NAMES", help="only these classes, by name or number, with commas between")
@@ -85,7 +88,10 @@ def read_arguments(
     where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
     add("--device", "--provider", dest="device", metavar="NAME", help=where)
     add("--threads", type=count, metavar="N", help="threads of the runtime; it chooses if not given")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.no_overlay and "overlay" in options.save:
+        parser.error("--no-overlay and --save overlay exclude each other")
+    return options
 
 
 def kinds(text: str) -> list[str]:
@@ -155,8 +161,11 @@ def run_command(
         The exit status: 0 done, 1 an image or the model could not be read, 2 wrong usage.
     """
     options = read_arguments(arguments, model, defaults, devices)
+    missing: list[SourceError] = []
     try:
-        sources = find_sources(options.sources)
+        sources = find_sources(options.sources, missing.append)
+        for problem in missing:
+            print(printable(problem), file=sys.stderr)
         saved = {"json", "overlay", *options.save} - ({"overlay"} if options.no_overlay else set())
         plan = plan_files(sources, options.output, saved)
         reading = reading_of(sources, options.every, options.stride)
@@ -173,7 +182,7 @@ def run_command(
                 opened.metadata,
                 filters,
                 runtime=opened.runtime,
-                told=print,
+                told=partial(print, flush=True),
                 failed=lambda error: print(printable(error), file=sys.stderr),
                 reading=reading,
                 window=window,
@@ -189,4 +198,4 @@ def run_command(
         return 1
     except KeyboardInterrupt:
         return 130
-    return 1 if failures else 0
+    return 1 if failures or missing else 0

@@ -138,7 +138,7 @@ def file_stem(text: str) -> str:
     return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in text)[:80]
 
 
-def find_sources(items: Sequence[str]) -> list[Source]:
+def find_sources(items: Sequence[str], failed: Callable[[SourceError], None] | None = None) -> list[Source]:
     """The sources that arguments name, in the order given; one that is named twice comes once.
 
     An argument is a file (an image or a video), a folder (its images and videos, sorted by name, not those in folders
@@ -146,22 +146,40 @@ def find_sources(items: Sequence[str]) -> list[Source]:
     or an address a line, an http(s) or rtsp(s) address, the number of a camera, or ``-``: an image's bytes on
     standard input. What exists under the very name is no pattern and no camera.
 
+    Args:
+        items: the arguments.
+        failed: takes what is wrong with an argument, or a line of a list, that names nothing, where others do.
+
     Raises:
-        SourceError: where an argument names nothing.
+        SourceError: where nothing is named, or, without ``failed``, where an argument or a line names nothing.
     """
     found: dict[str, Source] = {}
+    problems: list[SourceError] = []
     for item in items:
-        try:
-            os.fsencode(item)
-        except UnicodeEncodeError:
-            raise SourceError(f"{item!r} cannot be the name of a file") from None
-        for source in _expand(item):
-            key = source.name if source.path is None else str(source.path.resolve())
-            found.setdefault(key, source)
+        for one in _expand(item):
+            if isinstance(one, SourceError):
+                problems.append(one)
+            else:
+                found.setdefault(one.name if one.path is None else str(one.path.resolve()), one)
+    for problem in problems:
+        if failed is None or not found:
+            raise problem
+        failed(problem)
     return list(found.values())
 
 
-def _expand(item: str) -> Iterator[Source]:
+def _expand(item: str) -> Iterator[Source | SourceError]:
+    """The sources that an argument names, and what is wrong with it, or with a line of a list."""
+    try:
+        os.fsencode(item)
+        yield from _named_by(item)
+    except UnicodeEncodeError:
+        yield SourceError(f"{item!r} cannot be the name of a file")
+    except SourceError as error:
+        yield error
+
+
+def _named_by(item: str) -> Iterator[Source | SourceError]:
     scheme, separator, _ = item.partition("://")
     path = Path(item)
     if separator:
@@ -236,7 +254,7 @@ def begins_as_video(path: Path) -> bool:
         return re.match(VIDEO_START, file.read(512)) is not None
 
 
-def _listed(path: Path, item: str) -> Iterator[Source]:
+def _listed(path: Path, item: str) -> Iterator[Source | SourceError]:
     """The sources that a list names, one a line, relative to it or to the current folder; ``#`` begins a comment."""
     try:
         if path.stat().st_size > MOST_LISTED:
@@ -251,12 +269,14 @@ def _listed(path: Path, item: str) -> Iterator[Source]:
         raise SourceError(f"{item}: an empty list")
     for number, name in named:
         if name == "-" or name.lower().endswith(".txt"):
-            raise SourceError(f"{item}:{number}: {name}: a list names no list and no standard input")
+            yield SourceError(f"{item}:{number}: {name}: a list names no list and no standard input")
+            continue
         beside = path.parent / name
         try:
-            yield from _expand(str(beside) if "://" not in name and beside.exists() else name)
-        except (SourceError, OSError, ValueError) as error:
-            raise SourceError(f"{item}:{number}: {error}") from None
+            for one in _expand(str(beside) if "://" not in name and beside.exists() else name):
+                yield SourceError(f"{item}:{number}: {one}") if isinstance(one, SourceError) else one
+        except (OSError, ValueError) as error:
+            yield SourceError(f"{item}:{number}: {error}")
 
 
 def _file_bytes(path: Path, name: str) -> bytes:

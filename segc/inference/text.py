@@ -1,9 +1,26 @@
 """Text that comes from files, servers and names of files, as it may be shown and passed on."""
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO, TypeVar
+
+_T = TypeVar("_T")
+
+
+def while_read(say: Callable[[_T], None], stream: TextIO) -> Callable[[_T], None]:
+    """The same, until whoever reads the stream goes away (``| head``): then it says nothing, and the work goes on."""
+
+    def said(what: _T) -> None:
+        try:
+            say(what)
+        except BrokenPipeError:
+            # What the stream still holds would be an error once more when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    return said
 
 
 def printable(text: object) -> str:

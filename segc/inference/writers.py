@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,12 +36,14 @@ class Shown:
         prediction: what was found.
         stem: name of the source, as no other source of the run has it.
         runtime: what ran the model.
+        image_id: what COCO's results call a photograph, see `coco_image_ids`.
     """
 
     frame: Frame
     prediction: Prediction
     stem: str
     runtime: str = ""
+    image_id: int | str = ""
 
     @property
     def place(self) -> str:
@@ -132,12 +135,18 @@ def _head(shown: Shown) -> dict[str, Any]:
 
 def coco_results(shown: Shown) -> list[str]:
     """COCO's results, one object a line."""
-    return [json_text(row) for row in coco_rows(shown.prediction, coco_image_id(shown.place))]
+    image_id = shown.image_id if shown.frame.seconds is None else shown.place
+    return [json_text(row) for row in coco_rows(shown.prediction, image_id)]
 
 
-def coco_image_id(stem: str) -> int | str:
-    """An image's id: the number that its file's stem is, else the stem."""
-    return int(stem) if stem.isascii() and stem.isdigit() else stem
+def coco_image_ids(stems: Sequence[str]) -> dict[str, int | str]:
+    """What COCO's results call photographs, by the stems of their files, which are all different.
+
+    It is the number that a stem is, else the stem; so, too, where several are the same number: ``7`` and ``007``.
+    """
+    numbers = {stem: int(stem) for stem in stems if stem.isascii() and stem.isdigit()}
+    times = Counter(numbers.values())
+    return {stem: numbers[stem] if times[numbers.get(stem, -1)] == 1 else stem for stem in stems}
 
 
 def coco_rows(

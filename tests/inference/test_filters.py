@@ -96,3 +96,27 @@ def test_following_asks_the_network_for_poorer_detections():
     assert search_filters(followed, suppressing).conf == 0.2
     assert search_filters(replace(followed, conf=0.05), metadata).conf == 0.05
     assert choose_filters(metadata, {"track": False}, followed).track is None
+
+
+def test_thresholds_of_a_project_that_a_suppressing_model_does_not_follow_are_said(tmp_path):
+    from segc.prediction import without_effect
+    from segc.spec.load import load_project
+
+    text = "version: 1\nname: a\narchitecture: {family: yolov8-seg, scale: n}\n"
+    text += "dataset: {path: ., train: a, val: b, names: [cat]}\nhyperparameters: {imgsz: 64, conf: 0.4, iou: 0.7}\n"
+    (tmp_path / "project.yaml").write_text(text)
+    for split in "ab":
+        (tmp_path / split).mkdir()
+    loaded = load_project(tmp_path / "project.yaml")
+    plain = Metadata(("cat",), (64, 64))
+    own = replace(plain, layout="detections", conf=0.25, iou=0.7, max_det=100)
+    (said,) = without_effect(own, {"conf": None}, loaded)
+    assert (said.code, said.severity) == ("X224", "warning")
+    assert said.message == "hyperparameters.conf has no effect: the model suppresses by itself, with 0.25"
+    assert said.help is not None
+    assert "--conf" in said.help
+    # max_det is 300 where the project says nothing: nobody asked for it.
+    assert not without_effect(own, {"conf": 0.4}, loaded)
+    assert not without_effect(replace(own, conf=0.4), {}, loaded)
+    assert not without_effect(plain, {}, loaded)
+    assert not without_effect(own, {}, None)

@@ -20,11 +20,12 @@ from segc import cli
 from segc.inference import jobs
 from segc.inference.filters import Filters
 from segc.inference.frames import Frame, Reading
-from segc.inference.jobs import plan_files, predict_sources
+from segc.inference.jobs import predict_sources
 from segc.inference.metadata import ModelError
 from segc.inference.pipeline import Line
 from segc.inference.recording import Recording
 from segc.inference.sources import Source, SourceError, find_sources
+from segc.inference.writing import plan_files
 from tests.inference.stand_in import Bright
 from tests.inference.streams import serving
 from tests.inference.videos import pictures, turn, vary_rate, write_video
@@ -299,7 +300,8 @@ KILLED = """
 import sys
 from segc.inference.filters import Filters
 from segc.inference.frames import Reading
-from segc.inference.jobs import plan_files, predict_sources
+from segc.inference.jobs import predict_sources
+from segc.inference.writing import plan_files
 from segc.inference.sources import find_sources
 from pathlib import Path
 from tests.inference.stand_in import Bright

@@ -12,7 +12,7 @@ from segc.inference.frames import Frame
 from segc.inference.masks import Mask
 from segc.inference.results import Prediction
 from segc.inference.sources import Source
-from segc.inference.writers import PICTURES, SAVED, Shown, compressed_counts, tables
+from segc.inference.writers import PICTURES, SAVED, Shown, coco_image_ids, compressed_counts, tables
 
 NAMES = ("a dog", "=cat")
 HEIGHT, WIDTH = 40, 60
@@ -40,7 +40,8 @@ def shown(name="photo.png", index=0, seconds=None, masks=MASKS):
         masks=tuple(masks),
     )
     source = Source(name)
-    return Shown(Frame(image, source, index, seconds), prediction, source.stem, "a test")
+    image_id = coco_image_ids([source.stem])[source.stem]
+    return Shown(Frame(image, source, index, seconds), prediction, source.stem, "a test", image_id)
 
 
 def files(kind, one):

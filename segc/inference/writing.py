@@ -1,0 +1,381 @@
+"""Writing what was found: files for each picture, tables, annotated videos, and the lines that tell of it."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from segc.inference.earlier import Earlier
+from segc.inference.frames import Ended, Frame, Unread
+from segc.inference.output import file_identity, first_in_place_of, output_stems, overlay_suffix
+from segc.inference.recording import Recording, recording_suffix
+from segc.inference.results import Prediction
+from segc.inference.sources import ImageError, Source, SourceError
+from segc.inference.text import printable
+from segc.inference.writers import PictureFiles, Table, coco_image_ids, tables
+
+PROGRESS_SECONDS = 10.0
+"""How often a line tells how far a video or a stream is."""
+
+
+class PictureError(ImageError):
+    """A picture that its format cannot hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is written, and where.
+
+    Attributes:
+        folder: for all files.
+        kinds: what is written, keys of ``PICTURES`` and ``tables()``.
+        stems: by source the name of what is made of it, no two the same.
+        image_ids: what COCO's results call photographs, by these names.
+        kept: files that must not be replaced.
+        mark: what the names of tables have before their suffix: a part of the sources writes tables of its own.
+        lengths: bytes of the tables of a run that ended early, by kind: this one goes on after them.
+    """
+
+    folder: Path
+    kinds: frozenset[str]
+    stems: Mapping[Source, str]
+    image_ids: Mapping[str, int | str]
+    kept: tuple[Path, ...] = ()
+    mark: str = ""
+    lengths: Mapping[str, int] | None = None
+
+    def table_path(self, table: Table) -> Path:
+        """Where a table is written."""
+        name = PurePosixPath(table.name)
+        return self.folder / f"{name.stem}{self.mark}{name.suffix}"
+
+
+def plan_files(sources: Sequence[Source], folder: Path, kinds: Iterable[str], *, kept: Iterable[Path] = ()) -> Plan:
+    """Plan what is written of sources.
+
+    Args:
+        sources: what is going to be predicted.
+        folder: for all files.
+        kinds: what to write.
+        kept: files that must not be replaced, beside the sources themselves.
+
+    Raises:
+        SourceError: where a source, or one of ``kept``, would be replaced, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SourceError(f"{printable(folder)} is a file: name a folder with -o")
+    stems = dict(zip(sources, output_stems(sources), strict=True))
+    originals = tuple(source.path for source in sources if source.path is not None)
+    plan = Plan(folder, frozenset(kinds), stems, coco_image_ids(list(stems.values())), (*originals, *kept))
+    if replaced := first_in_place_of(_foreseen(plan), plan.kept):
+        raise _in_place_of(replaced)
+    return plan
+
+
+def _in_place_of(path: Path) -> SourceError:
+    return SourceError(f"{printable(path)} is a source, or the label file of one: choose another folder with -o")
+
+
+def _foreseen(plan: Plan) -> Iterator[Path]:
+    """The files whose names are known before anything is predicted."""
+    places = {"txt": "labels/{}.txt", "index": "index/{}.png"}
+    for kind in plan.kinds & tables().keys():
+        yield plan.folder / tables()[kind].name
+    for source, stem in plan.stems.items():
+        for kind in plan.kinds & places.keys():
+            yield plan.folder / places[kind].format(stem)
+        if "overlay" in plan.kinds:
+            suffixes = [overlay_suffix(source)] if source.is_still else []
+            for suffix in (*suffixes, recording_suffix(is_live=True), recording_suffix(is_live=False)):
+                yield plan.folder / f"{stem}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A frame and what was found on it; ``seconds`` is what that took, without reading and writing."""
+
+    frame: Frame
+    prediction: Prediction
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A frame with the contents of all files and what belongs into tables, by their kinds; or why there are none.
+
+    Attributes:
+        place: see `Shown.place`.
+    """
+
+    found: Predicted
+    files: PictureFiles
+    texts: Mapping[str, list[str]]
+    picture: npt.NDArray[np.uint8] | None
+    place: str = ""
+    error: PictureError | None = None
+
+
+Event = Unread | Ended
+"""What comes between frames, and goes through all stages in its place."""
+
+
+def picture_error(found: Predicted, error: ValueError) -> PictureError:
+    """What is wrong with a file that is made of a frame."""
+    return PictureError(f"{found.prediction.path}: {error}")
+
+
+class Outputs:
+    """Writes what is rendered, in order, and tells about it.
+
+    Leaving the block closes what is open: tables and videos that are whole only at their end take their place, unless
+    an error led out of it.
+
+    Attributes:
+        failures: sources that could not be predicted.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        names: Sequence[str],
+        told: Callable[[str], None],
+        failed: Callable[[ImageError], None],
+        stride: int,
+        finished: Callable[[Source], None],
+    ) -> None:
+        self._plan, self._told, self._failed = plan, told, failed
+        self._earlier = Earlier(plan.folder, plan.kinds, names, self._is_source)
+        self._stride, self._finished = stride, finished
+        self._tables = {
+            kind: _TableFile(plan.table_path(table), table, (plan.lengths or {}).get(kind, 0))
+            for kind, table in tables().items()
+            if kind in plan.kinds
+        }
+        self._kept: set[tuple[int, int] | None] | None = None
+        self._progress: _Progress | None = None
+        self._noun = "images"
+        self.failures = self._pictures = 0
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            if self._progress is not None and self._progress.recording is not None:
+                self._progress.recording.discard()
+            for table in self._tables.values():
+                table.discard()
+            return
+        if self._progress is not None:
+            self._end(at_end=False)
+        for table in self._tables.values():
+            path = table.finish()
+            self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} {self._noun}")
+        if removed := self._earlier.removed:
+            self._told(
+                f"{printable(self._plan.folder)}: {removed} files of the same images from an earlier run removed"
+            )
+
+    def take(self, item: "Rendered | Event") -> None:
+        """Write a frame, or hear of a source."""
+        match item:
+            case Rendered(error=None):
+                self._write_frame(item)
+            case Unread(error=error) | Rendered(error=PictureError() as error):
+                self.failures += 1
+                self._failed(error)
+            case Ended():
+                self._end(at_end=True)
+
+    def _write_frame(self, item: Rendered) -> None:
+        frame, prediction = item.found.frame, item.found.prediction
+        overlay, written = None, set()
+        try:
+            for place, content in item.files:
+                path = self._write(place, content)
+                written.add(path)
+                overlay = path if len(place.parts) == 1 else overlay
+        except SourceError:  # ends the run: what was planned is wrong, not this frame
+            raise
+        except ValueError as error:
+            self.failures += 1
+            self._failed(picture_error(item.found, error))
+            return
+        for kind, texts in item.texts.items():
+            self._tables[kind].add(texts)
+        self._pictures += 1
+        self._earlier.clear_picture(item.place, overlay_suffix(frame.source), written)
+        if frame.seconds is None:
+            there = "" if overlay is None else f" -> {printable(overlay)}"
+            size, milliseconds = f"{prediction.width}x{prediction.height}", item.found.seconds * 1000
+            name = printable(frame.source.name)
+            self._told(f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{there}")
+            self._finished(frame.source)
+            return
+        if self._progress is None:
+            self._progress, self._noun = _Progress(frame), "images and frames"
+            self._earlier.begin_video(self._plan.stems[frame.source])
+        self._earlier.take_frame(frame.index)
+        self._record(item, self._progress)
+        if line := self._progress.add(prediction):
+            self._told(line)
+
+    def _record(self, item: Rendered, progress: "_Progress") -> None:
+        frame = item.found.frame
+        if item.picture is None or progress.is_unrecorded or "overlay" not in self._plan.kinds:
+            return
+        try:
+            if progress.recording is None:
+                stem = self._plan.folder / self._plan.stems[frame.source]
+                progress.recording = Recording(stem, frame, self._stride)
+                self._check(progress.recording.path)
+            progress.recording.add(item.picture, frame.seconds or 0.0)
+        except ImageError as error:
+            progress.is_unrecorded = True
+            self.failures += 1
+            self._failed(PictureError(str(error)))
+
+    def _end(self, *, at_end: bool) -> None:
+        """The video or stream at hand has no more frames, or is left before its end."""
+        if self._progress is None:
+            return
+        progress, self._progress = self._progress, None
+        self._earlier.end_video(self._plan.stems[progress.source], overlay_suffix(progress.source))
+        there = ""
+        if progress.recording is not None and not progress.is_unrecorded:
+            try:
+                said = progress.recording.finish()
+                there = f" -> {printable(progress.recording.path)} ({said})"
+            except ImageError as error:
+                self.failures += 1
+                self._failed(PictureError(str(error)))
+        self._told("; ".join([progress.line(), *progress.remarks(at_end=at_end)]) + there)
+
+    def _write(self, place: PurePosixPath, content: bytes) -> Path:
+        path = self._plan.folder / place
+        self._check(path)
+        write_whole(path, content)
+        return path
+
+    def _check(self, path: Path) -> None:
+        """Whatever was planned, no source is ever replaced."""
+        if self._is_source(path):
+            raise _in_place_of(path)
+
+    def _is_source(self, path: Path) -> bool:
+        if (identity := file_identity(path)) is None:
+            return False
+        if self._kept is None:
+            self._kept = {file_identity(kept) for kept in self._plan.kept}
+        return identity in self._kept
+
+
+class _Progress:
+    """How far a video or a stream is."""
+
+    def __init__(self, first: Frame) -> None:
+        self.recording: Recording | None = None
+        self.is_unrecorded = False
+        self._first = first
+        self._frames = 0
+        self._found: Counter[str] = Counter()
+        self._started = self._told = time.monotonic()
+
+    @property
+    def source(self) -> Source:
+        """What is being predicted."""
+        return self._first.source
+
+    def add(self, prediction: Prediction) -> str:
+        """Count a frame; a line where it is time for one."""
+        self._frames += 1
+        self._found.update(prediction.counts())
+        now = time.monotonic()
+        if now - self._told < PROGRESS_SECONDS:
+            return ""
+        self._told = now
+        return self.line()
+
+    def remarks(self, *, at_end: bool) -> list[str]:
+        """What happened to frames that are not among them."""
+        return [] if self._first.tally is None else self._first.tally.remarks(at_end=at_end)
+
+    def line(self) -> str:
+        """What there is to say until now."""
+        height, width = self._first.image.shape[:2]
+        found = ", ".join(f"{number} {name}" for name, number in sorted(self._found.items())) or "nothing"
+        rate = self._frames / max(1e-3, time.monotonic() - self._started)
+        name = printable(self._first.source.name)
+        return f"{name}: {self._frames} frames of {width}x{height}, {found}, {rate:.1f} frames a second"
+
+
+class _TableFile:
+    """A table on its way to disk."""
+
+    def __init__(self, path: Path, table: Table, length: int) -> None:
+        self._table, self._path, self._length = table, path, length
+        self._written_to = self._path
+        if not table.grows:
+            self._written_to = self._path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._file: TextIO | None = None
+        self._is_empty = True
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Write texts; of a file that grows, whole lines at once."""
+        for text in texts:
+            file = self._open()
+            if self._table.grows:
+                file.write(text + self._table.between)
+                file.flush()
+            else:
+                file.write((self._table.head if self._is_empty else self._table.between) + text)
+            self._is_empty = False
+
+    def _open(self) -> TextIO:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            goes_on = self._length > 0
+            if goes_on:
+                os.truncate(self._written_to, self._length)
+            mode: Literal["a", "w"] = "a" if goes_on else "w"
+            self._file = self._written_to.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
+            if self._table.grows and not goes_on:
+                self._file.write(self._table.head)
+        return self._file
+
+    def finish(self) -> Path:
+        """Write the end; where the file is."""
+        file = self._open()
+        if not self._table.grows:
+            file.write(self._table.empty if self._is_empty else self._table.foot)
+        file.close()
+        self._written_to.replace(self._path)
+        return self._path
+
+    def discard(self) -> None:
+        """Close the file; what was to be whole is gone."""
+        if self._file is not None:
+            self._file.close()
+            if not self._table.grows:
+                self._written_to.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, creating the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        # A full disk names no file by itself.
+        error.filename = error.filename or os.fspath(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
