@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segc.emission.script import PYTHON, render_files
+from segc.inference import SCRIPT_MODULES
 from segc.inference.filters import Filters
 from segc.inference.metadata import Metadata
 from segc.targets.registry import targets
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.targets.conftest import Trained
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "predict_onnx.txt"
-"""Renew it with ``SEGC_UPDATE_GOLDEN=1 pytest tests/targets/test_script.py`` and read the difference."""
+"""Renew it with ``SEGC_UPDATE_GOLDEN=1 pytest tests/emission/test_script.py`` and read the difference."""
 
 METADATA = Metadata(("circle", "square"), (480, 640), segc_version="0.0.0")
 DEFAULTS = Filters()
@@ -40,7 +41,7 @@ def script(target: str = "onnx", **metadata: Any) -> str:
 
 def generated(text: str) -> str:
     """What of a script is not carried: its head and its end."""
-    head, rest = text.split("# ---- segc.inference.metadata\n")
+    head, rest = text.split(f"# ---- segc.inference.{SCRIPT_MODULES[0]}\n")
     return f"{head}…\n{rest[rest.index('# ---- this script') :]}"
 
 
