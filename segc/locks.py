@@ -21,6 +21,9 @@ _held: dict[Path, object] = {}
 def _claim(file: IO[bytes]) -> None:
     """Take the lock of an open file. It is this process's alone: processes that it forks do not keep it alive.
 
+    Args:
+        file: open for writing; where it is open for reading, what others hold is seen, and nothing is held.
+
     Raises:
         OSError: where another process holds it.
     """
@@ -31,7 +34,7 @@ def _claim(file: IO[bytes]) -> None:
     else:
         import fcntl
 
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, (fcntl.LOCK_EX if file.writable() else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 class Lock:
@@ -95,13 +98,21 @@ def _taken(path: Path) -> Lock | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file."""
-    if not path.exists():
+    """Whether a process holds the lock of a file, which need not be one that may be written."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - as above
+    mine = object()
+    if _held.setdefault(path, mine) is not mine:
+        return True
+    try:
+        with path.open("rb") as file:
+            _claim(file)
+    except FileNotFoundError:
         return False
-    lock = try_lock(path)
-    if lock is not None:
-        lock.release()
-    return lock is None
+    except OSError:
+        return True
+    finally:
+        del _held[path]
+    return False
 
 
 @contextmanager

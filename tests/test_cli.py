@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from segc import cli
-from segc.cli import COMMANDS, run
+from segc.cli import COMMANDS, root, run
 from segc.diagnostics import fail
 
 
@@ -76,3 +77,19 @@ def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
     with os.fdopen(write, "wb") as nowhere, (tmp_path / "err").open("wb") as errors:
         subprocess.run([sys.executable, "-m", "segc", "schema"], stdout=nowhere, stderr=errors, check=False)
     assert (tmp_path / "err").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_no_number_is_no_number_for_any_option(name: str) -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        yield command
+        for one in getattr(command, "commands", {}).values():
+            yield from commands(one)
+
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    for one in commands(command):
+        for option in one.params:
+            if isinstance(option.type, click.types.FloatParamType):
+                with pytest.raises(click.BadParameter, match="nan is not a number"):
+                    option.type.convert("nan", option, None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from segc.locks import TemporaryFolder, try_lock
+from segc.locks import TemporaryFolder, is_locked, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -57,3 +60,34 @@ def test_a_lock_that_could_not_be_made_can_be_had_later(tmp_path: Path) -> None:
         try_lock(tmp_path / "folder" / "lock")
     (tmp_path / "folder").unlink()
     assert try_lock(tmp_path / "folder" / "lock") is not None
+
+
+HOLDING = "import sys; from pathlib import Path; from segc.locks import try_lock\n"
+HOLDING += "lock = try_lock(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
+
+
+def test_a_lock_is_seen_by_reading_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.lock"
+    assert not is_locked(path)
+    lock = try_lock(path)
+    assert lock is not None
+    assert is_locked(path)
+    lock.release()
+    real = Path.open
+
+    def reading_only(path: Path, mode: str = "r", *arguments: object, **named: object) -> object:
+        if mode != "rb":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+        return real(path, mode, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", reading_only)
+    assert not is_locked(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, os.fspath(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        holder.stdout.readline()
+        assert is_locked(path)
+        holder.stdin.close()
+    assert not is_locked(path)

@@ -1,9 +1,10 @@
 """Arguments and options that commands share."""
 
+import math
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,7 @@ from segc.inference.metadata import LARGEST_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     from rich.console import Console
 
@@ -62,6 +63,15 @@ def _tile_side(_context: click.Context, _option: click.Parameter, value: int | N
     return value
 
 
+class Number(click.FloatRange):
+    """A number on a command line within bounds; unlike click's own, it does not take what is no number for one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        return self.fail(f"{value} is not a number.", param, ctx) if math.isnan(number) else number
+
+
 _TILE_OPTIONS = (
     click.option(
         "--tile",
@@ -73,7 +83,7 @@ _TILE_OPTIONS = (
     ),
     click.option(
         "--overlap",
-        type=click.FloatRange(0, MOST_OVERLAP),
+        type=Number(0, MOST_OVERLAP),
         help="Of neighbouring tiles, at least, as a share of their side; the project's if not given, else 0.2.",
     ),
     click.option(

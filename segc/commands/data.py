@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from segc.commands.common import (
+    Number,
     build_dir_option,
     build_folder,
     image_bar,
@@ -326,10 +327,8 @@ def preview_command(
 @command.command("split")
 @_source_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where lists go.")
-@click.option("--val", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val.")
-@click.option(
-    "--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of test."
-)
+@click.option("--val", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val.")
+@click.option("--test", type=Number(0, 1, max_open=True), default=0.0, show_default=True, help="Share of test.")
 @click.option(
     "--group",
     metavar="REGEX",
@@ -402,7 +401,7 @@ def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]
 @click.option("--split", type=click.Choice(["train", "val", "both"]), default="both", show_default=True)
 @click.option(
     "--conf",
-    type=click.FloatRange(0.05, 1),
+    type=Number(0.05, 1),
     default=0.5,
     show_default=True,
     help="Least score with which the network speaks against a label.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segc.commands.common import (
+    Number,
     build_dir_option,
     build_folder,
     console,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(1, 86400),
+    type=Number(1, 86400),
     default=900,
     show_default=True,
     metavar="SECONDS",
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--memory-limit",
-    type=click.FloatRange(0.1, 65536),
+    type=Number(0.1, 65536),
     metavar="GB",
     help="Memory that one worker process may hold; three quarters of the machine's if not given.",
 )

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from segc.commands.common import (
     FrameSize,
+    Number,
     Shard,
     build_dir_option,
     build_folder,
@@ -63,10 +64,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--conf",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Least score; the model's own where it suppresses by itself, else the project's, else 0.25.",
 )
-@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
+@click.option("--iou", type=Number(0, 1), help="Overlap that makes two boxes one; the project's, else 0.7.")
 @click.option("--max-det", type=click.IntRange(1), help="Most detections an image; the project's, else 300.")
 @click.option(
     "--classes",
@@ -209,7 +210,7 @@ def command(
     session = _open(loaded, build_dir, file, artifact, device, half=half)
     metadata = resized(session.metadata, imgsz)
     click.echo(f"runs in {printable(session.runtime)}", err=True)
-    asked = [name for part in classes for one in part.split(",") if (name := one.strip())] or None
+    asked = _words("--classes", classes, context) or None
     looks = {"tile": tile, "overlap": overlap, "tile_plus_whole": tile_plus_whole, "track": track}
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, {**filtered, **looks, "mask_memory": mask_memory}, loaded)
@@ -229,7 +230,9 @@ def command(
         options = {"runtime": session.runtime, "imgsz": metadata.imgsz, "stride": stride, **asdict(filters)}
         files, sources, finished = _resumed(files, sources, model, options)
     with shown or nullcontext() as window:
-        status = _run(session, sources, files, filters, taken, metadata, finished, window) if sources else 0
+        # An empty part of the sources has its tables, too: whoever puts parts together counts them.
+        goes_on = sources or not resume
+        status = _run(session, sources, files, filters, taken, metadata, finished, window) if goes_on else 0
     return status if all_there else 1
 
 
@@ -256,14 +259,27 @@ def _resumed(
     record = record_of(files, {"model": identity(model), "version": __version__, **options})
     left = record.remaining(sources)
     done = f"{len(sources) - len(left)} of {len(sources)} done"
-    say(f"resume: {record.outdated}: all is done anew" if record.outdated else f"resume: {done}", err=True)
+    say(
+        f"resume: {record.outdated}: all is done anew, and tables begin again"
+        if record.outdated
+        else f"resume: {done}",
+        err=True,
+    )
     return replace(files, lengths=record.lengths), left, record.add
+
+
+def _words(option: str, given: tuple[str, ...], context: click.Context) -> list[str]:
+    """What stands between the commas of an option that may be repeated."""
+    found = [[word for one in part.split(",") if (word := one.strip())] for part in given]
+    if not all(found):
+        raise click.UsageError(f"{option} names nothing", context)
+    return [word for words in found for word in words]
 
 
 def _kinds(save: tuple[str, ...], context: click.Context, *, pictures: bool) -> set[str]:
     from segc.inference.writers import SAVED
 
-    kinds = {kind for part in save for word in part.split(",") if (kind := word.strip())}
+    kinds = set(_words("--save", save, context))
     if unknown := sorted(kinds - SAVED.keys()):
         raise click.UsageError(f"--save: there is no {unknown[0]}; there are {', '.join(SAVED)}", context)
     if not pictures and "overlay" in kinds:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segc.commands.common import say, set_option
+from segc.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
-    from segc.diagnostics import Diagnostic
     from segc.spec.load import LoadedProject
 
 _STANDARD_INPUT = "-"
@@ -98,8 +98,6 @@ class _Checked:
 
 def _found(projects: Sequence[str]) -> "Iterator[Path | Diagnostic | None]":
     """The files that arguments name; None for standard input, a diagnostic for a pattern without a file."""
-    from segc.diagnostics import Diagnostic
-
     for project in dict.fromkeys(projects):
         path = Path(project)
         if project == _STANDARD_INPUT:
@@ -123,6 +121,8 @@ def _check(
         return _Checked(str(path.file), (path,))
     name = _STANDARD_INPUT if path is None else str(path)
     if path is None:
+        if sys.stdin is None:
+            return _Checked(name, (Diagnostic("F001", "standard input is closed"),))
         loaded, found = check_text(sys.stdin.read(), Path(_STANDARD_INPUT), overrides)
     else:
         loaded, found = check_project(path, overrides)

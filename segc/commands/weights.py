@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segc.commands.common import WeightsFile, build_dir_option, build_folder, console, say, set_option
+from segc.commands.common import Number, WeightsFile, build_dir_option, build_folder, console, say, set_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def _row_json(row: "Published") -> dict[str, Any]:
 @click.option("--project", type=_FILE, help="Fetch what this project starts from, and hold it fast in its lock.")
 @click.option(
     "--time-limit",
-    type=click.FloatRange(1, 86400),
+    type=Number(1, 86400),
     default=1800,
     show_default=True,
     metavar="SECONDS",

@@ -128,7 +128,10 @@ def tile_overlap(text: str) -> float:
 
 def words(text: str) -> list[str]:
     """What stands between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("it names nothing")
+    return found
 
 
 def count(text: str) -> int:

@@ -127,6 +127,8 @@ class Source:
             return _file_bytes(self.path, self.name)
         if self.kind != "stdin":
             return fetch(self.name)
+        if sys.stdin is None:
+            raise ImageError("standard input: closed")
         data = sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
         if len(data) > MAX_DOWNLOAD:
             raise ImageError(f"standard input: larger than {MAX_DOWNLOAD >> 20} MB")

@@ -217,8 +217,9 @@ def csv_rows(shown: Shown) -> list[str]:
 def csv_row(values: "list[Any] | tuple[Any, ...]") -> str:
     """One row, quoted where it must be, without its end."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
+    end = "\r\n"  # what is in it is quoted elsewhere
+    csv.writer(line, lineterminator=end).writerow(values)
+    return line.getvalue().removesuffix(end)
 
 
 @dataclass(frozen=True, slots=True)

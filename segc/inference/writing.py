@@ -1,5 +1,6 @@
 """Writing what was found: files for each picture, tables, annotated videos, and the lines that tell of it."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -169,18 +170,25 @@ class Outputs:
         if kind is not None:
             if self._progress is not None and self._progress.recording is not None:
                 self._progress.recording.discard()
-            for table in self._tables.values():
-                table.discard()
+            self._discard_tables()
             return
         if self._progress is not None:
             self._end(at_end=False)
-        for table in self._tables.values():
-            path = table.finish()
-            self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} {self._noun}")
+        try:
+            for table in self._tables.values():
+                path = table.finish()
+                self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} {self._noun}")
+        except OSError:
+            self._discard_tables()
+            raise
         if removed := self._earlier.removed:
             self._told(
                 f"{printable(self._plan.folder)}: {removed} files of the same images from an earlier run removed"
             )
+
+    def _discard_tables(self) -> None:
+        for table in self._tables.values():
+            table.discard()
 
     def take(self, item: "Rendered | Event") -> None:
         """Write a frame, or hear of a source."""
@@ -327,15 +335,24 @@ class _TableFile:
         self._is_empty = True
 
     def add(self, texts: Iterable[str]) -> None:
-        """Write texts; of a file that grows, whole lines at once."""
-        for text in texts:
-            file = self._open()
-            if self._table.grows:
-                file.write(text + self._table.between)
-                file.flush()
-            else:
-                file.write((self._table.head if self._is_empty else self._table.between) + text)
-            self._is_empty = False
+        """Write texts; of a file that grows, whole lines at once.
+
+        Raises:
+            OSError: where the disk is full; of a file that grows, whole lines are left.
+        """
+        try:
+            for text in texts:
+                file = self._open()
+                if self._table.grows:
+                    file.write(text + self._table.between)
+                    file.flush()
+                    self._length = file.tell()
+                else:
+                    file.write((self._table.head if self._is_empty else self._table.between) + text)
+                self._is_empty = False
+        except OSError as error:
+            error.filename = error.filename or os.fspath(self._path)
+            raise
 
     def _open(self) -> TextIO:
         if self._file is None:
@@ -350,20 +367,32 @@ class _TableFile:
         return self._file
 
     def finish(self) -> Path:
-        """Write the end; where the file is."""
-        file = self._open()
-        if not self._table.grows:
-            file.write(self._table.empty if self._is_empty else self._table.foot)
-        file.close()
-        self._written_to.replace(self._path)
+        """Write the end; where the file is.
+
+        Raises:
+            OSError: where the disk is full; it names the file.
+        """
+        try:
+            file = self._open()
+            if not self._table.grows:
+                file.write(self._table.empty if self._is_empty else self._table.foot)
+            file.close()
+            self._written_to.replace(self._path)
+        except OSError as error:
+            error.filename = error.filename or os.fspath(self._path)
+            raise
         return self._path
 
     def discard(self) -> None:
-        """Close the file; what was to be whole is gone."""
-        if self._file is not None:
+        """Close the file; what was to be whole is gone, and what grows ends with its last whole line."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # a full disk, once more
             self._file.close()
-            if not self._table.grows:
-                self._written_to.unlink(missing_ok=True)
+        if self._table.grows and self._length:
+            os.truncate(self._written_to, self._length)
+        else:
+            self._written_to.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

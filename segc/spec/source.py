@@ -379,6 +379,7 @@ _SYNTAX_HELP = (
     ("but found '<stream end>'", "a bracket is not closed"),
     ("expected ',' or", "a bracket is not closed, or a comma is missing"),
     ("found unexpected end of stream", "the closing quote is missing"),
+    ("character '\\t' that cannot start any token", "put blanks in place of the tab"),
     ("that cannot start any token", "text that starts with this character needs quotes"),
     ("found unknown escape character", "in double quotes a backslash is written twice; single quotes keep it as it is"),
 )

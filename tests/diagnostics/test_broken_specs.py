@@ -19,6 +19,7 @@ EXPECTED = {
     "syntax_quote": [("Y002", 2, 7)],
     "syntax_indentation": [("Y002", 5, 2)],
     "reserved_character": [("Y002", 2, 7)],
+    "tab_after_colon": [("Y002", 8, 11)],
     "control_character": [("Y002", 2, 10)],
     "duplicate_key": [("Y003", 14, 3)],
     "empty": [("Y006", 1, 1)],

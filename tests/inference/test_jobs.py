@@ -401,3 +401,37 @@ def test_memory_is_flat_over_ten_thousand_frames(here):
     assert len(lines()) == 10_000
     # After the first frames nothing that counts is added.
     assert max(memory[2:]) - memory[2] < 24 << 20
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from segc.inference.filters import Filters
+from segc.inference.frames import Reading
+from segc.inference.jobs import predict_sources
+from segc.inference.sources import find_sources
+from segc.inference.writing import plan_files
+from tests.inference.stand_in import Bright
+network, sources = Bright(), find_sources(["in"])
+plan = plan_files(sources, Path("out"), set(sys.argv[1:]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+given = (sources, plan, network.run, network.metadata, Filters())
+try:
+    predict_sources(*given, runtime="a test", told=print, failed=print, reading=Reading())
+except OSError as error:
+    print(f"ended: {error}")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes there")
+@pytest.mark.parametrize("kinds", [["json"], ["coco"], ["jsonl", "csv"]])
+def test_a_full_disk_names_the_file_and_leaves_whole_lines_or_nothing(kinds, here):
+    save(here / "in", list(pictures(1)) * 60)
+    done = subprocess.run([sys.executable, "-c", FULL, *kinds], capture_output=True, text=True, check=True, env=paths())
+    assert "ended: [Errno 27] File too large: 'out/" in done.stdout
+    assert not leftovers(here)
+    if "jsonl" in kinds:
+        assert 0 < len(lines()) < 60
+        assert (here / "out/predictions.jsonl").read_text().endswith("\n")
+    else:
+        assert not list((here / "out").iterdir())

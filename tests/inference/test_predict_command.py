@@ -334,3 +334,28 @@ def test_what_is_done_counts_only_with_the_same_content_model_and_options(here, 
     (here / "build" / "predictions" / "done.jsonl").write_text("[]\n{}\n")
     assert "is damaged: all is done anew" in said("--conf", "0.3", "--save", "csv")
     assert cli.run([*pictures, "--save", "json"]) == 2
+
+
+@pytest.mark.parametrize("option", ["--classes", "--save"])
+@pytest.mark.parametrize("words", ["", " , "])
+def test_an_option_that_names_nothing_is_wrong_usage(option, words, here, artifact, capsys):
+    photo(here / "a.jpg")
+    assert cli.run(["predict", "a.jpg", *artifact, option, words]) == 2
+    assert f"{option} names nothing" in capsys.readouterr().err
+
+
+def test_an_empty_part_of_the_sources_has_its_tables(here, artifact):
+    photo(here / "a.jpg")
+    options = ["--no-overlay", "--save", "json,csv", "-o", "out", "--shard", "2/2"]
+    assert cli.run(["predict", "a.jpg", *artifact, *options]) == 0
+    assert json.loads((here / "out/predictions-2of2.json").read_text()) == []
+    assert len((here / "out/predictions-2of2.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_closed_standard_input_is_one_message(artifact, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.run(["predict", "-", *artifact]) == 1
+    assert "I002]: standard input: closed" in capsys.readouterr().err
+    assert cli.run(["validate", "-"]) == 1
+    assert "F001]: standard input is closed" in capsys.readouterr().out

@@ -154,3 +154,10 @@ def test_more_objects_than_a_picture_has_numbers_for_are_refused_with_a_way_out(
     monkeypatch.setattr("segc.inference.writers.MOST_NUMBERED", 2)
     with pytest.raises(ValueError, match=r"3 objects.*--conf"):
         files("index", shown())
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\rb.jpg", 'a,"b.jpg'])
+def test_rows_of_a_table_hold_any_name(name):
+    table = tables()["csv"]
+    text = table.head + "".join(f"{row}\n" for row in table.rows(shown(name)))
+    assert [row["image"] for row in csv.DictReader(io.StringIO(text, newline=""))] == [name] * 3
