@@ -80,7 +80,7 @@ class Row:
         inference: the network.
         post: from its outputs to masks on the photograph.
         total: all three.
-        images_per_second: one image after the other.
+        images_per_second: one image after the other, by the mean of ``total``.
         memory: most bytes that its process held.
         box_map: mAP50-95 of boxes; None where it was not measured.
         mask_map: of masks.
@@ -182,6 +182,7 @@ class Benchmark:
     def remarks(self) -> Iterator[str]:
         """What is to be known about the figures, a sentence each."""
         yield self.steadiness()
+        yield "milliseconds are medians; images a second follow from the mean, which slow ones lower"
         yield from _not_faster(self.rows)
         if self.sample:
             yield f"mAP50-95 on {self.sample} images of the validation split"
