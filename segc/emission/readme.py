@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.emission import accuracy
 from segc.emission.script import PYTHON, install_line, render
+from segc.inference.thresholds import least_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,6 +99,7 @@ def render_readme(
             "cells": shapes.cells,
             "outputs": OUTPUTS[metadata.layout](shapes),
             "steps": _steps(metadata, defaults),
+            "confs": _confs(metadata, defaults),
             "most_names": MOST_NAMES,
             "description": description,
             "found": description["parity"]["detections"],
@@ -243,11 +245,20 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         "there, bilinearly, edges repeated. The pixel belongs to the object where m > 0, x1 <= px < x2 and "
         "y1 <= py < y2."
     )
+    above = "Of these keep the ones whose score is above the conf of their class, in the table below."
     return [
         *first[metadata.layout],
+        *([above] if defaults.by_class else []),
         "Box on the photograph: x = (x - left) · w / w', y = (y - top) · h / h', cut off at 0, w and h.",
         finished if metadata.layout == "masks" else mask,
     ]
+
+
+def _confs(metadata: Metadata, defaults: Filters) -> dict[str, float]:
+    """Least scores that hold beside the one for all: of classes by name, and under no name of all others."""
+    by_class = defaults.by_class or {}
+    found = zip(metadata.names, least_scores(by_class, metadata.names), strict=True) if by_class else ()
+    return {name if name in by_class else "": max(least, defaults.conf) for name, least in found}
 
 
 _KNOWN = {

@@ -12,7 +12,7 @@ import pytest
 from segc.architectures.yolov8_seg import SCALES, build
 from segc.emission.readme import OUTPUTS, render_readme
 from segc.emission.script import markdown
-from segc.inference.filters import Filters
+from segc.inference.filters import Filters, Tiling, Tracking
 from segc.inference.letterbox import letterbox_geometry
 from segc.inference.masks import image_masks
 from segc.inference.metadata import LAYOUTS, Metadata
@@ -30,7 +30,13 @@ LEFT = {"conf": 0.25, "iou": 0.7, "max_det": 50}
 SUPPRESSED = sorted(layout for layout in LAYOUTS if layout not in {"named", "fused"})
 
 
-def page(target: str = "onnx", names: tuple[str, ...] = NAMES, notes: tuple[str, ...] = (), **settings: Any) -> str:
+def page(
+    target: str = "onnx",
+    names: tuple[str, ...] = NAMES,
+    notes: tuple[str, ...] = (),
+    filters: Filters | None = None,
+    **settings: Any,
+) -> str:
     entry = targets()[target]
     options = settings.pop("options", None) or entry.default_options()
     settings = {**entry.settings(options), **settings}
@@ -44,9 +50,8 @@ def page(target: str = "onnx", names: tuple[str, ...] = NAMES, notes: tuple[str,
     }
     graph = build(SCALES["n"], len(names), (96, 160))
     weights = (Link("weights", "start.pt", licence="AGPL-3.0 (https://x.example)"), Link("training", "shapes"))
-    return render_readme(
-        entry, options, metadata, graph, Filters(by_class={names[0]: 0.5}), weights, line(weights), description
-    )
+    defaults = filters or Filters(by_class={names[0]: 0.5})
+    return render_readme(entry, options, metadata, graph, defaults, weights, line(weights), description)
 
 
 def rows(text: str, title: str) -> list[list[str]]:
@@ -73,6 +78,50 @@ def test_outputs_are_told_as_the_metadata_have_them(layout: str) -> None:
     assert [row[0].strip("`") for row in rows(text, "output")[: len(LAYOUTS[layout])]] == list(LAYOUTS[layout])
     assert ("Suppress: from the highest score down" in text) == (layout not in SUPPRESSED)
     assert set(OUTPUTS) >= set(LAYOUTS)
+
+
+def steps(text: str) -> list[str]:
+    """What is done with outputs, one after the other."""
+    return re.findall(
+        r"^\d+\. (.*)$", text.partition("## From outputs to objects")[2].partition("\n\n|")[0], re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scores_by_class_are_a_step_and_rows_of_the_table(layout: str) -> None:
+    """Graphs that suppress take the least of all, and leave the others to who runs them."""
+    by_class = {"circle": 0.9, "default": 0.25}
+    settings: dict[str, Any] = {"layout": layout, **(LEFT if layout in SUPPRESSED else {})}
+    text = page(filters=Filters(by_class=by_class), **settings)
+    (place,) = (index for index, step in enumerate(steps(text)) if "conf of their class" in step)
+    before, after = steps(text)[:place], steps(text)[place + 1 :]
+    assert any("Suppress" in step or "has suppressed" in step for step in before)
+    assert after[0].startswith("Box on the photograph")
+    told = {row[0]: row[1:] for row in rows(text, "threshold")}
+    assert (told["conf of circle"][0], told["conf of every other class"][0]) == ("0.9", "0.25")
+    assert ("the model has left them in" in told["conf of circle"][1]) == (layout in SUPPRESSED)
+    assert "conf of default" not in told
+    assert "conf of their class" not in page(filters=Filters(), **settings)
+
+
+def test_scores_by_class_are_told_as_they_hold() -> None:
+    """What the model asks of all classes, or what the spec says of those that it does not name."""
+
+    def told(names: tuple[str, ...], conf: float, by_class: dict[str, float]) -> dict[str, str]:
+        table = rows(page(names=names, filters=Filters(conf, by_class=by_class)), "threshold")
+        return {row[0]: row[1] for row in table if row[0].startswith("conf of")}
+
+    assert told(NAMES, 0.5, {"circle": 0.9, "default": 0.25})["conf of every other class"] == "0.5"
+    assert told(NAMES, 0.25, {"circle": 0.9})["conf of every other class"] == "0.25"
+    assert told(NAMES, 0.4, {"circle": 0.9, "square": 0.4}) == {"conf of circle": "0.9", "conf of square": "0.4"}
+
+
+def test_what_the_program_does_beside_the_steps_is_said() -> None:
+    text = page(filters=Filters(tiles=Tiling(320, whole=True), track=Tracking()))
+    assert "tiles of 320 x 320 pixels that overlap by a share of 0.2, and on the whole besides" in text
+    assert {"`--tile 0`", "`--no-track`"} <= set(re.findall(r"`--[^`]*`", text))
+    assert "`--tile 0`" not in page()
+    assert "`--no-track`" not in page()
 
 
 @pytest.mark.parametrize(
