@@ -184,6 +184,19 @@ def test_of_very_many_classes_some_are_listed_and_the_rest_is_named() -> None:
     assert "The other 800 stand in `artifact.json`" in text
 
 
+@pytest.mark.parametrize("photograph", [(481, 640), (1000, 2), (2, 1000), (483, 640), (70, 123)])
+def test_the_steps_as_they_are_written_place_any_photograph(photograph: tuple[int, int]) -> None:
+    """With the rounding that the page has: of two whole numbers the even one."""
+    text = page()
+    assert "of two the even one: 240.5 becomes 240, and 241.5 becomes 242" in text
+    known: dict[str, Any] = {"h": photograph[0], "w": photograph[1], "H": 320, "W": 320}
+    for name, formula in re.findall(r"`([a-z]+'?) = ([^`]*)`", text):
+        known[name.replace("'", "_")] = eval(formula.replace("·", "*").replace("'", "_"), {}, known)
+    geometry = letterbox_geometry(photograph, (320, 320))
+    assert (known["h_"], known["w_"]) == geometry.resized
+    assert (known["left"], known["top"]) == (geometry.left, geometry.top)
+
+
 def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() -> None:
     """A client by somebody who has read the page, and nothing else."""
     random = np.random.default_rng(3)
