@@ -228,6 +228,7 @@ class Target:
             script in Python, first in the list, begins with the text of its template.
         values: what the templates have beside what all of them have, from the options.
         script_model: from the name of the model that is emitted to that of the one that the predict script runs.
+        builder: name of the program beside the model that makes the one from the other, where they differ.
         script_needed: packages of the predict script, where they are not ``needed``.
         guard: name of a module with ``check(path)``, which looks at a stranger's model before a runtime sees it, and
             raises ``SegcError`` T006; for checks too long to be carried.
@@ -258,6 +259,7 @@ class Target:
     templates: tuple[tuple[str, str], ...] = (("predict.py.j2", "predict.py"),)
     values: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
     script_model: Callable[[str], str] = field(default=lambda name: name)
+    builder: str | None = None
     script_needed: tuple[Requirement, ...] | None = None
     guard: str | None = None
     stand_in: Callable[[Path], str | None] = field(default=lambda _path: None)

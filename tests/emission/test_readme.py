@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from segc.inference.letterbox import letterbox_geometry
 from segc.inference.masks import image_masks
 from segc.inference.metadata import LAYOUTS, Metadata
 from segc.targets.registry import targets
+from segc.targets.tensorrt.build import build_arguments, profile_for
 from segc.weights.lineage import Link, line
 
 NAMES = ("circle", "square")
@@ -35,6 +37,7 @@ def page(
     names: tuple[str, ...] = NAMES,
     notes: tuple[str, ...] = (),
     filters: Filters | None = None,
+    model: str | None = None,
     **settings: Any,
 ) -> str:
     entry = targets()[target]
@@ -42,7 +45,7 @@ def page(
     settings = {**entry.settings(options), **settings}
     metadata = replace(Metadata(names, (96, 160), segc_version="0"), **settings)
     description = {
-        "model": f"shapes{entry.suffix}",
+        "model": model or f"shapes{entry.suffix}",
         "status": "verified",
         "notes": list(notes),
         "parity": PARITY,
@@ -148,6 +151,26 @@ def test_what_a_client_must_know_of_integers_and_images_is_said() -> None:
     assert "value = (integer + 128) / 255. Outputs are floats" in text
     assert {row[1] for row in rows(text, "output")[:4]} == {"float32"}
     assert rows(page("coreml"), "input")[0][:3] == ["`image`", "image", "H x W"]
+
+
+def test_a_kit_is_finished_before_it_is_run() -> None:
+    kit, engine = (page("tensorrt", model=model).partition("## What goes in")[0] for model in ("shapes.onnx", None))
+    commands = re.findall(r"^    (.*)$", kit, re.MULTILINE)
+    assert commands[1:3] == ["python build_engine.py", "python predict.py photo.jpg"]
+    assert "`build_engine.py` makes `shapes.engine` of `shapes.onnx`" in kit
+    assert "build_engine.py" not in engine
+
+
+def test_limits_of_an_engine_are_those_that_it_is_built_with() -> None:
+    text = page("tensorrt", dynamic=True)
+    most = profile_for((96, 160), 32).largest
+    assert most == (8, 3, 320, 320)
+    assert "free within the limits below" in text
+    assert "up to 8 images a run, with sides from 32 up to 320 pixels" in text
+    options = build_arguments([], Path("shapes.onnx"), None, (96, 160))
+    assert (options.max_batch, options.max_side) == (8, 320)
+    for bare in (page("tensorrt"), page(dynamic=True)):
+        assert "limits" not in bare
 
 
 HOSTILE = (
