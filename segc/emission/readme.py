@@ -235,8 +235,9 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         "masks": [done],
     }
     finished = (
-        "Mask: cut the frame's mask where the photograph lies in it, left, top, w' x h', and scale it to w x h: "
-        "bilinearly, and cut at one half."
+        "Mask: the centre of the photograph's pixel (px, py) lies at the input's x = (px + 1/2) · w' / w + left - 1/2, "
+        "y = (py + 1/2) · h' / h + top - 1/2: interpolate the detection's mask there, bilinearly, edges repeated. The "
+        "pixel belongs to the object where that is above 1/2; at exactly 1/2 it does not."
     )
     mask = (
         f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}, on the grid of the prototypes; sigmoid(m) is the "

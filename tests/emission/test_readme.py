@@ -14,8 +14,8 @@ from segc.architectures.yolov8_seg import SCALES, build
 from segc.emission.readme import OUTPUTS, render_readme
 from segc.emission.script import markdown
 from segc.inference.filters import Filters, Tiling, Tracking
-from segc.inference.letterbox import letterbox_geometry
-from segc.inference.masks import image_masks
+from segc.inference.letterbox import letterbox, letterbox_geometry
+from segc.inference.masks import cut_mask, image_masks, masks_to_image
 from segc.inference.metadata import LAYOUTS, Metadata
 from segc.targets.registry import targets
 from segc.targets.tensorrt.build import build_arguments, profile_for
@@ -220,6 +220,56 @@ def test_the_steps_as_they_are_written_place_any_photograph(photograph: tuple[in
     assert (known["left"], known["top"]) == (geometry.left, geometry.top)
 
 
+def test_what_decoders_and_scalers_do_differently_is_said() -> None:
+    text = page()
+    for said in ("Colour profiles are ignored", "transparency is dropped", "without antialiasing", "centres of pixels"):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("photograph", [(96, 160), (70, 123)])
+def test_a_photograph_is_scaled_as_the_page_says(photograph: tuple[int, int]) -> None:
+    (h, w), (h_, w_) = photograph, letterbox_geometry(photograph, (48, 80)).resized
+    pixels = np.random.default_rng(5).integers(0, 256, (h, w, 3)).astype(np.uint8)
+    frame, geometry = letterbox(pixels, (48, 80))
+    y, x = (np.clip((np.arange(new) + 1 / 2) * old / new - 1 / 2, 0, old - 1) for new, old in ((h_, h), (w_, w)))
+    scaled = bilinear(pixels.astype(float), y, x)
+    inner = frame[geometry.top : geometry.top + h_, geometry.left : geometry.left + w_]
+    # OpenCV's weights have 11 bits.
+    assert np.abs(inner - scaled).max() <= 1
+
+
+def bilinear(grid: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The values of a grid [rows, columns, ...] between its cells, at these rows and columns."""
+    (y0, fy), (x0, fx) = ((place.astype(int), place % 1) for place in (y, x))
+    yn, xn = np.minimum(y0 + 1, len(grid) - 1), np.minimum(x0 + 1, grid.shape[1] - 1)
+    more = (..., *(None,) * (grid.ndim - 2))
+    fy, fx = fy[:, None][more], fx[more]
+    upper, lower = (grid[row][:, x0] * (1 - fx) + grid[row][:, xn] * fx for row in (y0, yn))
+    return np.asarray(upper * (1 - fy) + lower * fy)
+
+
+@pytest.mark.parametrize(("photograph", "rounding"), [((48, 80), 0), ((70, 123), 1e-6), ((300, 41), 1e-6)])
+def test_finished_masks_are_brought_to_the_photograph_as_the_page_says(
+    photograph: tuple[int, int], rounding: float
+) -> None:
+    """What is exactly one half belongs to no object: half as large, a photograph reads halfway between two cells."""
+    step = steps(page(layout="masks", **LEFT))[-1]
+    assert "x = (px + 1/2) · w' / w + left - 1/2, y = (py + 1/2) · h' / h + top - 1/2" in step
+    assert "above 1/2; at exactly 1/2 it does not" in step
+    (h, w), (height, width) = photograph, (96, 160)
+    geometry = letterbox_geometry(photograph, (height, width))
+    (h_, w_), left, top = geometry.resized, geometry.left, geometry.top
+    finished = np.random.default_rng(7).random((height, width)) > 0.5
+    box = np.array([0, 0, width, height], np.float32)
+    (mask,) = masks_to_image([cut_mask(finished, box)], geometry)
+    y = np.clip((np.arange(h) + 1 / 2) * h_ / h + top - 1 / 2, 0, height - 1)
+    x = np.clip((np.arange(w) + 1 / 2) * w_ / w + left - 1 / 2, 0, width - 1)
+    values = bilinear(finished.astype(float), y, x)
+    assert (values == 0.5).any()
+    sure = np.abs(values - 0.5) >= rounding
+    assert (mask.full(h, w) == (values > 0.5))[sure].all()
+
+
 def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() -> None:
     """A client by somebody who has read the page, and nothing else."""
     random = np.random.default_rng(3)
@@ -237,15 +287,10 @@ def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() ->
         for value, start, side, new in zip(frame[0], (left, top) * 2, (w, h) * 2, (w_, h_) * 2, strict=True)
     )
     m = np.tensordot(coefficients[0], prototypes, 1)
-    found = np.zeros((h, w), bool)
-    for py in range(h):
-        for px in range(w):
-            x = np.clip(((px + 1 / 2) * w_ / w + left) / 4 - 1 / 2, 0, width // 4 - 1)
-            y = np.clip(((py + 1 / 2) * h_ / h + top) / 4 - 1 / 2, 0, height // 4 - 1)
-            (x0, y0), (fx, fy) = (int(x), int(y)), (x % 1, y % 1)
-            xn, yn = min(x0 + 1, width // 4 - 1), min(y0 + 1, height // 4 - 1)
-            upper, lower = (m[row, x0] * (1 - fx) + m[row, xn] * fx for row in (y0, yn))
-            found[py, px] = upper * (1 - fy) + lower * fy > 0 and x1 <= px < x2 and y1 <= py < y2
+    y = np.clip(((np.arange(h) + 1 / 2) * h_ / h + top) / 4 - 1 / 2, 0, height // 4 - 1)
+    x = np.clip(((np.arange(w) + 1 / 2) * w_ / w + left) / 4 - 1 / 2, 0, width // 4 - 1)
+    py, px = np.mgrid[:h, :w]
+    found = (bilinear(m, y, x) > 0) & (x1 <= px) & (px < x2) & (y1 <= py) & (py < y2)
     (mask,) = image_masks(coefficients, prototypes, frame, geometry, retina=True)
     assert found.sum() > 1000
     assert (mask.full(h, w) == found).mean() > 0.9999
