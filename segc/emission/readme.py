@@ -109,7 +109,7 @@ def render_readme(
             "rows": list(accuracy.rows(found, metadata.names)) if found else [],
             "descent": descent,
             "links": [link for link in weights if link.kind == "weights"],
-            "files": _files(description),
+            "files": _files(target, description),
         },
     )
     return _BLANKS.sub("\n\n", text)
@@ -262,19 +262,27 @@ def _confs(metadata: Metadata, defaults: Filters) -> dict[str, float]:
     return {name if name in by_class else "": max(least, defaults.conf) for name, least in found}
 
 
-_KNOWN = {
+FILES = {
     "predict.py": "runs the model, in Python",
-    "predict.cpp": "runs the model, in C++",
-    "CMakeLists.txt": "builds it",
-    "build_engine.py": "builds the engine on a machine with a GPU",
-    "index.html": "runs the model, in a browser",
-    "SWIFT.md": "code in Swift for an app",
     "metadata.json": "the model's metadata",
+    README: "this page",
+    "artifact.json": "digests, options, versions, and all that was measured",
 }
+"""What may lie in every folder; a target tells the rest."""
 
 
-def _files(description: Mapping[str, Any]) -> dict[str, str]:
-    """What lies in the folder: files, and folders without what is in them."""
-    tops = dict.fromkeys(name.partition("/")[0] for name in description["files"])
-    told = {name: "the model" if name == description["model"] else _KNOWN.get(name, "goes with it") for name in tops}
-    return {**told, README: "this page", "artifact.json": "digests, options, versions, and all that was measured"}
+def _files(target: Target, description: Mapping[str, Any]) -> dict[str, str]:
+    """What lies in the folder: files, and folders without what is in them.
+
+    Raises:
+        ValueError: where the target does not say what a file of its own is.
+    """
+    tops = dict.fromkeys(name.partition("/")[0] for name in (*description["files"], README, "artifact.json"))
+    return {name: "the model" if name == description["model"] else _told(target, name) for name in tops}
+
+
+def _told(target: Target, name: str) -> str:
+    for known, what in {**FILES, **target.files}.items():
+        if name.endswith(known):
+            return what
+    raise ValueError(f"the files of the target {target.name} do not say what {name} is")

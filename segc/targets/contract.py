@@ -226,6 +226,7 @@ class Target:
         carried: modules whose text the predict script carries ahead of ``runtime``.
         templates: what is generated beside the model: template in ``templates/predict/`` and file name. A predict
             script in Python, first in the list, begins with the text of its template.
+        files: what lies beside the model, for its README: by name, or by ending where the name is the model's own.
         values: what the templates have beside what all of them have, from the options.
         script_model: from the name of the model that is emitted to that of the one that the predict script runs.
         builder: name of the program beside the model that makes the one from the other, where they differ.
@@ -257,6 +258,7 @@ class Target:
     requirements: Callable[[Any], tuple[Requirement, ...]]
     carried: tuple[str, ...] = ()
     templates: tuple[tuple[str, str], ...] = (("predict.py.j2", "predict.py"),)
+    files: Mapping[str, str] = field(default_factory=dict)
     values: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
     script_model: Callable[[str], str] = field(default=lambda name: name)
     builder: str | None = None

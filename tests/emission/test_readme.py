@@ -17,6 +17,7 @@ from segc.inference.filters import Filters, Tiling, Tracking
 from segc.inference.letterbox import letterbox, letterbox_geometry
 from segc.inference.masks import cut_mask, image_masks, masks_to_image
 from segc.inference.metadata import LAYOUTS, Metadata
+from segc.targets import tfjs
 from segc.targets.registry import targets
 from segc.targets.tensorrt.build import build_arguments, profile_for
 from segc.weights.lineage import Link, line
@@ -38,18 +39,20 @@ def page(
     notes: tuple[str, ...] = (),
     filters: Filters | None = None,
     model: str | None = None,
+    files: tuple[str, ...] = ("predict.py", "metadata.json"),
     **settings: Any,
 ) -> str:
     entry = targets()[target]
     options = settings.pop("options", None) or entry.default_options()
     settings = {**entry.settings(options), **settings}
     metadata = replace(Metadata(names, (96, 160), segc_version="0"), **settings)
+    model = model or f"shapes{entry.suffix}"
     description = {
-        "model": model or f"shapes{entry.suffix}",
+        "model": model,
         "status": "verified",
         "notes": list(notes),
         "parity": PARITY,
-        "files": {"predict.py": {}, f"shapes{entry.suffix}": {}, "metadata.json": {}},
+        "files": {name: {} for name in (*files, model)},
     }
     graph = build(SCALES["n"], len(names), (96, 160))
     weights = (Link("weights", "start.pt", licence="AGPL-3.0 (https://x.example)"), Link("training", "shapes"))
@@ -151,6 +154,32 @@ def test_what_a_client_must_know_of_integers_and_images_is_said() -> None:
     assert "value = (integer + 128) / 255. Outputs are floats" in text
     assert {row[1] for row in rows(text, "output")[:4]} == {"float32"}
     assert rows(page("coreml"), "input")[0][:3] == ["`image`", "image", "H x W"]
+
+
+BESIDE = {
+    "tensorrt": ("shapes.onnx",),
+    "saved_model": ("shapes.keras",),
+    "graphdef": ("metadata.json",),
+    "edgetpu": ("shapes.tflite",),
+    "tfjs": tuple(tfjs.PAGE),
+}
+"""What targets write beside the model and what is generated."""
+
+
+@pytest.mark.parametrize("target", targets())
+def test_every_file_beside_a_model_is_explained(target: str) -> None:
+    entry = targets()[target]
+    generated = [name for _, name in entry.templates]
+    found = dict(rows(page(target, files=(*generated, *BESIDE.get(target, ()))), "file"))
+    names = {f"shapes{entry.suffix}", *generated, *BESIDE.get(target, ()), "README.md", "artifact.json"}
+    assert {name.strip("`") for name in found} == names
+    assert len(set(found.values())) == len(names)
+    assert "goes with it" not in found.values()
+
+
+def test_a_file_that_its_target_does_not_explain_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"the files of the target onnx do not say what notes\.txt is"):
+        page("onnx", files=("notes.txt",))
 
 
 def test_a_kit_is_finished_before_it_is_run() -> None:

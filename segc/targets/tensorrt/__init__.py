@@ -213,6 +213,10 @@ TARGET = Target(
     needed=onnx.TARGET.needed,
     requirements=lambda options: onnx.TARGET.requirements(_onnx_options(options)),
     templates=(("predict.py.j2", "predict.py"), ("build_engine.py.j2", BUILD_SCRIPT)),
+    files={
+        BUILD_SCRIPT: "builds the engine on a machine with a GPU",
+        onnx.TARGET.suffix: "what the engine is built from",
+    },
     values=_values,
     script_model=_engine_of,
     builder=BUILD_SCRIPT,
