@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segc.emission import accuracy
 from segc.emission.script import PYTHON, install_line, render
+from segc.inference.thresholds import least_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,6 +99,7 @@ def render_readme(
             "cells": shapes.cells,
             "outputs": OUTPUTS[metadata.layout](shapes),
             "steps": _steps(metadata, defaults),
+            "confs": _confs(metadata, defaults),
             "most_names": MOST_NAMES,
             "description": description,
             "found": description["parity"]["detections"],
@@ -107,7 +109,7 @@ def render_readme(
             "rows": list(accuracy.rows(found, metadata.names)) if found else [],
             "descent": descent,
             "links": [link for link in weights if link.kind == "weights"],
-            "files": _files(description),
+            "files": _files(target, description),
         },
     )
     return _BLANKS.sub("\n\n", text)
@@ -233,8 +235,9 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         "masks": [done],
     }
     finished = (
-        "Mask: cut the frame's mask where the photograph lies in it, left, top, w' x h', and scale it to w x h: "
-        "bilinearly, and cut at one half."
+        "Mask: the centre of the photograph's pixel (px, py) lies at the input's x = (px + 1/2) · w' / w + left - 1/2, "
+        "y = (py + 1/2) · h' / h + top - 1/2: interpolate the detection's mask there, bilinearly, edges repeated. The "
+        "pixel belongs to the object where that is above 1/2; at exactly 1/2 it does not."
     )
     mask = (
         f"Mask: m[y, x] = Σ over k of coefficients[k] · {cell}, on the grid of the prototypes; sigmoid(m) is the "
@@ -243,26 +246,43 @@ def _steps(metadata: Metadata, defaults: Filters) -> list[str]:
         "there, bilinearly, edges repeated. The pixel belongs to the object where m > 0, x1 <= px < x2 and "
         "y1 <= py < y2."
     )
+    above = "Of these keep the ones whose score is above the conf of their class, in the table below."
     return [
         *first[metadata.layout],
+        *([above] if defaults.by_class else []),
         "Box on the photograph: x = (x - left) · w / w', y = (y - top) · h / h', cut off at 0, w and h.",
         finished if metadata.layout == "masks" else mask,
     ]
 
 
-_KNOWN = {
+def _confs(metadata: Metadata, defaults: Filters) -> dict[str, float]:
+    """Least scores that hold beside the one for all: of classes by name, and under no name of all others."""
+    by_class = defaults.by_class or {}
+    found = zip(metadata.names, least_scores(by_class, metadata.names), strict=True) if by_class else ()
+    return {name if name in by_class else "": max(least, defaults.conf) for name, least in found}
+
+
+FILES = {
     "predict.py": "runs the model, in Python",
-    "predict.cpp": "runs the model, in C++",
-    "CMakeLists.txt": "builds it",
-    "build_engine.py": "builds the engine on a machine with a GPU",
-    "index.html": "runs the model, in a browser",
-    "SWIFT.md": "code in Swift for an app",
     "metadata.json": "the model's metadata",
+    README: "this page",
+    "artifact.json": "digests, options, versions, and all that was measured",
 }
+"""What may lie in every folder; a target tells the rest."""
 
 
-def _files(description: Mapping[str, Any]) -> dict[str, str]:
-    """What lies in the folder: files, and folders without what is in them."""
-    tops = dict.fromkeys(name.partition("/")[0] for name in description["files"])
-    told = {name: "the model" if name == description["model"] else _KNOWN.get(name, "goes with it") for name in tops}
-    return {**told, README: "this page", "artifact.json": "digests, options, versions, and all that was measured"}
+def _files(target: Target, description: Mapping[str, Any]) -> dict[str, str]:
+    """What lies in the folder: files, and folders without what is in them.
+
+    Raises:
+        ValueError: where the target does not say what a file of its own is.
+    """
+    tops = dict.fromkeys(name.partition("/")[0] for name in (*description["files"], README, "artifact.json"))
+    return {name: "the model" if name == description["model"] else _told(target, name) for name in tops}
+
+
+def _told(target: Target, name: str) -> str:
+    for known, what in {**FILES, **target.files}.items():
+        if name.endswith(known):
+            return what
+    raise ValueError(f"the files of the target {target.name} do not say what {name} is")

@@ -80,19 +80,23 @@ class Project(SpecModel):
 
 
 def repeated_targets(targets: Sequence[TargetOptions]) -> list[Problem]:
-    """Targets whose artifacts would have the same name."""
+    """Targets whose artifacts would have the same name, or one that is the same folder where case does not count."""
     first: dict[str, int] = {}
     found: list[Problem] = []
-    for index, target in enumerate(targets):
-        name = registry.artifact_name(target)
-        if name in first:
-            text = f"an artifact {name} is there already, as entry {first[name] + 1} of the list"
+    names = [registry.artifact_name(target) for target in targets]
+    for index, (target, name) in enumerate(zip(targets, names, strict=True)):
+        folder = name.casefold()
+        if folder in first:
+            other = names[first[folder]]
+            text = f"an artifact {other} is there already, as entry {first[folder] + 1} of the list"
+            if name != other:
+                text += f", and {name} would be the same folder on macOS and Windows"
             key = "format" if target.name is None else "name"
             found.append(Problem("X209", ("targets", index, key), text, "give one of them another `name`"))
-        elif name != target.format and name in registry.targets():
-            text = f"{name} is the name of another target"
+        elif folder != target.format and folder in registry.targets():
+            text = f"{folder} is the name of another target"
             found.append(Problem("X209", ("targets", index, "name"), text, "give it a `name` that no target has"))
-        first.setdefault(name, index)
+        first.setdefault(folder, index)
     return found
 
 

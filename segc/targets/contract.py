@@ -226,8 +226,10 @@ class Target:
         carried: modules whose text the predict script carries ahead of ``runtime``.
         templates: what is generated beside the model: template in ``templates/predict/`` and file name. A predict
             script in Python, first in the list, begins with the text of its template.
+        files: what lies beside the model, for its README: by name, or by ending where the name is the model's own.
         values: what the templates have beside what all of them have, from the options.
         script_model: from the name of the model that is emitted to that of the one that the predict script runs.
+        builder: name of the program beside the model that makes the one from the other, where they differ.
         script_needed: packages of the predict script, where they are not ``needed``.
         guard: name of a module with ``check(path)``, which looks at a stranger's model before a runtime sees it, and
             raises ``SegcError`` T006; for checks too long to be carried.
@@ -256,8 +258,10 @@ class Target:
     requirements: Callable[[Any], tuple[Requirement, ...]]
     carried: tuple[str, ...] = ()
     templates: tuple[tuple[str, str], ...] = (("predict.py.j2", "predict.py"),)
+    files: Mapping[str, str] = field(default_factory=dict)
     values: Callable[[Any], Mapping[str, Any]] = field(default=lambda _options: {})
     script_model: Callable[[str], str] = field(default=lambda name: name)
+    builder: str | None = None
     script_needed: tuple[Requirement, ...] | None = None
     guard: str | None = None
     stand_in: Callable[[Path], str | None] = field(default=lambda _path: None)

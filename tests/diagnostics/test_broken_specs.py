@@ -74,6 +74,7 @@ EXPECTED = {
     "unknown_weights": [("X207", 6, 12)],
     "same_split": [("X208", 9, 8)],
     "target_twice": [("X209", 16, 13)],
+    "target_twice_in_capitals": [("X209", 17, 11), ("X209", 19, 11)],
     "target_refuses": [("X210", 15, 42)],
     "no_folder": [("X212", 7, 9)],
     "mask_size": [("X213", 14, 15)],

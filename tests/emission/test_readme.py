@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from segc.architectures.yolov8_seg import SCALES, build
 from segc.emission.readme import OUTPUTS, render_readme
 from segc.emission.script import markdown
-from segc.inference.filters import Filters
-from segc.inference.letterbox import letterbox_geometry
-from segc.inference.masks import image_masks
+from segc.inference.filters import Filters, Tiling, Tracking
+from segc.inference.letterbox import letterbox, letterbox_geometry
+from segc.inference.masks import cut_mask, image_masks, masks_to_image
 from segc.inference.metadata import LAYOUTS, Metadata
+from segc.targets import tfjs
 from segc.targets.registry import targets
+from segc.targets.tensorrt.build import build_arguments, profile_for
 from segc.weights.lineage import Link, line
 
 NAMES = ("circle", "square")
@@ -30,23 +33,31 @@ LEFT = {"conf": 0.25, "iou": 0.7, "max_det": 50}
 SUPPRESSED = sorted(layout for layout in LAYOUTS if layout not in {"named", "fused"})
 
 
-def page(target: str = "onnx", names: tuple[str, ...] = NAMES, notes: tuple[str, ...] = (), **settings: Any) -> str:
+def page(
+    target: str = "onnx",
+    names: tuple[str, ...] = NAMES,
+    notes: tuple[str, ...] = (),
+    filters: Filters | None = None,
+    model: str | None = None,
+    files: tuple[str, ...] = ("predict.py", "metadata.json"),
+    **settings: Any,
+) -> str:
     entry = targets()[target]
     options = settings.pop("options", None) or entry.default_options()
     settings = {**entry.settings(options), **settings}
     metadata = replace(Metadata(names, (96, 160), segc_version="0"), **settings)
+    model = model or f"shapes{entry.suffix}"
     description = {
-        "model": f"shapes{entry.suffix}",
+        "model": model,
         "status": "verified",
         "notes": list(notes),
         "parity": PARITY,
-        "files": {"predict.py": {}, f"shapes{entry.suffix}": {}, "metadata.json": {}},
+        "files": {name: {} for name in (*files, model)},
     }
     graph = build(SCALES["n"], len(names), (96, 160))
     weights = (Link("weights", "start.pt", licence="AGPL-3.0 (https://x.example)"), Link("training", "shapes"))
-    return render_readme(
-        entry, options, metadata, graph, Filters(by_class={names[0]: 0.5}), weights, line(weights), description
-    )
+    defaults = filters or Filters(by_class={names[0]: 0.5})
+    return render_readme(entry, options, metadata, graph, defaults, weights, line(weights), description)
 
 
 def rows(text: str, title: str) -> list[list[str]]:
@@ -75,6 +86,50 @@ def test_outputs_are_told_as_the_metadata_have_them(layout: str) -> None:
     assert set(OUTPUTS) >= set(LAYOUTS)
 
 
+def steps(text: str) -> list[str]:
+    """What is done with outputs, one after the other."""
+    return re.findall(
+        r"^\d+\. (.*)$", text.partition("## From outputs to objects")[2].partition("\n\n|")[0], re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scores_by_class_are_a_step_and_rows_of_the_table(layout: str) -> None:
+    """Graphs that suppress take the least of all, and leave the others to who runs them."""
+    by_class = {"circle": 0.9, "default": 0.25}
+    settings: dict[str, Any] = {"layout": layout, **(LEFT if layout in SUPPRESSED else {})}
+    text = page(filters=Filters(by_class=by_class), **settings)
+    (place,) = (index for index, step in enumerate(steps(text)) if "conf of their class" in step)
+    before, after = steps(text)[:place], steps(text)[place + 1 :]
+    assert any("Suppress" in step or "has suppressed" in step for step in before)
+    assert after[0].startswith("Box on the photograph")
+    told = {row[0]: row[1:] for row in rows(text, "threshold")}
+    assert (told["conf of circle"][0], told["conf of every other class"][0]) == ("0.9", "0.25")
+    assert ("the model has left them in" in told["conf of circle"][1]) == (layout in SUPPRESSED)
+    assert "conf of default" not in told
+    assert "conf of their class" not in page(filters=Filters(), **settings)
+
+
+def test_scores_by_class_are_told_as_they_hold() -> None:
+    """What the model asks of all classes, or what the spec says of those that it does not name."""
+
+    def told(names: tuple[str, ...], conf: float, by_class: dict[str, float]) -> dict[str, str]:
+        table = rows(page(names=names, filters=Filters(conf, by_class=by_class)), "threshold")
+        return {row[0]: row[1] for row in table if row[0].startswith("conf of")}
+
+    assert told(NAMES, 0.5, {"circle": 0.9, "default": 0.25})["conf of every other class"] == "0.5"
+    assert told(NAMES, 0.25, {"circle": 0.9})["conf of every other class"] == "0.25"
+    assert told(NAMES, 0.4, {"circle": 0.9, "square": 0.4}) == {"conf of circle": "0.9", "conf of square": "0.4"}
+
+
+def test_what_the_program_does_beside_the_steps_is_said() -> None:
+    text = page(filters=Filters(tiles=Tiling(320, whole=True), track=Tracking()))
+    assert "tiles of 320 x 320 pixels that overlap by a share of 0.2, and on the whole besides" in text
+    assert {"`--tile 0`", "`--no-track`"} <= set(re.findall(r"`--[^`]*`", text))
+    assert "`--tile 0`" not in page()
+    assert "`--no-track`" not in page()
+
+
 @pytest.mark.parametrize(
     ("settings", "taken", "prototypes"),
     [
@@ -99,6 +154,52 @@ def test_what_a_client_must_know_of_integers_and_images_is_said() -> None:
     assert "value = (integer + 128) / 255. Outputs are floats" in text
     assert {row[1] for row in rows(text, "output")[:4]} == {"float32"}
     assert rows(page("coreml"), "input")[0][:3] == ["`image`", "image", "H x W"]
+
+
+BESIDE = {
+    "tensorrt": ("shapes.onnx",),
+    "saved_model": ("shapes.keras",),
+    "graphdef": ("metadata.json",),
+    "edgetpu": ("shapes.tflite",),
+    "tfjs": tuple(tfjs.PAGE),
+}
+"""What targets write beside the model and what is generated."""
+
+
+@pytest.mark.parametrize("target", targets())
+def test_every_file_beside_a_model_is_explained(target: str) -> None:
+    entry = targets()[target]
+    generated = [name for _, name in entry.templates]
+    found = dict(rows(page(target, files=(*generated, *BESIDE.get(target, ()))), "file"))
+    names = {f"shapes{entry.suffix}", *generated, *BESIDE.get(target, ()), "README.md", "artifact.json"}
+    assert {name.strip("`") for name in found} == names
+    assert len(set(found.values())) == len(names)
+    assert "goes with it" not in found.values()
+
+
+def test_a_file_that_its_target_does_not_explain_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"the files of the target onnx do not say what notes\.txt is"):
+        page("onnx", files=("notes.txt",))
+
+
+def test_a_kit_is_finished_before_it_is_run() -> None:
+    kit, engine = (page("tensorrt", model=model).partition("## What goes in")[0] for model in ("shapes.onnx", None))
+    commands = re.findall(r"^    (.*)$", kit, re.MULTILINE)
+    assert commands[1:3] == ["python build_engine.py", "python predict.py photo.jpg"]
+    assert "`build_engine.py` makes `shapes.engine` of `shapes.onnx`" in kit
+    assert "build_engine.py" not in engine
+
+
+def test_limits_of_an_engine_are_those_that_it_is_built_with() -> None:
+    text = page("tensorrt", dynamic=True)
+    most = profile_for((96, 160), 32).largest
+    assert most == (8, 3, 320, 320)
+    assert "free within the limits below" in text
+    assert "up to 8 images a run, with sides from 32 up to 320 pixels" in text
+    options = build_arguments([], Path("shapes.onnx"), None, (96, 160))
+    assert (options.max_batch, options.max_side) == (8, 320)
+    for bare in (page("tensorrt"), page(dynamic=True)):
+        assert "limits" not in bare
 
 
 HOSTILE = (
@@ -135,6 +236,69 @@ def test_of_very_many_classes_some_are_listed_and_the_rest_is_named() -> None:
     assert "The other 800 stand in `artifact.json`" in text
 
 
+@pytest.mark.parametrize("photograph", [(481, 640), (1000, 2), (2, 1000), (483, 640), (70, 123)])
+def test_the_steps_as_they_are_written_place_any_photograph(photograph: tuple[int, int]) -> None:
+    """With the rounding that the page has: of two whole numbers the even one."""
+    text = page()
+    assert "of two the even one: 240.5 becomes 240, and 241.5 becomes 242" in text
+    known: dict[str, Any] = {"h": photograph[0], "w": photograph[1], "H": 320, "W": 320}
+    for name, formula in re.findall(r"`([a-z]+'?) = ([^`]*)`", text):
+        known[name.replace("'", "_")] = eval(formula.replace("·", "*").replace("'", "_"), {}, known)
+    geometry = letterbox_geometry(photograph, (320, 320))
+    assert (known["h_"], known["w_"]) == geometry.resized
+    assert (known["left"], known["top"]) == (geometry.left, geometry.top)
+
+
+def test_what_decoders_and_scalers_do_differently_is_said() -> None:
+    text = page()
+    for said in ("Colour profiles are ignored", "transparency is dropped", "without antialiasing", "centres of pixels"):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("photograph", [(96, 160), (70, 123)])
+def test_a_photograph_is_scaled_as_the_page_says(photograph: tuple[int, int]) -> None:
+    (h, w), (h_, w_) = photograph, letterbox_geometry(photograph, (48, 80)).resized
+    pixels = np.random.default_rng(5).integers(0, 256, (h, w, 3)).astype(np.uint8)
+    frame, geometry = letterbox(pixels, (48, 80))
+    y, x = (np.clip((np.arange(new) + 1 / 2) * old / new - 1 / 2, 0, old - 1) for new, old in ((h_, h), (w_, w)))
+    scaled = bilinear(pixels.astype(float), y, x)
+    inner = frame[geometry.top : geometry.top + h_, geometry.left : geometry.left + w_]
+    # OpenCV's weights have 11 bits.
+    assert np.abs(inner - scaled).max() <= 1
+
+
+def bilinear(grid: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The values of a grid [rows, columns, ...] between its cells, at these rows and columns."""
+    (y0, fy), (x0, fx) = ((place.astype(int), place % 1) for place in (y, x))
+    yn, xn = np.minimum(y0 + 1, len(grid) - 1), np.minimum(x0 + 1, grid.shape[1] - 1)
+    more = (..., *(None,) * (grid.ndim - 2))
+    fy, fx = fy[:, None][more], fx[more]
+    upper, lower = (grid[row][:, x0] * (1 - fx) + grid[row][:, xn] * fx for row in (y0, yn))
+    return np.asarray(upper * (1 - fy) + lower * fy)
+
+
+@pytest.mark.parametrize(("photograph", "rounding"), [((48, 80), 0), ((70, 123), 1e-6), ((300, 41), 1e-6)])
+def test_finished_masks_are_brought_to_the_photograph_as_the_page_says(
+    photograph: tuple[int, int], rounding: float
+) -> None:
+    """What is exactly one half belongs to no object: half as large, a photograph reads halfway between two cells."""
+    step = steps(page(layout="masks", **LEFT))[-1]
+    assert "x = (px + 1/2) · w' / w + left - 1/2, y = (py + 1/2) · h' / h + top - 1/2" in step
+    assert "above 1/2; at exactly 1/2 it does not" in step
+    (h, w), (height, width) = photograph, (96, 160)
+    geometry = letterbox_geometry(photograph, (height, width))
+    (h_, w_), left, top = geometry.resized, geometry.left, geometry.top
+    finished = np.random.default_rng(7).random((height, width)) > 0.5
+    box = np.array([0, 0, width, height], np.float32)
+    (mask,) = masks_to_image([cut_mask(finished, box)], geometry)
+    y = np.clip((np.arange(h) + 1 / 2) * h_ / h + top - 1 / 2, 0, height - 1)
+    x = np.clip((np.arange(w) + 1 / 2) * w_ / w + left - 1 / 2, 0, width - 1)
+    values = bilinear(finished.astype(float), y, x)
+    assert (values == 0.5).any()
+    sure = np.abs(values - 0.5) >= rounding
+    assert (mask.full(h, w) == (values > 0.5))[sure].all()
+
+
 def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() -> None:
     """A client by somebody who has read the page, and nothing else."""
     random = np.random.default_rng(3)
@@ -152,15 +316,10 @@ def test_the_steps_as_they_are_written_give_the_masks_of_the_predict_script() ->
         for value, start, side, new in zip(frame[0], (left, top) * 2, (w, h) * 2, (w_, h_) * 2, strict=True)
     )
     m = np.tensordot(coefficients[0], prototypes, 1)
-    found = np.zeros((h, w), bool)
-    for py in range(h):
-        for px in range(w):
-            x = np.clip(((px + 1 / 2) * w_ / w + left) / 4 - 1 / 2, 0, width // 4 - 1)
-            y = np.clip(((py + 1 / 2) * h_ / h + top) / 4 - 1 / 2, 0, height // 4 - 1)
-            (x0, y0), (fx, fy) = (int(x), int(y)), (x % 1, y % 1)
-            xn, yn = min(x0 + 1, width // 4 - 1), min(y0 + 1, height // 4 - 1)
-            upper, lower = (m[row, x0] * (1 - fx) + m[row, xn] * fx for row in (y0, yn))
-            found[py, px] = upper * (1 - fy) + lower * fy > 0 and x1 <= px < x2 and y1 <= py < y2
+    y = np.clip(((np.arange(h) + 1 / 2) * h_ / h + top) / 4 - 1 / 2, 0, height // 4 - 1)
+    x = np.clip(((np.arange(w) + 1 / 2) * w_ / w + left) / 4 - 1 / 2, 0, width // 4 - 1)
+    py, px = np.mgrid[:h, :w]
+    found = (bilinear(m, y, x) > 0) & (x1 <= px) & (px < x2) & (y1 <= py) & (py < y2)
     (mask,) = image_masks(coefficients, prototypes, frame, geometry, retina=True)
     assert found.sum() > 1000
     assert (mask.full(h, w) == found).mean() > 0.9999

@@ -141,6 +141,13 @@ def test_an_artifact_holds_the_model_the_page_and_its_runtime(artifacts: Callabl
     assert "model.2.m.0.cv1.conv/Conv2D" in names
 
 
+@needs_node
+def test_the_worker_says_what_it_is_where_it_is_run_as_a_program() -> None:
+    done = subprocess.run(["node", RUNTIME / "predict.js", "photo.jpg"], capture_output=True, text=True, check=False)
+    said = "predict.js is the worker of index.html, no program: run python -m http.server here, and open the page\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_what_ships_is_what_runs_in_node_and_what_was_tested_against_python(artifacts: Callable[..., Path]) -> None:
     folder = artifacts()
     for name in tfjs.PAGE:

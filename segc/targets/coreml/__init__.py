@@ -154,6 +154,7 @@ TARGET = Target(
     ),
     requirements=lambda _options: (Requirement("coremltools", "coremltools", "9.0", preload=TOOLS),),
     templates=(("predict.py.j2", "predict.py"), ("coreml.md.j2", "SWIFT.md")),
+    files={"SWIFT.md": "code in Swift for an app"},
     values=_values,
     stand_in=_stand_in,
     refusals=_refusals,

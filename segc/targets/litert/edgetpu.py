@@ -232,6 +232,7 @@ TARGET = Target(
     stand_in=_stand_in,
     passes=lambda _options, _metadata: integer_passes(),
     settings=_settings,
+    files={".tflite": "the model as it was before it was compiled, for processors"},
     values=lambda _options: READS,
     scheme=lambda _options: integers(),
     remarks=_remarks,

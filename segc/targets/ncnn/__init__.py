@@ -103,6 +103,7 @@ TARGET = Target(
         ("ncnn.cpp.j2", "predict.cpp"),
         ("ncnn_cmake.txt.j2", "CMakeLists.txt"),
     ),
+    files={"predict.cpp": "runs the model, in C++", "CMakeLists.txt": "builds predict.cpp"},
     guard="segc.targets.ncnn.guard",
     refusals=lambda options, _size: int8_refusals(options),
     passes=_passes,

@@ -98,6 +98,7 @@ TARGET = Target(
     extra="tensorflow",
     without={"int8": "TensorFlow computes in floats; tflite is its form in integers"},
     needed=(REQUIREMENT,),
+    files={".keras": "the same model for Keras"},
     requirements=_requirements,
     refusals=_refusals,
     passes=passes,

@@ -188,6 +188,13 @@ def _engine_of(model: str) -> str:
     return model.removesuffix(onnx.TARGET.suffix).removesuffix(TARGET.suffix) + TARGET.suffix
 
 
+def _values(options: TensorRtOptions) -> dict[str, Any]:
+    """For what stands beside the model: the engine's limits, too."""
+    from segc.targets.tensorrt.build import profile_for
+
+    return {"workspace": options.workspace, "mask_writes": "float32", "profile_for": profile_for}
+
+
 def _settings(options: TensorRtOptions) -> Mapping[str, Any]:
     precision = "int8" if options.int8 else "fp16" if options.half else "fp32"
     return {**suppression_settings(options), "dynamic": options.dynamic, "precision": precision}
@@ -206,8 +213,13 @@ TARGET = Target(
     needed=onnx.TARGET.needed,
     requirements=lambda options: onnx.TARGET.requirements(_onnx_options(options)),
     templates=(("predict.py.j2", "predict.py"), ("build_engine.py.j2", BUILD_SCRIPT)),
-    values=lambda options: {"workspace": options.workspace, "mask_writes": "float32"},
+    files={
+        BUILD_SCRIPT: "builds the engine on a machine with a GPU",
+        onnx.TARGET.suffix: "what the engine is built from",
+    },
+    values=_values,
     script_model=_engine_of,
+    builder=BUILD_SCRIPT,
     script_needed=(Requirement("tensorrt", "tensorrt", "10.0"),),
     stand_in=lambda path: "segc.targets.tensorrt.stand_in" if _is_kit(path) else None,
     aliases=("engine",),

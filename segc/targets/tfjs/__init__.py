@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from segc.graph.passes import Pass
     from segc.inference.metadata import Metadata
 
-PAGE = ("page.css", "page.js", "predict.js", "inference.js", "runtime")
-"""Files and folders of ``templates/predict/tfjs/`` that go beside ``index.html`` as they are."""
+PAGE = {
+    "page.css": "the page's looks",
+    "page.js": "what people do on the page",
+    "predict.js": "the page's web worker, which loads the model and runs it: no program for Node.js",
+    "inference.js": "from a photograph to objects: what goes in, suppression, masks, outlines",
+    "runtime": "TensorFlow.js, with its licences",
+}
+"""Files and folders of ``templates/predict/tfjs/`` that go beside ``index.html`` as they are, and what each is."""
 
 
 class TfjsOptions(SuppressionOptions):
@@ -86,6 +92,11 @@ TARGET = Target(
     needed=(),
     requirements=lambda _options: (tensorflow.REQUIREMENT,),
     templates=(("tfjs/index.html.j2", "index.html"), ("tfjs/constants.js.j2", "constants.js")),
+    files={
+        "index.html": "the page: runs the model, in a browser",
+        "constants.js": "numbers that the page has in common with segc",
+        **PAGE,
+    },
     refusals=suppression_refusals,
     passes=_passes,
     values=lambda _options: {"mask_writes": "float32"},

@@ -4,6 +4,11 @@
 // The web worker that runs the network, so that the page stays awake meanwhile. segc runs this very file in Node.js to
 // verify the model. What it is told and what it answers stands at the end.
 
+if (typeof importScripts !== "function") {
+  console.error("predict.js is the worker of index.html, no program: run python -m http.server here, and open the page");
+  process.exit(2);
+}
+
 importScripts("runtime/tf.min.js", "constants.js", "inference.js");
 
 const FETCHED_AT_ONCE = 4;
