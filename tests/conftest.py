@@ -24,9 +24,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 @pytest.fixture(autouse=True)
 def interruptible() -> None:
-    """Ctrl-C is heard: a shell starts background jobs with SIGINT ignored, and what ran before may have left it so."""
+    """Signals are heard: a shell starts background jobs with SIGINT ignored, nohup with SIGHUP."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
