@@ -306,7 +306,8 @@ class Order:
         if self.job.filters.by_class:
             programs = [name for _, name in self.target.templates if name.endswith((".cpp", ".html", ".md"))]
             for what in (*programs, *(["the model itself"] if self.suppression else [])):
-                yield f"{what} takes one least score for all classes, {self.job.filters.conf:g}, the project's lowest"
+                least = self.job.filters.conf if self.metadata.conf is None else self.metadata.conf
+                yield f"{what} takes one least score for all classes, {least:g}"
 
     def _attempt(self, pool: WorkerPool, references: References, watch: Callable[[str, str], None]) -> Attempt:
         """Emit, run and measure, into ``files``.

@@ -87,7 +87,12 @@ class Inputs:
             "target": self.target.name,
             "options": self.options.model_dump(mode="json"),
             "metadata": self.metadata.to_json(),
-            "thresholds": {"conf": self.filters.conf, "iou": self.filters.iou, "max_det": self.filters.max_det},
+            "thresholds": {
+                "conf": self.filters.conf,
+                "iou": self.filters.iou,
+                "max_det": self.filters.max_det,
+                **({"conf_by_class": dict(self.filters.by_class)} if self.filters.by_class else {}),
+            },
             "graph_digest": digest(self.graph),
             "weights": {
                 "digest": self.weights_digest,

@@ -410,6 +410,8 @@ def test_how_a_project_looks_at_pictures_is_not_held_against_its_models(setting:
     loaded = load_project(project, ("hyperparameters.imgsz=160", f"hyperparameters.{setting}"))
     (made,) = emit_project(loaded, project.parent / "build")
     assert made.status == "verified", made.diagnostics
+    thresholds = described(project.parent / "build" / "artifacts" / "onnx")["thresholds"]
+    assert thresholds.get("conf_by_class") == ({"circle": 0.95, "default": 0.1} if "circle" in setting else None)
 
 
 def test_the_live_table_has_state_seconds_size_and_parity() -> None:
