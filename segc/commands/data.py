@@ -221,6 +221,8 @@ def _show_check(done: "Survey") -> None:
 
 def _contents(contents: "Contents") -> str:
     """What is in a split, in words."""
+    if not contents.images:
+        return "not one image could be read, see the faults"
     crowds = f" and {contents.crowds} crowd regions" if contents.crowds else ""
     boxes = f", {contents.boxes} of them boxes" if contents.boxes else ""
     bare = f" ({contents.unlabelled} have no labels of any kind)" if contents.unlabelled else ""
