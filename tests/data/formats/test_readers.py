@@ -468,6 +468,42 @@ def test_masks_may_be_a_file_an_object(tmp_path):
     assert [one.code for one in masks.read(image, NAMES).faults] == ["D005", "D003", "D003"]
 
 
+def mask_class(folder: Path, name: str, names: tuple[str, ...]) -> str:
+    """The class of an object by the name of its file; the message where it tells none."""
+    image = picture(folder / "images" / "a.png")
+    place = folder / "masks" / "a"
+    place.mkdir(parents=True)
+    (place / name).write_bytes(png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
+    found = masks.read(image, names)
+    return found.faults[0].message.partition(": ")[2] if found.faults else names[found.instances[0].class_id]
+
+
+DIGITS = tuple("0123456789")
+ODD = ("cat", "cat_2", "0001", "2", "a b_3", "x.y")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "expected"),
+    [
+        *((f"{number:04}_{name}.png", names, name) for names in (DIGITS, ODD) for number in (1, 10) for name in names),
+        ("0001_x.png", ("X", "x"), "x"),
+        ("0002_X.png", ("X", "x"), "X"),
+        ("x-1.png", ("X", "x"), "x"),
+        ("CAT_1.png", ("cat", "dog"), "cat"),
+        ("hot dog_1.png", ("dog", "hot dog"), "hot dog"),
+        ("1_hot dog.png", ("dog", "hot dog"), "hot dog"),
+        ("cat_12.png", ("cat", "2"), "cat"),
+        ("part12.png", ("part1", "part12"), "part12"),
+        ("cat_2.png", ("cat", "2"), '"cat_2.png" tells two classes, `cat` and `2`'),
+        ("cat_dog.png", ("cat", "dog"), '"cat_dog.png" tells two classes, `cat` and `dog`'),
+        ("CAT_1.png", ("Cat", "cat"), '"CAT_1.png" tells two classes, `Cat` and `cat`'),
+        ("part12.png", ("part1", "part2"), 'no class of the project is in "part12.png"'),
+    ],
+)
+def test_the_class_of_a_mask_is_what_its_file_says_and_no_other(tmp_path, name, names, expected):
+    assert mask_class(tmp_path, name, names) == expected
+
+
 def test_an_image_alone_in_its_folder_has_the_masks_beside_it(tmp_path):
     image = picture(tmp_path / "x" / "images" / "x.png")
     (tmp_path / "x" / "masks").mkdir()
