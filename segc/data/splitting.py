@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -130,7 +131,7 @@ def _write(
     divide_file = _ANNOTATED.get(form)
     texts: dict[Path, str] = {}
     if divide_file is not None:
-        file = _annotation_file(loaded, splits)
+        file = _annotation_file(loaded, splits, folder)
         folders = list(dict.fromkeys(one for split in splits for one in loaded.split_paths(split)))
         place = {path: name for name, paths in images.items() for path in paths}
         for name, text in divide_file(file, folders, place, list(images)).items():
@@ -150,12 +151,14 @@ def _write(
     return dict(files)
 
 
-def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split]) -> Path:
+def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split], folder: Path) -> Path:
     """The one annotation file of some splits."""
     files = list(dict.fromkeys(loaded.annotations_path(split) for split in splits))
     if len(files) > 1:
         text = "two annotation files may number their images alike: they cannot be divided together"
-        raise fail("D034", text, help=f"divide one of them: segc data split {files[0].name}")
+        images = loaded.split_paths(splits[0])[0]
+        command = shlex.join(["segc", "data", "split", str(files[0]), "--images", str(images), "-o", str(folder)])
+        raise fail("D034", text, help=f"divide one of them: {command}")
     return files[0]
 
 
