@@ -97,7 +97,7 @@ def convert_command(
 
 
 def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
-    from segc.data.convert import REPORT
+    from segc.spec.layouts import ACCOUNT
 
     counts = done.counts
     what = f"{done.images} images and {done.objects} objects from {done.source} to {done.target}"
@@ -112,9 +112,9 @@ def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
             iou = "" if loss.iou is None else f" (IoU {loss.iou:.3f})"
             lines.append(f"    {loss.image}{named}: {loss.why}{iou}")
         if len(losses) > _MOST_SHOWN:
-            lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / REPORT}")
+            lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / ACCOUNT}")
     if done.renamed:
-        lines.append(f"  {len(done.renamed)} images have other names now, see {output / REPORT}")
+        lines.append(f"  {len(done.renamed)} images have other names now, see {output / ACCOUNT}")
     lines += ["in project.yaml:", "dataset:"]
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}

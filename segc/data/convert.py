@@ -14,12 +14,10 @@ from segc.data.samples import Sample, Split, read_image
 from segc.data.writers.common import Item, Loss, Writer
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail, place
 from segc.files import atomic_directory, canonical_json
+from segc.spec.layouts import ACCOUNT
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
-
-REPORT = "conversion.json"
-"""The account of a conversion, in the folder that it made."""
 
 Progress = Callable[[int, int], None]
 
@@ -134,7 +132,7 @@ def convert(
                 if progress is not None:
                     progress(done.images, total)
         done.dataset = writer.finish()
-        (partial / REPORT).write_text(canonical_json(done.to_json()), "utf-8")
+        (partial / ACCOUNT).write_text(canonical_json(done.to_json()), "utf-8")
     return done
 
 

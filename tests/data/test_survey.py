@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from fractions import Fraction
@@ -266,15 +267,34 @@ def test_a_coco_file_is_divided_with_all_that_it_says(small, tmp_path):
     file = tmp_path / "coco" / "annotations" / "instances_train.json"
     document = json.loads(file.read_text()) | {"info": {"year": 2020}}
     file.write_text(json.dumps(document))
-    images = str(tmp_path / "coco" / "images" / "train")
     out = tmp_path / "parts"
-    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    assert run(["data", "split", str(file), "-o", str(out), "--val", "0.4"]) == 0
     parts = [json.loads((out / f"instances_{name}.json").read_text()) for name in ("train", "val")]
     assert [part["info"] for part in parts] == [{"year": 2020}] * 2
     assert sorted(one["id"] for part in parts for one in part["images"]) == [1, 2, 3, 4, 5]
     assert sorted(one["id"] for part in parts for one in part["annotations"]) == [1, 2, 3, 4]
     for part in parts:
         assert {one["image_id"] for one in part["annotations"]} <= {one["id"] for one in part["images"]}
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_the_way_out_of_several_annotation_files_works_as_it_is_printed(form, small, tmp_path, capsys):
+    folder = tmp_path / "with blanks"
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(folder)]) == 0
+    assert run(["data", "split", str(folder), "-o", str(tmp_path / "parts")]) == 1
+    printed = re.search("segc (data split .*)", capsys.readouterr().err)
+    assert run(shlex.split(printed[1])) == 0
+    assert (tmp_path / "parts" / f"instances_val.{'json' if form == 'coco' else 'xml'}").is_file()
+
+
+def test_an_annotation_file_without_images_near_it_says_how_to_name_their_folder(small, tmp_path, capsys):
+    assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
+    (tmp_path / "alone").mkdir()
+    file = Path(shutil.copy(tmp_path / "coco" / "annotations" / "instances_train.json", tmp_path / "alone"))
+    assert run(["data", "check", str(file)]) == 1
+    told = capsys.readouterr()
+    assert "--images DIR" in told.err
+    assert run(["data", "check", str(file), "--images", str(tmp_path / "coco" / "images" / "train")]) == 0
 
 
 def test_a_cvat_file_is_divided_and_read_again(small, tmp_path, capsys):
@@ -348,6 +368,36 @@ def test_what_was_converted_is_recognised_with_its_splits(form, small, tmp_path,
     assert {split: one["images"] for split, one in found.items()} == {"train": 5, "val": 1}
     assert run(["init", "--from", str(tmp_path / form), str(tmp_path / "project.yaml")]) == 0
     assert run(["validate", "--data", str(tmp_path / "project.yaml")]) == 0
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat", "voc", "masks"])
+def test_a_test_split_comes_through_whatever_the_format(form, small, tmp_path):
+    write(small.parent, "test", "t.png", photograph(20), "1 .1 .1 .5 .1 .5 .6\n")
+    small.write_text(f"{small.read_text()}test: images/test\n")
+    first, again = tmp_path / form, tmp_path / "again"
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(first)]) == 0
+    assert run(["data", "convert", str(first), "--to", "yolo", "-o", str(again)]) == 0
+    names = {split: sorted(one.name for one in (again / "images" / split).iterdir()) for split in ("val", "test")}
+    assert names == {"val": ["v.png"], "test": ["t.png"]}
+    assert len(list((again / "images" / "train").iterdir())) == 5
+    assert run(["init", "--from", str(first), str(tmp_path / "project.yaml")]) == 0
+    loaded, splits = open_dataset(tmp_path / "project.yaml")
+    assert splits == ("train", "val", "test")
+    assert [sample.image.name for sample in read_split(loaded, "test")] == ["t.png"]
+
+
+@pytest.mark.parametrize("form", ["labelme", "masks", "cvat", "coco", "voc"])
+def test_what_was_converted_keeps_its_classes_and_their_order(form, small, tmp_path):
+    names = ["part_2", "08", "part_1"]
+    (small.parent / "labels" / "train" / "0.txt").write_text("1 .1 .1 .5 .1 .5 .6\n2 .3 .1 .7 .1 .7 .6\n")
+    small.write_text(f"train: images/train\nval: images/val\nnames: {json.dumps(names)}\n")
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(tmp_path / form)]) == 0
+    loaded, _ = open_dataset(tmp_path / form)
+    assert loaded.project.dataset.names == tuple(names)
+    counts = Counter(one.class_id for sample in read_split(loaded, "train") for one in sample.instances)
+    assert counts == {0: 3, 1: 1, 2: 1}
+    assert run(["init", "--from", str(tmp_path / form), str(tmp_path / "project.yaml")]) == 0
+    assert open_dataset(tmp_path / "project.yaml")[0].project.dataset.names == tuple(names)
 
 
 def test_a_project_that_validates_on_its_training_images_is_divided_once(small, tmp_path, capsys):

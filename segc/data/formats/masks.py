@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from segc.data.contours import outlines
 from segc.data.formats.common import MOST_OBJECTS, Fault, ImageLabels, Polygon, Shape, fractions, gather, shown
 from segc.data.formats.png import read_png_file
+from segc.diagnostics import Diagnostic
 
 PER_CLASS = 1000
 """Numbers of objects that a class has in a file with several classes."""
@@ -104,6 +105,13 @@ def _indexed(path: Path, names: Sequence[str]) -> ImageLabels:
     except Fault as fault:
         found.note(fault)
         return found
+    beyond = sum(number >= PER_CLASS for number, _, _ in objects)
+    if len(names) == 1 and beyond:
+        text = (
+            f"{beyond} objects have numbers from {PER_CLASS} on, as several classes do: all are taken for `{names[0]}`"
+        )
+        advice = f"where they are {PER_CLASS} · class + n, name the classes: dataset.names, or --names"
+        found.faults.append(Diagnostic("D005", text, "warning", file=path, help=advice))
     shapes = []
     for number, polygons, _ in objects:
         class_id = number // PER_CLASS if len(names) > 1 else 0

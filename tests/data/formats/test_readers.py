@@ -561,16 +561,78 @@ def yolo_folder(folder, *splits):
     [
         (("train", "val"), {"train": ("images/train",), "val": ("images/val",)}),
         (("training", "valid"), {"train": ("images/training",), "val": ("images/valid",)}),
-        (("train", "val", "test"), {"train": ("images",)}),
+        (
+            ("train", "val", "test"),
+            {"train": ("images/train",), "val": ("images/val",), "test": ("images/test",)},
+        ),
+        (("train", "test"), {"train": ("images/train",), "test": ("images/test",)}),
+        (("train", "val", "more"), {"train": ("images/train",), "val": ("images/val",)}),
         (("a", "b"), {"train": ("images",)}),
     ],
 )
-def test_two_folders_of_images_are_the_splits_and_more_are_all_gone_through(tmp_path, folders, found):
+def test_folders_of_images_are_the_splits_that_they_are_called(tmp_path, folders, found):
     yolo_folder(tmp_path, *folders)
     loaded, splits = open_dataset(tmp_path)
-    assert {
-        split: tuple(p.relative_to(tmp_path).as_posix() for p in loaded.split_paths(split)) for split in splits
-    } == (found)
+    assert split_paths(loaded, splits) == found
+    left = [one for one in loaded.warnings if one.code == "D035"]
+    assert [one.message.rpartition(" ")[2] for one in left] == (["images/more"] if "more" in folders else [])
+
+
+def split_paths(loaded, splits):
+    return {
+        split: tuple(p.relative_to(loaded.dataset_root).as_posix() for p in loaded.split_paths(split))
+        for split in splits
+    }
+
+
+def test_images_beside_the_folders_of_splits_are_left_out_with_a_word(tmp_path):
+    yolo_folder(tmp_path, "train", "val")
+    for number in range(7):
+        picture(tmp_path / "images" / f"{number}.png")
+    loaded, _ = open_dataset(tmp_path)
+    (told,) = (one for one in loaded.warnings if one.code == "D035")
+    assert told.message.endswith("images/3.png, images/4.png and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("lists", "found"),
+    [
+        (("train",), {"train": "train"}),
+        (("train", "val"), {"train": "train", "val": "val"}),
+        (("train", "val", "test"), {"train": "train", "val": "val", "test": "test"}),
+        (("trainval", "train"), {"train": "train"}),
+        (("trainval", "test"), {"train": "trainval", "test": "test"}),
+    ],
+)
+def test_lists_of_voc_are_followed_and_what_they_leave_out_is_counted(tmp_path, lists, found):
+    voc_dataset(tmp_path, index_map(), record=["dog", "cat"])
+    picture(tmp_path / "JPEGImages" / "lone.png")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name in lists:
+        (tmp_path / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("a\n")
+    loaded, splits = open_dataset(tmp_path)
+    assert split_paths(loaded, splits) == {
+        split: (f"ImageSets/Segmentation/{name}.txt",) for split, name in found.items()
+    }
+    (told,) = (one for one in loaded.warnings if one.code == "D022")
+    assert told.message.startswith("1 of 2 images are in none")
+
+
+def test_numbers_of_several_classes_are_no_class_of_one_without_a_word(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "masks").mkdir()
+    values = np.zeros((HEIGHT, WIDTH), np.uint16)
+    values[1:5, 1:5], values[6:9, 6:9] = 1002, 7
+    (tmp_path / "masks" / "a.png").write_bytes(png(values))
+    loaded, _ = open_dataset(tmp_path)
+    found = Findings()
+    read_split(loaded, "train", found)
+    (told,) = found
+    assert (told.code, told.severity) == ("D005", "warning")
+    assert "all are `object` here" in told.message
+    found = Findings()
+    read_split(open_dataset(tmp_path, names=NAMES)[0], "train", found)
+    assert not found
 
 
 def test_a_folder_with_a_data_file_is_what_that_says(tmp_path):

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.data.contours import fill, outlines
-from segc.data.convert import REPORT, convert
+from segc.data.convert import convert
 from segc.data.dataset import read_split
 from segc.data.labels import Instance
 from segc.data.opening import open_dataset
 from segc.diagnostics import SegcError
 from segc.evaluation.rle import encode_mask, encode_polygons
+from segc.spec.layouts import ACCOUNT
 from segc.spec.load import check_text
 
 HEIGHT, WIDTH = 48, 64
@@ -31,7 +32,7 @@ def load(folder, dataset):
 
 def written(folder):
     """The dataset that a conversion made, as the section that it recommends reads it."""
-    section = json.loads((folder / REPORT).read_text())["dataset"]
+    section = json.loads((folder / ACCOUNT).read_text())["dataset"]
     section.setdefault("val", section.get("train"))
     if "annotations" in section:
         section["annotations"].setdefault("val", section["annotations"]["train"])
