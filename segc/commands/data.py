@@ -115,6 +115,8 @@ def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
             lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / ACCOUNT}")
     if done.renamed:
         lines.append(f"  {len(done.renamed)} images have other names now, see {output / ACCOUNT}")
+    if done.turned:
+        lines.append(f"  labels of {len(done.turned)} images are turned upright, as their EXIF data turns the picture")
     lines += ["in project.yaml:", "dataset:"]
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}

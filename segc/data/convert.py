@@ -9,11 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from segc.data.dataset import read_split
+from segc.data.exif import exif_orientation, upright_points
+from segc.data.labels import Instance
 from segc.data.opening import Format
-from segc.data.samples import Sample, Split, read_image
+from segc.data.samples import Sample, Split, is_taken_as_stored, read_image
 from segc.data.writers.common import Item, Loss, Writer
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail, place
 from segc.files import atomic_directory, canonical_json
+from segc.inference.image_headers import image_header_size
 from segc.spec.layouts import ACCOUNT
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class Conversion:
         losses: objects that did not come through as they were.
         unread: what the labels have beside objects, and is not read.
         renamed: new names of images by their files, where a name was taken already.
+        turned: images whose labels were for the picture as it is stored, and are for the upright one now.
         dataset: the ``dataset`` section of a spec that reads what was written, relative to its folder.
     """
 
@@ -44,6 +48,7 @@ class Conversion:
     losses: list[Loss] = field(default_factory=list)
     unread: list[Diagnostic] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
     dataset: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,6 +70,7 @@ class Conversion:
             "losses": [loss.to_json() for loss in self.losses],
             "unread": [{"code": one.code, "place": place(one), "message": one.message} for one in self.unread],
             "renamed": self.renamed,
+            "turned": self.turned,
             "dataset": self.dataset,
         }
 
@@ -102,8 +108,8 @@ def convert(
         progress: called after every image.
 
     Raises:
-        SegcError: F005 where the folder holds something; D034 where the format cannot take this dataset at all; else
-            all that is wrong with the labels.
+        SegcError: F005 where the folder holds something; D034 where the format cannot take this dataset at all; D008
+            where an image is not of the size that its labels are for; else all that is wrong with the labels.
         OSError: where a file cannot be read or written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -114,14 +120,13 @@ def convert(
     dataset = loaded.project.dataset.model_copy(update={"boxes": "mask"})
     loaded = replace(loaded, project=loaded.project.model_copy(update={"dataset": dataset}))
     read = {split: read_split(loaded, split, found) for split in splits}
-    done.unread = found.every
     total = sum(len(samples) for samples in read.values())
     names = {split: _names([sample.image for sample in samples], done) for split, samples in read.items()}
     with atomic_directory(folder) as partial:
         writer = _writer(form, partial, loaded.project.dataset.class_names)
         for split, samples in read.items():
             for sample, name in zip(samples, names[split], strict=True):
-                item = Item(split, name, _size(sample), sample.instances)
+                item = _item(split, name, sample, found, done)
                 copy = writer.image_path(item)
                 if copy.exists() or copy.is_symlink():
                     raise fail("D034", f"two images would be {copy.relative_to(partial)}", file=sample.image)
@@ -132,6 +137,7 @@ def convert(
                 if progress is not None:
                     progress(done.images, total)
         done.dataset = writer.finish()
+        done.unread = found.every
         (partial / ACCOUNT).write_text(canonical_json(done.to_json()), "utf-8")
     return done
 
@@ -155,15 +161,35 @@ def _writer(form: Format, root: Path, names: tuple[str, ...]) -> Writer:
     return writers[form](root, names)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    """Size (height, width) of an image: what its labels say, else its own."""
-    if sample.size is not None:
-        return sample.size
+def _item(split: Split, name: PurePosixPath, sample: Sample, found: Findings, done: Conversion) -> Item:
+    """An image to be written, with labels for the upright picture: formats without a size know no other.
+
+    Raises:
+        SegcError: D002 where the image cannot be read and is to be, D008 where it is not of its labels' size.
+    """
     try:
-        height, width = read_image(sample.image).shape[:2]
+        shape, orientation = _shape(sample)
     except OSError as error:
         raise SegcError(Diagnostic("D002", error.strerror or str(error), file=sample.image)) from None
-    return height, width
+    if not is_taken_as_stored(sample, shape, orientation, found):
+        return Item(split, name, shape, sample.instances)
+    done.turned.append(str(name))
+    return Item(split, name, shape, tuple(_upright(one, orientation) for one in sample.instances))
+
+
+def _shape(sample: Sample) -> tuple[tuple[int, int], int]:
+    """Size (height, width) of an image upright, and its EXIF orientation; it is decoded only where that is needed."""
+    data = sample.image.read_bytes()
+    orientation = exif_orientation(data)
+    if sample.size is not None and orientation == 1:
+        # A picture that cannot be decoded is none of a conversion's business while its labels tell the size.
+        return image_header_size(data) or sample.size, 1
+    height, width = read_image(sample.image).shape[:2]
+    return (height, width), orientation
+
+
+def _upright(instance: Instance, orientation: int) -> Instance:
+    return replace(instance, polygons=tuple(upright_points(one, orientation) for one in instance.polygons))
 
 
 def _picture(source: Path, copy: Path, how: Literal["copy", "link"]) -> None:

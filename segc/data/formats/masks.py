@@ -107,9 +107,7 @@ def _indexed(path: Path, names: Sequence[str]) -> ImageLabels:
         return found
     beyond = sum(number >= PER_CLASS for number, _, _ in objects)
     if len(names) == 1 and beyond:
-        text = (
-            f"{beyond} objects have numbers from {PER_CLASS} on, as several classes do: all are taken for `{names[0]}`"
-        )
+        text = f"{beyond} objects have numbers from {PER_CLASS} on, as with several classes: all are `{names[0]}` here"
         advice = f"where they are {PER_CLASS} · class + n, name the classes: dataset.names, or --names"
         found.faults.append(Diagnostic("D005", text, "warning", file=path, help=advice))
     shapes = []

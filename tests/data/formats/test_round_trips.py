@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from segc.data.contours import fill, outlines
 from segc.data.convert import convert
 from segc.data.dataset import read_split
+from segc.data.exif import as_stored, upright_points
 from segc.data.labels import Instance
 from segc.data.opening import open_dataset
+from segc.data.samples import read_sample
 from segc.diagnostics import SegcError
 from segc.evaluation.rle import encode_mask, encode_polygons
 from segc.spec.layouts import ACCOUNT
@@ -250,3 +252,56 @@ def test_images_whose_labels_would_have_one_name_are_renamed(tmp_path):
     assert list(done.renamed.values()) == ["a-2.png"]
     assert sorted(path.name for path in (tmp_path / "out" / "labels" / "train").iterdir()) == ["a-2.txt", "a.txt"]
     assert (tmp_path / "out" / "images" / "train" / "a.jpg").is_symlink()
+
+
+def orientation_tag(jpeg, orientation):
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, 0, 0, 0]) + b"\0\0\0\0"
+    segment = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_points_are_turned_as_the_picture_is(orientation):
+    upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    upright[5:9, 11:20] = 255
+    stored = as_stored(upright, orientation)
+    (outline,) = outlines(stored[..., 0] > 0)
+    turned = upright_points((outline / stored.shape[1::-1]).astype(np.float32), orientation)
+    assert (fill([turned * (WIDTH, HEIGHT)], HEIGHT, WIDTH) == (upright[..., 0] > 0)).all()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_for_the_stored_picture_lie_on_the_object_in_every_format(tmp_path, form, orientation):
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[4:20, 8:50] = 255
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (tmp_path / "images" / "a.jpg").write_bytes(orientation_tag(jpeg, orientation))
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[8, 4, 50, 4, 50, 20, 8, 20]]},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    done = convert(*open_dataset(tmp_path / "instances.json"), form, tmp_path / "out")
+    assert done.turned == ["a.jpg"]
+    assert [one.code for one in done.unread] == ["D020"]
+    (sample,) = read_split(written(tmp_path / "out"), "train")
+    seen = read_sample(sample)
+    height, width = seen.shape[:2]
+    (instance,) = sample.instances
+    drawn = fill([polygon * np.array([width, height]) for polygon in instance.polygons], height, width)
+    assert iou(drawn, seen[..., 0] > 128) > 0.97
+
+
+def test_an_image_of_another_size_than_its_labels_is_not_converted(tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((HEIGHT // 2, WIDTH, 3), np.uint8))
+    (tmp_path / "instances.json").write_text(json.dumps(coco_document()))
+    with pytest.raises(SegcError) as error:
+        convert(*open_dataset(tmp_path / "instances.json"), "yolo", tmp_path / "out")
+    assert error.value.diagnostics[0].code == "D008"
+    assert not (tmp_path / "out").exists()
