@@ -165,11 +165,36 @@ def _source_options(function: "Callable[..., None]") -> "Callable[..., None]":
     return function
 
 
+def _page_place(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Where a page may be written: it replaces an earlier page, and nothing else, least of all a source.
+
+    Raises:
+        SegcError: F005 where a file is there that is no page of segc's.
+        OSError: where it cannot be read.
+    """
+    from segc.diagnostics import fail
+
+    if path is not None and path.is_file():
+        with path.open("rb") as file:
+            head = file.read(_HEAD_OF_PAGE)
+        if not (head.startswith(b"<!doctype html>") and b"default-src 'none'" in head):
+            text = "a file is there already that is no page of segc's, and is not replaced"
+            raise fail("F005", text, file=path, help="name another file for the page")
+    return path
+
+
+_HEAD_OF_PAGE = 1024
+"""Bytes within which a page says that it loads nothing, as all pages of segc do."""
+
 form_option = click.option(
     "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 page_option = click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with pictures, too."
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=_page_place,
+    metavar="FILE",
+    help="Write an HTML page with pictures, too.",
 )
 
 
@@ -296,7 +321,13 @@ def _class_table(done: "Survey") -> str:
 @command.command("preview")
 @_source_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("preview.html"), show_default=True, metavar="FILE"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=_page_place,
+    default=Path("preview.html"),
+    show_default=True,
+    metavar="FILE",
 )
 @click.option("--count", type=click.IntRange(1, 1000), default=48, show_default=True, help="Images to show.")
 @click.option("--class", "class_name", metavar="NAME", help="Images with an object of this class only.")

@@ -469,6 +469,22 @@ def test_the_commands_print_and_draw(small, tmp_path, capsys):
     assert "1 x D005" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("source", ["images/train/0.png", "labels/train/0.txt", "data.yaml", "other.html"])
+@pytest.mark.parametrize("command", ["check", "stats", "preview", "audit"])
+def test_a_page_replaces_an_earlier_page_and_nothing_else(command, source, small, tmp_path, capsys):
+    place = small.parent / source
+    if source == "other.html":
+        place.write_text("<!doctype html><title>mine</title>")
+    before = place.read_bytes()
+    option = "-o" if command == "preview" else "--report"
+    assert run(["data", command, str(small), option, str(place)]) == 1
+    assert "F005" in capsys.readouterr().err
+    assert place.read_bytes() == before
+    if command != "audit":
+        page = str(tmp_path / "page.html")
+        assert [run(["data", command, str(small), option, page]) for _ in range(2)] == [0, 0]
+
+
 def test_names_in_labels_cannot_write_into_the_page(small, tmp_path):
     small.write_text("train: images/train\nval: images/val\nnames: ['<script>', b]\n")
     assert run(["data", "check", str(small), "--report", str(tmp_path / "check.html")]) == 0
