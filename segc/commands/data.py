@@ -121,7 +121,7 @@ def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}
     lines += [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
-    if "val" not in done.dataset and "data" not in done.dataset:
+    if "val" not in done.dataset:
         lines.append("there is one split; `segc data split` divides it into train and val")
     return lines
 

@@ -386,6 +386,19 @@ def test_a_test_split_comes_through_whatever_the_format(form, small, tmp_path):
     assert [sample.image.name for sample in read_split(loaded, "test")] == ["t.png"]
 
 
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat", "voc", "masks"])
+def test_the_section_that_a_conversion_prints_is_valid_as_it_stands(form, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert run(["data", "convert", str(small), "--to", form, "-o", f"{form} data"]) == 0
+    section = capsys.readouterr().out.partition("in project.yaml:\n")[2]
+    head = "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+    Path("project.yaml").write_text(f"{head}{section}")
+    assert run(["validate", "--data"]) == 0
+    loaded, splits = open_dataset(Path("project.yaml"))
+    assert [len(read_split(loaded, split)) for split in splits] == [5, 1]
+
+
 @pytest.mark.parametrize("form", ["labelme", "masks", "cvat", "coco", "voc"])
 def test_what_was_converted_keeps_its_classes_and_their_order(form, small, tmp_path):
     names = ["part_2", "08", "part_1"]

@@ -38,8 +38,6 @@ def written(folder):
     section.setdefault("val", section.get("train"))
     if "annotations" in section:
         section["annotations"].setdefault("val", section["annotations"]["train"])
-    if "data" in section:
-        section |= {"train": "images/train", "val": "images/train"}
     return load(folder, section)
 
 
