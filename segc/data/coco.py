@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
+from segc.data.formats.paths import as_written
 from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
 from segc.data.samples import MOST_BYTES as LARGEST_IMAGE
 from segc.data.samples import LabelFaultsError, Sample, left_out
@@ -378,6 +379,8 @@ def image_place(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
     Raises:
         EntryError: D003 where it leaves the folder, D007 where it is in none.
     """
+    if written := as_written(name, folders):
+        return written, None
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute():
         inside = (relative.relative_to(one.as_posix()) for one in folders if relative.is_relative_to(one.as_posix()))

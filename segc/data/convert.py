@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import category
 
 from segc.data.dataset import read_split
 from segc.data.exif import exif_orientation, upright_points
@@ -36,7 +37,7 @@ class Conversion:
         objects: number of objects that were read.
         losses: objects that did not come through as they were.
         unread: what the labels have beside objects, and is not read.
-        renamed: new names of images by their files, where a name was taken already.
+        renamed: new names of images by their files, where a name was taken already, or no text file can say it.
         turned: images whose labels were for the picture as it is stored, and are for the upright one now.
         dataset: the ``dataset`` section of a spec that reads what was written, relative to its folder.
     """
@@ -129,7 +130,8 @@ def convert(
                 item = _item(split, name, sample, found, done)
                 copy = writer.image_path(item)
                 if copy.exists() or copy.is_symlink():
-                    raise fail("D034", f"two images would be {copy.relative_to(partial)}", file=sample.image)
+                    text = f"two images would be {copy.relative_to(partial)}"
+                    raise fail("D034", text, file=sample.image, help="rename one of them, and its labels")
                 _picture(sample.image, copy, pictures)
                 done.losses += writer.add(item)
                 done.images += 1
@@ -200,6 +202,10 @@ def _picture(source: Path, copy: Path, how: Literal["copy", "link"]) -> None:
         shutil.copyfile(source, copy)
 
 
+_NOT_IN_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Kinds of characters that no list or label file can name: control characters, line ends, bytes that are no text."""
+
+
 def _names(images: Sequence[Path], done: Conversion) -> list[PurePosixPath]:
     """Names of images below the folder that all have in common; no two alike without their suffix."""
     if not images:
@@ -208,13 +214,14 @@ def _names(images: Sequence[Path], done: Conversion) -> list[PurePosixPath]:
     taken: set[str] = set()
     names = []
     for image in images:
-        name = own = PurePosixPath(image.relative_to(above).as_posix())
+        before = image.relative_to(above).as_posix()
+        name = own = PurePosixPath("".join("_" if category(one) in _NOT_IN_TEXT else one for one in before))
         number = 1
         while str(name.with_suffix("")).casefold() in taken:
             number += 1
             name = own.with_name(f"{own.stem}-{number}{own.suffix}")
         taken.add(str(name.with_suffix("")).casefold())
-        if name != own:
+        if str(name) != before:
             done.renamed[str(image)] = str(name)
         names.append(name)
     return names

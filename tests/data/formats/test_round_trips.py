@@ -1,6 +1,7 @@
 """Labels written in one format and read again: what comes back, and that the rest is told."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -303,3 +304,20 @@ def test_an_image_of_another_size_than_its_labels_is_not_converted(tmp_path):
         convert(*open_dataset(tmp_path / "instances.json"), "yolo", tmp_path / "out")
     assert error.value.diagnostics[0].code == "D008"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_are_found_again_whatever_they_are_called(tmp_path, form):
+    names = ["a b.png", " lead.png", "img (1).png", "img.PNG", "back\\s.png", "new\nline.png", "b:c.png", "t\tab.png"]
+    names += [os.fsdecode(b"by\xffte.png"), "sep\u2028arator.png"]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate(names):
+        content = np.full((HEIGHT, WIDTH, 3), 10 * number, np.uint8)
+        (tmp_path / "images" / name).write_bytes(bytes(cv2.imencode(".png", content)[1]))
+        (tmp_path / "labels" / name).with_suffix(".txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    done = convert(*open_dataset(tmp_path, names=["dog"]), form, tmp_path / "out")
+    assert sorted(done.renamed.values()) == ["by_te.png", "new_line.png", "sep_arator.png", "t_ab.png"]
+    found = read_split(written(tmp_path / "out"), "train")
+    assert len(found) == len(names)
+    assert all(len(sample.instances) == 1 for sample in found)
