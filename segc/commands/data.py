@@ -361,7 +361,13 @@ def preview_command(
 @command.command("split")
 @_source_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where lists go.")
-@click.option("--val", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val.")
+@click.option(
+    "--val",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of val; 0 for none.",
+)
 @click.option(
     "--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of test."
 )
@@ -392,7 +398,9 @@ def split_command(
 
     if val + test >= 1:
         raise click.UsageError("nothing is left to train on: --val and --test must have a sum below 1")
-    shares = {"train": 1 - val - test, "val": val, **({"test": test} if test else {})}
+    if not val + test:
+        raise click.UsageError("nothing is held back: --val or --test must be above 0")
+    shares = {name: share for name, share in (("train", 1 - val - test), ("val", val), ("test", test)) if share}
     chosen = _Source(source, form, names, images)
     with image_bar("reading") as progress:
         done = split_dataset(chosen.loaded, chosen.splits, output, shares, pattern=group, seed=seed, progress=progress)

@@ -138,7 +138,7 @@ def _write(
             texts[folder / f"instances_{name}{file.suffix}"] = text
     else:
         for name, paths in images.items():
-            lines = [path.stem if form == "voc" else Path(os.path.relpath(path, folder)).as_posix() for path in paths]
+            lines = [_line(path, form, folder) for path in paths]
             texts[folder / f"{name}.txt"] = "".join(f"{line}\n" for line in lines)
     for path, text in texts.items():
         if path.exists() and path.read_text("utf-8") != text:
@@ -149,6 +149,23 @@ def _write(
     if divide_file is not None:
         return {"annotations": files, **{name: [str(one) for one in folders] for name in images}}
     return dict(files)
+
+
+def _line(image: Path, form: str, folder: Path) -> str:
+    """An image as a list in a folder names it."""
+    line = image.stem if form == "voc" else Path(os.path.relpath(image, folder)).as_posix()
+    if not {"\n", "\r"}.isdisjoint(line) or not _is_text(line):
+        text = "a list cannot name this image: its name has a line end in it, or bytes that are no text"
+        raise fail("D034", text, file=image, help="rename it, and its labels")
+    return line
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split], folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Datasets gone through, divided and shown: what is counted, what is told, and what stays together."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -260,6 +261,23 @@ def test_a_split_is_read_as_a_project(small, tmp_path, capsys):
     assert run(["data", "split", str(small), "-o", str(tmp_path / "none"), "--group", "png"]) == 1
     assert run(["data", "split", str(small), "-o", str(tmp_path / "none"), "--group", "("]) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_share_of_0_makes_no_split(small, tmp_path, capsys):
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "x"), "--val", "0", "--test", "0.4"]) == 0
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["test.txt", "train.txt"]
+    assert "val" not in capsys.readouterr().out
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "y"), "--val", "0"]) == 2
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("name", ["new\nline.png", os.fsdecode(b"by\xffte.png")])
+def test_an_image_that_no_list_can_name_is_told_before_anything_is_written(name, small, tmp_path, capsys):
+    write(small.parent, "train", "x.png", photograph(30)).rename(small.parent / "images" / "train" / name)
+    (small.parent / "labels" / "train" / "x.txt").rename((small.parent / "labels" / "train" / name).with_suffix(".txt"))
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "lists")]) == 1
+    assert "D034" in capsys.readouterr().err
+    assert not (tmp_path / "lists").exists()
 
 
 def test_a_coco_file_is_divided_with_all_that_it_says(small, tmp_path):
