@@ -227,17 +227,18 @@ _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 def _names(source: Path, form: Format) -> list[str]:
-    """The class names that labels use.
+    """The class names that labels use; what can be none is told by who reads the labels, with its place.
 
     Raises:
         SegcError: X205 where they do not tell any.
     """
-    names = recorded_names(source, form) or _NAMES[form](source)
+    found = recorded_names(source, form) or _NAMES[form](source)
+    names = list(dict.fromkeys(name.strip() for name in found if name.strip() and name.isprintable()))
     if not names:
         raise fail(
             "X205", f"{source} does not tell the names of its classes", file=source, help="give them with --names"
         )
-    return list(names)
+    return names
 
 
 def _yolo_names(source: Path) -> Iterable[str]:

@@ -547,6 +547,18 @@ def test_labels_alone_are_opened_with_the_names_that_they_use(tmp_path):
     assert error.value.diagnostics[0].code == "F001"
 
 
+@pytest.mark.parametrize("label", ["", "  ", "a\tb"])
+def test_a_label_that_is_no_name_is_told_with_its_place(tmp_path, label):
+    read_labelme(tmp_path, shape(label="cat"), shape(label=label), shape(label=" cat "))
+    loaded, _ = open_dataset(tmp_path)
+    found = Findings()
+    (sample,) = read_split(loaded, "train", found)
+    assert (loaded.project.dataset.names, len(sample.instances)) == (("cat",), 1)
+    assert [(one.code, one.file, "/shapes/1" in one.message) for one in found if one.code == "D021"] == [
+        ("D021", tmp_path / "a.json", True)
+    ]
+
+
 def yolo_folder(folder, *splits):
     for split in splits:
         for kind, name, content in (("images", "a.png", np.zeros((8, 8), np.uint8)), ("labels", "a.txt", "")):
