@@ -423,15 +423,19 @@ def split_command(
 
 
 def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]") -> str:
-    """Classes that a split has no object of, though there are some."""
+    """Classes without an object, anywhere or in a split alone."""
     there = {class_id for one in counts.values() for class_id in one}
+    lacking = {
+        "any split": set(range(len(names))) - there,
+        **{split: there - set(own) for split, own in counts.items()},
+    }
     lines = []
-    for split, own in counts.items():
-        lacking = sorted(there - set(own))
-        if lacking:
-            shown = ", ".join(names[i] for i in lacking[:_MOST_SHOWN]) + (", …" if len(lacking) > _MOST_SHOWN else "")
-            which = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
-            lines.append(f"{which} no object in {split}: {shown}")
+    for where, classes in lacking.items():
+        if classes:
+            shown = ", ".join(names[i] for i in sorted(classes)[:_MOST_SHOWN])
+            more = ", …" if len(classes) > _MOST_SHOWN else ""
+            which = "1 class has" if len(classes) == 1 else f"{len(classes)} classes have"
+            lines.append(f"{which} no object in {where}: {shown}{more}")
     return "\n".join(lines) or "every class is in every split"
 
 

@@ -271,6 +271,25 @@ def test_a_share_of_0_makes_no_split(small, tmp_path, capsys):
     assert not (tmp_path / "y").exists()
 
 
+def test_a_class_without_an_object_is_in_no_split(small, tmp_path, capsys):
+    small.write_text("train: images/train\nval: images/val\nnames: [a, b, never]\n")
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "x"), "--val", "0.4"]) == 0
+    told = capsys.readouterr().out
+    assert "1 class has no object in any split: never" in told
+    assert "every class" not in told
+
+
+def test_what_a_conversion_writes_beside_images_is_no_label_file(small, tmp_path):
+    out = tmp_path / "labelme"
+    assert run(["data", "convert", str(small), "--to", "labelme", "-o", str(out)]) == 0
+    spec = (
+        "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+        f"dataset: {{format: labelme, path: {out}, train: ., val: ., names: [a, b]}}\n"
+    )
+    (tmp_path / "project.yaml").write_text(spec)
+    assert set(survey(*open_dataset(tmp_path / "project.yaml")).remarks.counts) == set()
+
+
 @pytest.mark.parametrize("name", ["new\nline.png", os.fsdecode(b"by\xffte.png")])
 def test_an_image_that_no_list_can_name_is_told_before_anything_is_written(name, small, tmp_path, capsys):
     write(small.parent, "train", "x.png", photograph(30)).rename(small.parent / "images" / "train" / name)

@@ -136,7 +136,7 @@ def note_unused_labels(
         OSError: where a folder cannot be read.
     """
     from segc.data.formats.masks import mask_place
-    from segc.data.listing import walk
+    from segc.data.listing import NOT_LABELS, walk
 
     places = _label_places(form)
     claimed = {path for image in images for path in places(image)}
@@ -147,9 +147,11 @@ def note_unused_labels(
                 files += walk(folder, found.add)
     ending = {"labelme": ".json", "masks": ".png"}.get(form)
     for path in files:
-        if path.suffix.lower() == ending and path not in claimed:
+        if path in claimed or path.name.lower() in NOT_LABELS:
+            continue
+        if path.suffix.lower() == ending:
             found.add(Diagnostic("D009", "no image belongs to this label file", "warning", file=path))
-        elif path not in claimed:
+        else:
             kind = path.suffix.lower() or "no ending"
             found.add(Diagnostic("D010", f"files of this kind are not read ({kind})", "warning", file=path))
 
