@@ -31,7 +31,7 @@ class Contents:
         objects: number of labelled objects, without crowd regions and boxes that are left out.
         crowds: number of crowd regions.
         boxes: number of objects that are only boxes.
-        empty: number of images without objects.
+        empty: number of images without objects, those with faulty labels not among them.
         unlabelled: number of images without a label file, which are among the empty ones.
         classes: number of objects by class name, of all classes.
     """
@@ -54,7 +54,7 @@ class Contents:
             objects=learned.total(),
             crowds=sum(one.is_crowd and not one.is_box for one in instances),
             boxes=sum(one.is_box for one in instances),
-            empty=sum(not sample.instances for sample in samples),
+            empty=sum(not sample.instances and not sample.faulty for sample in samples),
             unlabelled=sum(sample.label is None for sample in samples),
             classes={name: learned[index] for index, name in enumerate(names)},
         )

@@ -52,7 +52,7 @@ class Contents:
     Attributes:
         images: number of images.
         unlabelled: number of them without labels of any kind, of background.
-        empty: number of them without objects, unlabelled ones among them.
+        empty: number of them without objects, unlabelled ones among them, those with faulty labels not.
         objects: number of objects, without crowd regions.
         crowds: number of crowd regions.
         boxes: number of objects that are only boxes.
@@ -93,7 +93,7 @@ class Contents:
         learned = [one for one in sample.instances if not one.is_crowd]
         self.images += 1
         self.unlabelled += sample.label is None
-        self.empty += not sample.instances
+        self.empty += not sample.instances and not sample.faulty
         self.objects += len(learned)
         self.crowds += len(sample.instances) - len(learned)
         self.boxes += sum(one.is_box for one in learned)
@@ -295,7 +295,8 @@ def _read(images: Sequence[Path], form: str, names: Sequence[str], done: Survey)
         for one in labels.faults:
             (done.faults if one.severity == "error" else done.remarks).add(one)
         bare += labels.label is None
-        yield Sample(image, labels.label, tuple(labels.instances), labels.size)
+        faulty = any(one.severity == "error" for one in labels.faults)
+        yield Sample(image, labels.label, tuple(labels.instances), labels.size, faulty=faulty)
     if images and bare == len(images):
         text = f"none of the {len(images)} images has labels in the format {form}"
         done.faults.add(Diagnostic("D006", text, file=images[0]))

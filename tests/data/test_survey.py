@@ -138,7 +138,7 @@ def test_a_survey_counts_and_finds_what_is_wrong(small):
     assert done.faults.counts == {"D002": 1, "D005": 1}
     assert done.remarks.counts == {"D018": 1, "D031": 1, "D032": 1, "D033": 1}
     train, val = done.contents["train"], done.contents["val"]
-    assert (train.images, train.unlabelled, train.empty, train.objects) == (7, 2, 3, 4)
+    assert (train.images, train.unlabelled, train.empty, train.objects) == (7, 2, 2, 4)
     assert (val.images, val.objects, val.boxes) == (2, 3, 1)
     assert val.class_objects.tolist() == [2, 1]
     assert val.an_image == {1: 1, 2: 1}
@@ -146,6 +146,25 @@ def test_a_survey_counts_and_finds_what_is_wrong(small):
     assert json.dumps(done.to_json())
     named = {(Path(done.paths[later]).name, Path(done.paths[first]).name) for later, first in done.twins.items()}
     assert named == {("leak.png", "0.png"), ("near.jpg", "1.png")}
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat"])
+def test_an_image_whose_label_is_faulty_is_not_counted_as_one_without_objects(form, small, tmp_path):
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(tmp_path / form)]) == 0
+    spoilt = {
+        "yolo": ("labels/train/0.txt", r"0 0\.1", "0 7.1"),
+        "coco": ("annotations/instances_train.json", r'"segmentation": \[\[8\.0', '"segmentation": [[8000.0'),
+        "labelme": ("train/0.json", r"8\.0", "8000.0"),
+        "cvat": ("annotations/train.xml", 'points="8,', 'points="8000,'),
+    }
+    name, before, after = spoilt[form]
+    text, changed = re.subn(before, after, (tmp_path / form / name).read_text(), count=1)
+    assert changed
+    (tmp_path / form / name).write_text(text)
+    done = survey(*open_dataset(tmp_path / form))
+    assert done.faults.counts == {"D004": 1}
+    train = done.contents["train"]
+    assert (train.images, train.objects, train.empty) == (5, 3, 1)
 
 
 def test_a_training_split_without_objects_is_a_fault(small):

@@ -97,7 +97,7 @@ def _samples(
         else:
             wrong.extend(errors)
         if not (skip and errors and labels.size is None):
-            samples.append(Sample(image, labels.label, tuple(labels.instances), labels.size))
+            samples.append(Sample(image, labels.label, tuple(labels.instances), labels.size, faulty=bool(errors)))
     (found if skip else wrong).extend(left_out(fault) if skip else fault for fault in lost)
     if wrong:
         raise LabelFaultsError(wrong)
