@@ -117,6 +117,8 @@ def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
         lines.append(f"  {len(done.renamed)} images have other names now, see {output / ACCOUNT}")
     if done.turned:
         lines.append(f"  labels of {len(done.turned)} images are turned upright, as their EXIF data turns the picture")
+    if done.renumbered:
+        lines.append("  images, categories and annotations have new ids: results by the old ones do not go with them")
     lines += ["in project.yaml:", "dataset:"]
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}

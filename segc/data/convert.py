@@ -59,6 +59,11 @@ class Conversion:
         carried = self.objects - sum(kinds.values())
         return {"carried": carried, **{kind: kinds[kind] for kind in ("joined", "changed", "left out")}}
 
+    @property
+    def renumbered(self) -> bool:
+        """Whether images, categories and annotations had numbers before, and have others now."""
+        return self.source == self.target == "coco"
+
     def to_json(self) -> dict[str, Any]:
         """Values for JSON."""
         return {
@@ -72,6 +77,7 @@ class Conversion:
             "unread": [{"code": one.code, "place": place(one), "message": one.message} for one in self.unread],
             "renamed": self.renamed,
             "turned": self.turned,
+            "renumbered": self.renumbered,
             "dataset": self.dataset,
         }
 

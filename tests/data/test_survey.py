@@ -318,6 +318,14 @@ def test_an_image_that_no_list_can_name_is_told_before_anything_is_written(name,
     assert not (tmp_path / "lists").exists()
 
 
+def test_new_ids_of_a_coco_file_are_told(small, tmp_path, capsys):
+    assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "first")]) == 0
+    assert "new ids" not in capsys.readouterr().out
+    assert run(["data", "convert", str(tmp_path / "first"), "--to", "coco", "-o", str(tmp_path / "again")]) == 0
+    assert "new ids" in capsys.readouterr().out
+    assert json.loads((tmp_path / "again" / "conversion.json").read_text())["renumbered"] is True
+
+
 def test_a_coco_file_is_divided_with_all_that_it_says(small, tmp_path):
     assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
     file = tmp_path / "coco" / "annotations" / "instances_train.json"
