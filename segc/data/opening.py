@@ -179,14 +179,19 @@ def _described(
 
 def _one_file(source: Path, images: Path | None) -> tuple[Splits, tuple[Diagnostic, ...]]:
     """The one split of an annotation file: the folder of its images."""
-    from segc.spec.takeover import has_first_image, images_of
+    from segc.data.coco import EntryError, image_place
+    from segc.spec.takeover import first_name, images_of
 
     folder = (images or images_of(source)).absolute()
-    splits = Splits(str(folder))
-    if images is not None or has_first_image(folder, source):
+    splits, name = Splits(str(folder)), first_name(source)
+    if images is not None or name is None:
         return splits, ()
-    text, way_out = f"its first image is not in {folder}, nor in folders near it", "name the folder: --images DIR"
-    return splits, (Diagnostic("X212", text, "warning", file=source, help=way_out),)
+    try:
+        image_place(name, [folder])
+    except EntryError:
+        text, way_out = f"its first image is not in {folder}, nor in folders near it", "name the folder: --images DIR"
+        return splits, (Diagnostic("X212", text, "warning", file=source, help=way_out),)
+    return splits, ()
 
 
 def _folders(source: Path, form: Format) -> tuple[Splits, tuple[Diagnostic, ...]]:

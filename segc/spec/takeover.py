@@ -275,8 +275,8 @@ def _annotated(source: Path, form: str, names: Iterable[str], notes: list[str]) 
         **{split: _inside(folder, root) for split, folder in folders.items()},
         "names": _names(names),
     }
-    lost = [file.name for file in dict.fromkeys(files.values()) if not has_first_image(images_of(file), file)]
-    notes += [f"the images of {name} were not found: write their folder into train and val" for name in lost]
+    lost = {file.name: split for split, file in files.items() if not _has(folders[split], first_name(file))}
+    notes += [f"the images of {name} were not found: write their folder into {split}" for name, split in lost.items()]
     body = "".join(f"  {key}: {value}\n".replace("{", "{{").replace("}", "}}") for key, value in lines.items())
     head = f"  path: {{folder}}  # relative to this file\n  format: {form}\n"
     return Origin(head + body, {"folder": root}, notes=notes)
@@ -315,12 +315,22 @@ def images_of(source: Path) -> Path:
         *sorted(folder for folder in source.parent.iterdir() if folder.is_dir())[:_MOST_FOLDERS],
     )
     fallback = source.parent / "images" if (source.parent / "images").is_dir() else source.parent
-    return next((folder for folder in candidates if has_first_image(folder, source)), fallback)
+    name = first_name(source)
+    return next((folder for folder in candidates if _has(folder, name)), fallback)
 
 
-def has_first_image(folder: Path, source: Path) -> bool:
-    """Whether the first image that an annotation file lists is in a folder; not where it lists none."""
-    name = first_image(source) if source.suffix.lower() != ".xml" else _first_in_cvat(source)
+def first_name(source: Path) -> str | None:
+    """The first image that an annotation file of COCO or CVAT names; None where it names none.
+
+    Raises:
+        OSError: where the file cannot be read.
+    """
+    if not source.stat().st_size:
+        return None
+    return _first_in_cvat(source) if source.suffix.lower() == ".xml" else first_image(source)
+
+
+def _has(folder: Path, name: str | None) -> bool:
     return name is not None and os.path.isfile(folder / name)  # noqa: PTH113 - also for impossible names
 
 

@@ -399,8 +399,10 @@ def test_a_coco_file_whose_names_have_a_folder_too_many_is_divided_whole(small, 
     for entry in document["annotations"]:
         entry["image_id"] = float(entry["image_id"])
     file.write_text(json.dumps(document))
-    images, out = str(tmp_path / "coco" / "images" / "train"), tmp_path / "parts"
-    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    images, out = tmp_path / "coco" / "images" / "train", tmp_path / "parts"
+    assert run(["data", "split", str(file), "--images", str(images), "-o", str(out), "--val", "0.4"]) == 0
+    shutil.copytree(images, tmp_path / "coco" / "annotations" / "images")
+    assert {one.code for one in open_dataset(file)[0].warnings} == {"X208"}
     parts = [json.loads((out / f"instances_{name}.json").read_text()) for name in ("train", "val")]
     assert [sum(len(part[key]) for part in parts) for key in ("images", "annotations")] == [5, 4]
 
@@ -495,6 +497,8 @@ def test_a_project_that_validates_on_its_training_images_is_divided_once(small, 
         ("results.json", '[{"image_id": 1, "category_id": 1}]', "results of a model are no annotations"),
         ("labelme.json", '{"shapes": [], "imagePath": "a.png"}', "this is a LabelMe file"),
         ("bare.json", '{"images": [], "annotations": [], "categories": []}', "--names gives names"),
+        ("empty.json", "", "not JSON"),
+        ("empty.xml", "", "not XML"),
         ("task.xml", "<annotations><version>1.1</version></annotations>", "--names"),
         ("args.yaml", "task: segment\nmode: train\nmodel: a.pt\n", "segc init --from"),
     ],
