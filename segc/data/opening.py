@@ -166,6 +166,11 @@ def _described(
         files = {}
         splits, odd = _folders(source, form)
     test = {} if splits.test is None else {"test": splits.test}
+    classes = list(names) or _names(source, form)
+    if form == "masks" and not names and not recorded_names(source, form):
+        shown = ", ".join(classes[:_MOST_NAMES]) + (", …" if len(classes) > _MOST_NAMES else "")
+        text = f"the classes are what files of masks are called, numbers at either end left out: {shown}"
+        odd = (*odd, Diagnostic("X205", text, "warning", file=source, help="--names gives them as they are"))
     return {
         "path": ".",
         "format": form,
@@ -173,7 +178,7 @@ def _described(
         "train": splits.train,
         "val": splits.val or splits.train,  # it is all that there is
         **test,
-        "names": list(names) or _names(source, form),
+        "names": classes,
     }, odd
 
 
@@ -206,6 +211,7 @@ def _folders(source: Path, form: Format) -> tuple[Splits, tuple[Diagnostic, ...]
     return splits, (Diagnostic("D035", splits.left_out, "warning", file=source, count=len(splits.left), help=_TO_NAME),)
 
 
+_MOST_NAMES = 12
 _TO_NAME = "write a project.yaml, or a data.yaml, that names what belongs to each split"
 
 

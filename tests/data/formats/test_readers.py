@@ -630,6 +630,18 @@ def test_lists_of_voc_are_followed_and_what_they_leave_out_is_counted(tmp_path, 
     assert told.message.startswith("1 of 2 images are in none")
 
 
+def test_classes_that_are_guessed_from_names_of_masks_are_said(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "masks" / "a").mkdir(parents=True)
+    for name in ("part_1.png", "part_2.png"):
+        (tmp_path / "masks" / "a" / name).write_bytes(png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
+    (told,) = (one for one in open_dataset(tmp_path)[0].warnings if one.code == "X205")
+    assert told.message.endswith("left out: part")
+    loaded, _ = open_dataset(tmp_path, names=("part_1", "part_2"))
+    assert "X205" not in {one.code for one in loaded.warnings}
+    assert [one.class_id for one in read_split(loaded, "train")[0].instances] == [0, 1]
+
+
 def test_numbers_of_several_classes_are_no_class_of_one_without_a_word(tmp_path):
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "masks").mkdir()
