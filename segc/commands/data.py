@@ -98,7 +98,7 @@ def convert_command(
 
 
 def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
-    from segc.data.convert import REPORT
+    from segc.spec.layouts import ACCOUNT
 
     counts = done.counts
     what = f"{done.images} images and {done.objects} objects from {done.source} to {done.target}"
@@ -113,14 +113,18 @@ def _conversion_lines(done: "Conversion", output: Path) -> list[str]:
             iou = "" if loss.iou is None else f" (IoU {loss.iou:.3f})"
             lines.append(f"    {loss.image}{named}: {loss.why}{iou}")
         if len(losses) > _MOST_SHOWN:
-            lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / REPORT}")
+            lines.append(f"    and {len(losses) - _MOST_SHOWN} more, all in {output / ACCOUNT}")
     if done.renamed:
-        lines.append(f"  {len(done.renamed)} images have other names now, see {output / REPORT}")
+        lines.append(f"  {len(done.renamed)} images have other names now, see {output / ACCOUNT}")
+    if done.turned:
+        lines.append(f"  labels of {len(done.turned)} images are turned upright, as their EXIF data turns the picture")
+    if done.renumbered:
+        lines.append("  images, categories and annotations have new ids: results by the old ones do not go with them")
     lines += ["in project.yaml:", "dataset:"]
     # JSON is YAML.
     section = {"path": str(output), **done.dataset}
     lines += [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
-    if "val" not in done.dataset and "data" not in done.dataset:
+    if "val" not in done.dataset:
         lines.append("there is one split; `segc data split` divides it into train and val")
     return lines
 
@@ -164,11 +168,36 @@ def _source_options(function: "Callable[..., None]") -> "Callable[..., None]":
     return function
 
 
+def _page_place(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Where a page may be written: it replaces an earlier page, and nothing else, least of all a source.
+
+    Raises:
+        SegcError: F005 where a file is there that is no page of segc's.
+        OSError: where it cannot be read.
+    """
+    from segc.diagnostics import fail
+
+    if path is not None and path.is_file():
+        with path.open("rb") as file:
+            head = file.read(_HEAD_OF_PAGE)
+        if not (head.startswith(b"<!doctype html>") and b"default-src 'none'" in head):
+            text = "a file is there already that is no page of segc's, and is not replaced"
+            raise fail("F005", text, file=path, help="name another file for the page")
+    return path
+
+
+_HEAD_OF_PAGE = 1024
+"""Bytes within which a page says that it loads nothing, as all pages of segc do."""
+
 form_option = click.option(
     "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 page_option = click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with pictures, too."
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=_page_place,
+    metavar="FILE",
+    help="Write an HTML page with pictures, too.",
 )
 
 
@@ -222,6 +251,8 @@ def _show_check(done: "Survey") -> None:
 
 def _contents(contents: "Contents") -> str:
     """What is in a split, in words."""
+    if not contents.images:
+        return "not one image could be read, see the faults"
     crowds = f" and {contents.crowds} crowd regions" if contents.crowds else ""
     boxes = f", {contents.boxes} of them boxes" if contents.boxes else ""
     bare = f" ({contents.unlabelled} have no labels of any kind)" if contents.unlabelled else ""
@@ -293,7 +324,13 @@ def _class_table(done: "Survey") -> str:
 @command.command("preview")
 @_source_options
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("preview.html"), show_default=True, metavar="FILE"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=_page_place,
+    default=Path("preview.html"),
+    show_default=True,
+    metavar="FILE",
 )
 @click.option("--count", type=click.IntRange(1, 1000), default=48, show_default=True, help="Images to show.")
 @click.option("--class", "class_name", metavar="NAME", help="Images with an object of this class only.")
@@ -327,7 +364,9 @@ def preview_command(
 @command.command("split")
 @_source_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where lists go.")
-@click.option("--val", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val.")
+@click.option(
+    "--val", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Share of val; 0 for none."
+)
 @click.option("--test", type=Number(0, 1, max_open=True), default=0.0, show_default=True, help="Share of test.")
 @click.option(
     "--group",
@@ -356,7 +395,9 @@ def split_command(
 
     if val + test >= 1:
         raise click.UsageError("nothing is left to train on: --val and --test must have a sum below 1")
-    shares = {"train": 1 - val - test, "val": val, **({"test": test} if test else {})}
+    if not val + test:
+        raise click.UsageError("nothing is held back: --val or --test must be above 0")
+    shares = {name: share for name, share in (("train", 1 - val - test), ("val", val), ("test", test)) if share}
     chosen = _Source(source, form, names, images)
     with image_bar("reading") as progress:
         done = split_dataset(chosen.loaded, chosen.splits, output, shares, pattern=group, seed=seed, progress=progress)
@@ -379,15 +420,19 @@ def split_command(
 
 
 def _missing_classes(names: "Sequence[str]", counts: "Mapping[str, Counter[int]]") -> str:
-    """Classes that a split has no object of, though there are some."""
+    """Classes without an object, anywhere or in a split alone."""
     there = {class_id for one in counts.values() for class_id in one}
+    lacking = {
+        "any split": set(range(len(names))) - there,
+        **{split: there - set(own) for split, own in counts.items()},
+    }
     lines = []
-    for split, own in counts.items():
-        lacking = sorted(there - set(own))
-        if lacking:
-            shown = ", ".join(names[i] for i in lacking[:_MOST_SHOWN]) + (", …" if len(lacking) > _MOST_SHOWN else "")
-            which = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
-            lines.append(f"{which} no object in {split}: {shown}")
+    for where, classes in lacking.items():
+        if classes:
+            shown = ", ".join(names[i] for i in sorted(classes)[:_MOST_SHOWN])
+            more = ", …" if len(classes) > _MOST_SHOWN else ""
+            which = "1 class has" if len(classes) == 1 else f"{len(classes)} classes have"
+            lines.append(f"{which} no object in {where}: {shown}{more}")
     return "\n".join(lines) or "every class is in every split"
 
 

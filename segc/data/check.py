@@ -31,7 +31,7 @@ class Contents:
         objects: number of labelled objects, without crowd regions and boxes that are left out.
         crowds: number of crowd regions.
         boxes: number of objects that are only boxes.
-        empty: number of images without objects.
+        empty: number of images without objects, those with faulty labels not among them.
         unlabelled: number of images without a label file, which are among the empty ones.
         classes: number of objects by class name, of all classes.
     """
@@ -54,7 +54,7 @@ class Contents:
             objects=learned.total(),
             crowds=sum(one.is_crowd and not one.is_box for one in instances),
             boxes=sum(one.is_box for one in instances),
-            empty=sum(not sample.instances for sample in samples),
+            empty=sum(not sample.instances and not sample.faulty for sample in samples),
             unlabelled=sum(sample.label is None for sample in samples),
             classes={name: learned[index] for index, name in enumerate(names)},
         )
@@ -148,24 +148,51 @@ def sound_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks:
     return samples
 
 
+def listed_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks: Findings) -> Sequence[Path]:
+    """The images of a split, of one that has faults those that are there; faults are gathered, not raised.
+
+    Raises:
+        OSError: where a folder or a list cannot be read.
+    """
+    noted = Findings()
+    try:
+        images: Sequence[Path] = list_images(loaded, split, noted)
+    except SegcError as error:
+        faults.extend(error.diagnostics)
+        images, noted = _images_there(loaded, split)
+    remarks.extend(noted)
+    return images
+
+
 def _sound_part(loaded: "LoadedProject", split: Split) -> tuple[Sequence[Sample], Findings]:
     """The samples and remarks of a split that has faults, without what these are about."""
-    project = loaded.project
-    dataset = project.dataset.model_copy(update={"corrupt": "skip"})
-    lenient = replace(loaded, project=project.model_copy(update={"dataset": dataset}))
     remarks = Findings()
     try:
-        samples = read_split(lenient, split, remarks)
+        samples = read_split(_lenient(loaded), split, remarks)
     except SegcError:
-        return _images_alone(loaded, split), Findings()
-    return samples, Findings(one for one in remarks if not is_left_out(one))
+        images, remarks = _images_there(loaded, split)
+        return [Sample(image, None, ()) for image in images], remarks
+    return samples, _without_faults(remarks)
 
 
-def _images_alone(loaded: "LoadedProject", split: Split) -> Sequence[Sample]:
+def _images_there(loaded: "LoadedProject", split: Split) -> tuple[Sequence[Path], Findings]:
+    """The images and remarks of a split that has faults, without what these are about."""
+    remarks = Findings()
     try:
-        return [Sample(image, None, ()) for image in list_images(loaded, split)]
+        images = list_images(_lenient(loaded), split, remarks)
     except SegcError:
-        return ()  # what is wrong with the list is among the faults already
+        return (), Findings()  # what is wrong with the list is among the faults already
+    return images, _without_faults(remarks)
+
+
+def _lenient(loaded: "LoadedProject") -> "LoadedProject":
+    """The project with faults passed over."""
+    dataset = loaded.project.dataset.model_copy(update={"corrupt": "skip"})
+    return replace(loaded, project=loaded.project.model_copy(update={"dataset": dataset}))
+
+
+def _without_faults(remarks: Findings) -> Findings:
+    return Findings(one for one in remarks if not is_left_out(one))
 
 
 def unlearnable(loaded: "LoadedProject", split: Split, samples: Sequence[Sample]) -> Iterable[Diagnostic]:

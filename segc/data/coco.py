@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.data.contours import mask_of, outlines, run_lengths
+from segc.data.formats.paths import as_written
 from segc.data.labels import OVERSHOOT, Instance, identity_of, oddity
 from segc.data.samples import MOST_BYTES as LARGEST_IMAGE
 from segc.data.samples import LabelFaultsError, Sample, left_out
@@ -99,6 +100,7 @@ class _Image:
         path: its file.
         height: its height in pixels.
         width: its width in pixels.
+        faulty: an annotation of it was wrong.
         instances: its objects so far.
         seen: places of annotations by 64-bit hashes of what they say, which take a fraction of the memory.
     """
@@ -107,6 +109,7 @@ class _Image:
     height: int
     width: int
     believed: bool = False
+    faulty: bool = False
     instances: list[Instance] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
 
@@ -148,15 +151,18 @@ def read_annotations(
     faults.settle()  # annotations of what is not known would be faults as well
     others: Counter[str] = Counter()
     for _, place, entry in _entries(file, ("annotations",), faults):
+        image, sound = None, False
         with faults.entry(f"/annotations/{place}"):
             image = images.of(entry_id(entry, "image_id"))
-            if image is None:
-                continue
-            target = _class(entry, classes)
-            if isinstance(target, str):
-                others[target] += 1
-                continue
-            _take(image, _instance(entry, image, target), place, faults)
+            if image is not None:
+                target = _class(entry, classes)
+                if isinstance(target, str):
+                    others[target] += 1
+                else:
+                    _take(image, _instance(entry, image, target), place, faults)
+            sound = True
+        if image is not None and not sound:
+            image.faulty = True
     faults.settle()
     if not used.annotations:
         raise fail("D006", "there are no annotations", file=file)
@@ -165,7 +171,10 @@ def read_annotations(
         more = ", …" if len(others) > _MOST_NAMES else ""
         text = f"objects of categories that are no class are left out: {shown}{more}"
         faults.odd("D021", "", text, sum(others.values()))
-    samples = [Sample(one.path, file, tuple(one.instances), (one.height, one.width)) for one in images.known()]
+    samples = [
+        Sample(one.path, file, tuple(one.instances), (one.height, one.width), faulty=one.faulty)
+        for one in images.known()
+    ]
     return tuple(sorted(samples, key=lambda sample: sample.image))
 
 
@@ -378,6 +387,8 @@ def image_place(name: str, folders: Sequence[Path]) -> tuple[Path, str | None]:
     Raises:
         EntryError: D003 where it leaves the folder, D007 where it is in none.
     """
+    if written := as_written(name, folders):
+        return written, None
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute():
         inside = (relative.relative_to(one.as_posix()) for one in folders if relative.is_relative_to(one.as_posix()))

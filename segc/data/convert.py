@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import category
 
 from segc.data.dataset import read_split
+from segc.data.exif import exif_orientation, upright_points
+from segc.data.labels import Instance
 from segc.data.opening import Format
-from segc.data.samples import Sample, Split, read_image
+from segc.data.samples import Sample, Split, is_taken_as_stored, read_image
 from segc.data.writers.common import Item, Loss, Writer
 from segc.diagnostics import Diagnostic, Findings, SegcError, fail, place
 from segc.files import atomic_directory, canonical_json
+from segc.inference.image_headers import image_header_size
+from segc.spec.layouts import ACCOUNT
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
-
-REPORT = "conversion.json"
-"""The account of a conversion, in the folder that it made."""
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +37,8 @@ class Conversion:
         objects: number of objects that were read.
         losses: objects that did not come through as they were.
         unread: what the labels have beside objects, and is not read.
-        renamed: new names of images by their files, where a name was taken already.
+        renamed: new names of images by their files, where a name was taken already, or no text file can say it.
+        turned: images whose labels were for the picture as it is stored, and are for the upright one now.
         dataset: the ``dataset`` section of a spec that reads what was written, relative to its folder.
     """
 
@@ -46,6 +49,7 @@ class Conversion:
     losses: list[Loss] = field(default_factory=list)
     unread: list[Diagnostic] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
     dataset: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -54,6 +58,11 @@ class Conversion:
         kinds = Counter(loss.kind for loss in self.losses)
         carried = self.objects - sum(kinds.values())
         return {"carried": carried, **{kind: kinds[kind] for kind in ("joined", "changed", "left out")}}
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether images, categories and annotations had numbers before, and have others now."""
+        return self.source == self.target == "coco"
 
     def to_json(self) -> dict[str, Any]:
         """Values for JSON."""
@@ -67,6 +76,8 @@ class Conversion:
             "losses": [loss.to_json() for loss in self.losses],
             "unread": [{"code": one.code, "place": place(one), "message": one.message} for one in self.unread],
             "renamed": self.renamed,
+            "turned": self.turned,
+            "renumbered": self.renumbered,
             "dataset": self.dataset,
         }
 
@@ -104,8 +115,8 @@ def convert(
         progress: called after every image.
 
     Raises:
-        SegcError: F005 where the folder holds something; D034 where the format cannot take this dataset at all; else
-            all that is wrong with the labels.
+        SegcError: F005 where the folder holds something; D034 where the format cannot take this dataset at all; D008
+            where an image is not of the size that its labels are for; else all that is wrong with the labels.
         OSError: where a file cannot be read or written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -116,17 +127,17 @@ def convert(
     dataset = loaded.project.dataset.model_copy(update={"boxes": "mask"})
     loaded = replace(loaded, project=loaded.project.model_copy(update={"dataset": dataset}))
     read = {split: read_split(loaded, split, found) for split in splits}
-    done.unread = found.every
     total = sum(len(samples) for samples in read.values())
     names = {split: _names([sample.image for sample in samples], done) for split, samples in read.items()}
     with atomic_directory(folder) as partial:
         writer = _writer(form, partial, loaded.project.dataset.class_names)
         for split, samples in read.items():
             for sample, name in zip(samples, names[split], strict=True):
-                item = Item(split, name, _size(sample), sample.instances)
+                item = _item(split, name, sample, found, done)
                 copy = writer.image_path(item)
                 if copy.exists() or copy.is_symlink():
-                    raise fail("D034", f"two images would be {copy.relative_to(partial)}", file=sample.image)
+                    text = f"two images would be {copy.relative_to(partial)}"
+                    raise fail("D034", text, file=sample.image, help="rename one of them, and its labels")
                 _picture(sample.image, copy, pictures)
                 done.losses += writer.add(item)
                 done.images += 1
@@ -134,7 +145,8 @@ def convert(
                 if progress is not None:
                     progress(done.images, total)
         done.dataset = writer.finish()
-        (partial / REPORT).write_text(canonical_json(done.to_json()), "utf-8")
+        done.unread = found.every
+        (partial / ACCOUNT).write_text(canonical_json(done.to_json()), "utf-8")
     return done
 
 
@@ -157,15 +169,35 @@ def _writer(form: Format, root: Path, names: tuple[str, ...]) -> Writer:
     return writers[form](root, names)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    """Size (height, width) of an image: what its labels say, else its own."""
-    if sample.size is not None:
-        return sample.size
+def _item(split: Split, name: PurePosixPath, sample: Sample, found: Findings, done: Conversion) -> Item:
+    """An image to be written, with labels for the upright picture: formats without a size know no other.
+
+    Raises:
+        SegcError: D002 where the image cannot be read and is to be, D008 where it is not of its labels' size.
+    """
     try:
-        height, width = read_image(sample.image).shape[:2]
+        shape, orientation = _shape(sample)
     except OSError as error:
         raise SegcError(Diagnostic("D002", error.strerror or str(error), file=sample.image)) from None
-    return height, width
+    if not is_taken_as_stored(sample, shape, orientation, found):
+        return Item(split, name, shape, sample.instances)
+    done.turned.append(str(name))
+    return Item(split, name, shape, tuple(_upright(one, orientation) for one in sample.instances))
+
+
+def _shape(sample: Sample) -> tuple[tuple[int, int], int]:
+    """Size (height, width) of an image upright, and its EXIF orientation; it is decoded only where that is needed."""
+    data = sample.image.read_bytes()
+    orientation = exif_orientation(data)
+    if sample.size is not None and orientation == 1:
+        # A picture that cannot be decoded is none of a conversion's business while its labels tell the size.
+        return image_header_size(data) or sample.size, 1
+    height, width = read_image(sample.image).shape[:2]
+    return (height, width), orientation
+
+
+def _upright(instance: Instance, orientation: int) -> Instance:
+    return replace(instance, polygons=tuple(upright_points(one, orientation) for one in instance.polygons))
 
 
 def _picture(source: Path, copy: Path, how: Literal["copy", "link"]) -> None:
@@ -176,6 +208,10 @@ def _picture(source: Path, copy: Path, how: Literal["copy", "link"]) -> None:
         shutil.copyfile(source, copy)
 
 
+_NOT_IN_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Kinds of characters that no list or label file can name: control characters, line ends, bytes that are no text."""
+
+
 def _names(images: Sequence[Path], done: Conversion) -> list[PurePosixPath]:
     """Names of images below the folder that all have in common; no two alike without their suffix."""
     if not images:
@@ -184,13 +220,14 @@ def _names(images: Sequence[Path], done: Conversion) -> list[PurePosixPath]:
     taken: set[str] = set()
     names = []
     for image in images:
-        name = own = PurePosixPath(image.relative_to(above).as_posix())
+        before = image.relative_to(above).as_posix()
+        name = own = PurePosixPath("".join("_" if category(one) in _NOT_IN_TEXT else one for one in before))
         number = 1
         while str(name.with_suffix("")).casefold() in taken:
             number += 1
             name = own.with_name(f"{own.stem}-{number}{own.suffix}")
         taken.add(str(name.with_suffix("")).casefold())
-        if name != own:
+        if str(name) != before:
             done.renamed[str(image)] = str(name)
         names.append(name)
     return names

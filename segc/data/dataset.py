@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING
 
 from segc.data.labels import Instance
 from segc.data.listing import folder_images, is_image_name, note_unused
-from segc.data.samples import (
-    LabelFaultsError,
-    Sample,
-    Split,
-    label_path,
-    read_samples,
-)
+from segc.data.lists import Listed, plain, read_lines
+from segc.data.samples import Sample, Split, label_path, read_samples
 from segc.diagnostics import MOST_EXAMPLES, Diagnostic, Findings, SegcError, fail
 from segc.files import is_file
 from segc.inference.kinds import IMAGE_SUFFIXES
@@ -151,15 +146,38 @@ def _split_images(
     images: set[Path] = set()
     unread: list[Path] = []
     folders: list[Path] = []
+    listed = Listed(found, skip=loaded.project.dataset.corrupt == "skip")
+    take_list = _take_stems if loaded.project.dataset.format == "voc" else _take_paths
     for entry in loaded.split_paths(split):
         if entry.is_dir():
             inside = folder_images(entry, found.add)
             folders.append(entry)
             images.update(inside.images)
             unread += inside.unread
+        elif not entry.is_file():
+            text = f"no such folder or image list: {entry}"
+            raise fail("F001", text, file=loaded.path, help=missing_path_help(entry))
+        elif is_image_name(entry):
+            images.add(plain(entry))
         else:
-            images.update(_images(entry, loaded))
-    return tuple(sorted(images)), folders, unread
+            take_list(entry, loaded.dataset_root, listed)
+    return tuple(sorted(images.union(listed.images()))), folders, unread
+
+
+def _take_stems(entry: Path, root: Path, listed: Listed) -> None:
+    """The images of a list of VOC."""
+    from segc.data.formats.splits import take_voc_list
+
+    take_voc_list(entry, root, listed)
+
+
+def _take_paths(entry: Path, root: Path, listed: Listed) -> None:
+    """The images of a list of paths, which start from its own folder or from that of the dataset."""
+    for number, line in read_lines(entry):
+        # A name may begin or end with a blank; more often that is only written so.
+        candidates = (folder / name for name in dict.fromkeys((line, line.strip())) for folder in (entry.parent, root))
+        image = next((path for path in candidates if is_file(path)), None)
+        listed.add(entry, number, line.strip(), None if image is None else plain(image))
 
 
 def _required(images: tuple[Path, ...], loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
@@ -241,13 +259,6 @@ def _cvat_samples(loaded: "LoadedProject", split: Split, found: Findings) -> tup
     return samples
 
 
-def _voc_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
-    from segc.data.formats.splits import listed_in_voc
-
-    lists = [entry for entry in loaded.split_paths(split) if entry.suffix == ".txt"]
-    return listed_in_voc(lists, loaded.dataset_root) if lists else _image_images(loaded, split, found)
-
-
 def _image_images(loaded: "LoadedProject", split: Split, found: Findings) -> tuple[Path, ...]:
     """Images whose labels are in files of their own, but no text files."""
     from segc.data.formats.splits import note_unused_labels
@@ -270,7 +281,7 @@ _LISTINGS: dict[str, Callable[["LoadedProject", Split, Findings], tuple[Path, ..
     "coco": _coco_images,
     "labelme": _image_images,
     "cvat": _cvat_images,
-    "voc": _voc_images,
+    "voc": _image_images,
     "masks": _image_images,
 }
 _READERS: dict[str, Callable[["LoadedProject", Split, Findings], tuple[Sample, ...]]] = {
@@ -281,32 +292,3 @@ _READERS: dict[str, Callable[["LoadedProject", Split, Findings], tuple[Sample, .
     "voc": _image_samples,
     "masks": _image_samples,
 }
-
-
-def _images(entry: Path, loaded: "LoadedProject") -> list[Path]:
-    if not entry.is_file():
-        text = f"no such folder or image list: {entry}"
-        raise fail("F001", text, file=loaded.path, help=missing_path_help(entry))
-    return [entry] if is_image_name(entry) else _listed(entry, loaded.dataset_root)
-
-
-def _listed(entry: Path, root: Path) -> list[Path]:
-    """The images that a list names."""
-    try:
-        lines = entry.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise fail("D001", "neither an image nor a text file that lists images", file=entry) from None
-    images: list[Path] = []
-    found = Findings()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        candidates = (entry.parent / line.strip(), root / line.strip())
-        image = next((path for path in candidates if is_file(path)), None)
-        if image is None:
-            found.add(Diagnostic("D007", f"no such image: `{line.strip()}`", file=entry, line=number))
-        else:
-            images.append(image)
-    if found:
-        raise LabelFaultsError(found)
-    return images

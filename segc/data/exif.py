@@ -44,3 +44,19 @@ def as_stored(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
         8: lambda x: np.rot90(x, -1),
     }
     return np.ascontiguousarray(turns[orientation](image))
+
+
+def upright_points(points: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
+    """Points [K, 2], x and y in 0..1 of the picture as it is stored, in 0..1 of the upright one."""
+    x, y = points[:, 0], points[:, 1]
+    turns = {
+        1: (x, y),
+        2: (1 - x, y),
+        3: (1 - x, 1 - y),
+        4: (x, 1 - y),
+        5: (y, x),
+        6: (1 - y, x),
+        7: (1 - y, 1 - x),
+        8: (y, 1 - x),
+    }
+    return np.stack(turns[orientation], axis=1)

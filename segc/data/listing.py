@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segc.diagnostics import Diagnostic
 from segc.inference.kinds import IMAGE_SUFFIXES
+from segc.spec.layouts import ACCOUNT
 
 Note = Callable[[Diagnostic], None]
 """Told about one thing that is not used."""
@@ -18,8 +19,8 @@ Note = Callable[[Diagnostic], None]
 _LITTER = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
 """What operating systems leave in folders, in lower case."""
 
-_NOT_LABELS = frozenset({"classes.txt", "readme.txt"})
-"""Text files that labelling tools put among labels."""
+NOT_LABELS = frozenset({"classes.txt", "readme.txt", ACCOUNT})
+"""Files that labelling tools, and segc itself, put among labels."""
 
 
 def is_image_name(path: Path) -> bool:
@@ -155,7 +156,7 @@ def _note_files(
         same = namesakes.get(path.name, ())
         if path in claims or any(os.path.realpath(path) == os.path.realpath(label) for label in same):
             continue
-        if not _is_text(path) or path.parent not in label_folders or path.name.lower() in _NOT_LABELS:
+        if not _is_text(path) or path.parent not in label_folders or path.name.lower() in NOT_LABELS:
             _note_unread(path, note)
         elif path.suffix != ".txt":
             text = "label files end in .txt, in small letters: this one is not read"
@@ -169,5 +170,5 @@ def _note_files(
 def _note_unread(path: Path, note: Note) -> None:
     """Note a file that is of no kind that is read."""
     kind = path.suffix.lower() or "no ending"
-    if path.name.lower() not in _NOT_LABELS:
+    if path.name.lower() not in NOT_LABELS:
         note(_unused("D010", path, f"files of this kind are not read ({kind})", _WAYS_OUT.get(kind)))

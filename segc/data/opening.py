@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segc.data.listing import folder_images
-from segc.data.samples import SPLITS, Split
-from segc.diagnostics import Diagnostic, SegcError, fail
+from segc.data.samples import Split
+from segc.diagnostics import Diagnostic, Findings, SegcError, fail
+from segc.spec.layouts import Splits, folder_splits, list_splits, recorded_names
 
 if TYPE_CHECKING:
     from segc.spec.load import LoadedProject
@@ -28,13 +29,14 @@ def open_dataset(
 
     A folder with a data file is what that says; one without ``val`` is one split. Labels alone are a folder of images
     with LabelMe's files, with ``images/`` and ``labels/`` or ``masks/``, or of Pascal VOC; a COCO JSON; a CVAT XML.
-    They are one split, ``train``, unless the images lie in two folders, ``train`` and ``val``, and nowhere else.
+    They are one split, ``train``, unless there are folders or lists of ``train`` and of ``val`` or ``test``; what is in
+    none of these is left out with a warning. Classes of a folder that a conversion made are those of its account.
 
     Args:
         source: the file or folder.
         form: its format, where it is not to be told by what is there.
         names: class names, in place of those that the labels use.
-        images: the folder of the images that a COCO or CVAT file is about; ``images`` beside it, or its own folder.
+        images: the folder of the images that a COCO or CVAT file is about; else the one beside it that has the first.
         overrides: of a project, as ``--set`` has them.
 
     Raises:
@@ -47,6 +49,7 @@ def open_dataset(
         raise fail("F001", f"no such file or folder: {source}", file=source)
     if form is None and source.is_dir():
         source = next((source / name for name in _DATA_FILES if (source / name).is_file()), source)
+    odd: tuple[Diagnostic, ...] = ()
     if source.suffix.lower() in {".yaml", ".yml"} and source.is_file():
         described = _data_file(source)
         if described is None:
@@ -61,7 +64,7 @@ def open_dataset(
         known = form or _recognise(source)
         if known is None:
             return _annotated(source, names)
-        dataset = _described(source, known, names, images)
+        dataset, odd = _described(source, known, names, images)
     spec = {
         "version": 1,
         "name": "dataset",
@@ -73,7 +76,7 @@ def open_dataset(
     loaded, diagnostics = check_text(json.dumps(spec), place, overrides)
     if loaded is None:
         raise SegcError(tuple(_placed(one, source) if one.file == place else one for one in diagnostics))
-    return loaded, _splits(loaded)
+    return replace(loaded, warnings=(*loaded.warnings, *odd)), _splits(loaded)
 
 
 def _placed(found: Diagnostic, source: Path) -> Diagnostic:
@@ -102,17 +105,24 @@ def _annotated(folder: Path, names: Sequence[str]) -> tuple["LoadedProject", tup
             help="it knows project and data files, a COCO JSON, a CVAT XML, folders with one of these, with LabelMe's "
             "files, with images/ and labels/ or masks/, or with JPEGImages/; --from names the format",
         )
-    return loaded, _splits(loaded)
+    return loaded, _splits(loaded, ("train", "test", "val"))  # test images are no others for being validated on
 
 
-def _splits(loaded: "LoadedProject") -> tuple[Split, ...]:
-    """The splits that a project names, each once: for want of others many validate on their training images."""
+def _splits(loaded: "LoadedProject", order: Sequence[Split] = ("train", "val", "test")) -> tuple[Split, ...]:
+    """The splits that a project names, each once: for want of others many validate on other images.
+
+    Args:
+        loaded: the project.
+        order: of several splits with the same images the first in this order counts.
+    """
     dataset = loaded.project.dataset
     first: dict[tuple[Path, ...], Split] = {}
-    for split in (*SPLITS, *(("test",) if dataset.test is not None else ())):
-        files = () if dataset.annotations is None else (loaded.annotations_path(split),)
-        first.setdefault((*files, *loaded.split_paths(split)), split)
-    return tuple(first.values())
+    for split in order:
+        if getattr(dataset, split) is not None:
+            files = () if dataset.annotations is None else (loaded.annotations_path(split),)
+            first.setdefault((*files, *loaded.split_paths(split)), split)
+    every: tuple[Split, ...] = ("train", "val", "test")
+    return tuple(split for split in every if split in first.values())
 
 
 def _data_file(path: Path) -> dict[Any, Any] | None:
@@ -145,56 +155,101 @@ def _recognise(source: Path) -> Format | None:
     return None
 
 
-def _described(source: Path, form: Format, names: Sequence[str], images: Path | None) -> dict[str, Any]:
-    """The ``dataset`` section for labels alone."""
+def _described(
+    source: Path, form: Format, names: Sequence[str], images: Path | None
+) -> tuple[dict[str, Any], tuple[Diagnostic, ...]]:
+    """The ``dataset`` section for labels alone, and what is odd about where its images are."""
     if form in {"coco", "cvat"}:
-        folder = images or (source.parent / "images" if (source.parent / "images").is_dir() else source.parent)
-        place = str(folder.absolute())
         files = {"annotations": {"train": source.name, "val": source.name}}
+        splits, odd = _one_file(source, images)
     else:
-        inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form, ".")
-        place, files = inner if (source / inner).is_dir() else ".", {}
-    divided = None if files else _divided(source, place)
-    train, val = divided or (place, place)
+        files = {}
+        splits, odd = _folders(source, form)
+    test = {} if splits.test is None else {"test": splits.test}
+    classes = list(names) or _names(source, form)
+    if form == "masks" and not names and not recorded_names(source, form):
+        shown = ", ".join(classes[:_MOST_NAMES]) + (", …" if len(classes) > _MOST_NAMES else "")
+        text = f"the classes are what files of masks are called, numbers at either end left out: {shown}"
+        odd = (*odd, Diagnostic("X205", text, "warning", file=source, help="--names gives them as they are"))
     return {
         "path": ".",
         "format": form,
         **files,
-        "train": train,
-        "val": val,
-        "names": list(names) or _names(source, form),
-    }
+        "train": splits.train,
+        "val": splits.val or splits.train,  # it is all that there is
+        **test,
+        "names": classes,
+    }, odd
 
 
-def _divided(source: Path, place: str) -> tuple[str, str] | None:
-    """What to train and to validate on, where these two are all that there is: lists of VOC, or folders of images."""
-    lists = [f"ImageSets/Segmentation/{split}.txt" for split in SPLITS]
-    if place == "JPEGImages" and all((source / one).is_file() for one in lists):
-        return lists[0], lists[1]
-    folder = source / place
-    inside = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    train, val = (next((name for name in known if name in inside), None) for known in _FOLDERS)
-    if train is None or val is None or len(inside) > 2:
-        return None
-    return f"{place}/{train}", f"{place}/{val}"
+def _one_file(source: Path, images: Path | None) -> tuple[Splits, tuple[Diagnostic, ...]]:
+    """The one split of an annotation file: the folder of its images."""
+    from segc.data.coco import EntryError, image_place
+    from segc.spec.takeover import first_name, images_of
+
+    folder = (images or images_of(source)).absolute()
+    splits, name = Splits(str(folder)), first_name(source)
+    if images is not None or name is None:
+        return splits, ()
+    try:
+        image_place(name, [folder])
+    except EntryError:
+        text, way_out = f"its first image is not in {folder}, nor in folders near it", "name the folder: --images DIR"
+        return splits, (Diagnostic("X212", text, "warning", file=source, help=way_out),)
+    return splits, ()
+
+
+def _folders(source: Path, form: Format) -> tuple[Splits, tuple[Diagnostic, ...]]:
+    """The splits of a folder, and what of it is in none."""
+    inner = {"yolo": "images", "masks": "images", "voc": "JPEGImages"}.get(form)
+    place = inner if inner and (source / inner).is_dir() else "."
+    if form == "voc" and (listed := list_splits(source)):
+        return listed, _unlisted(source, listed)
+    splits = folder_splits(source, "{}" if place == "." else f"{place}/{{}}") or Splits(place)
+    if splits.left_out is None:
+        return splits, ()
+    return splits, (Diagnostic("D035", splits.left_out, "warning", file=source, count=len(splits.left), help=_TO_NAME),)
+
+
+_MOST_NAMES = 12
+_TO_NAME = "write a project.yaml, or a data.yaml, that names what belongs to each split"
+
+
+def _unlisted(source: Path, lists: Splits) -> tuple[Diagnostic, ...]:
+    """How many images are in none of the lists of VOC."""
+    from segc.data.formats.splits import take_voc_list
+    from segc.data.formats.voc import images_by_stem
+    from segc.data.lists import Listed
+
+    named = Listed(Findings(), skip=True)
+    for one in (lists.train, lists.val, lists.test):
+        if one is not None:
+            take_voc_list(source / one, source, named)
+    total = len(images_by_stem(source))
+    left = total - len(named.images())
+    if not left:
+        return ()
+    text = f"{left} of {total} images are in none of the lists that are taken, and left out"
+    places = source / Path(lists.train).parent
+    return (Diagnostic("D022", text, "warning", file=places, count=left),)
 
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
-_FOLDERS = (("train", "training"), ("val", "valid", "validation"))
 
 
 def _names(source: Path, form: Format) -> list[str]:
-    """The class names that labels use.
+    """The class names that labels use; what can be none is told by who reads the labels, with its place.
 
     Raises:
         SegcError: X205 where they do not tell any.
     """
-    names = _NAMES[form](source)
+    found = recorded_names(source, form) or _NAMES[form](source)
+    names = list(dict.fromkeys(name.strip() for name in found if name.strip() and name.isprintable()))
     if not names:
         raise fail(
             "X205", f"{source} does not tell the names of its classes", file=source, help="give them with --names"
         )
-    return list(names)
+    return names
 
 
 def _yolo_names(source: Path) -> Iterable[str]:

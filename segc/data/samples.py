@@ -27,6 +27,7 @@ class Sample:
         size: (height, width) that the image must have for its labels to fit; None where they fit any.
         region: the columns x1 to x2 of rows y1 to y2 of the image, ends excluded, that count, as (x1, y1, x2, y2);
             ``instances`` are then in shares of it. None for the whole image.
+        faulty: labels of it were wrong and are not among ``instances``: without any it is not known to be background.
     """
 
     image: Path
@@ -34,6 +35,7 @@ class Sample:
     instances: tuple[Instance, ...]
     size: tuple[int, int] | None = None
     region: tuple[int, int, int, int] | None = None
+    faulty: bool = False
 
 
 Split = Literal["train", "val", "test"]
@@ -72,7 +74,7 @@ def read_samples(
         else:
             wrong.extend(errors)
         if not (skip and any(fault.line is None for fault in errors)):
-            samples.append(Sample(image, label if present else None, instances))
+            samples.append(Sample(image, label if present else None, instances, faulty=bool(errors)))
     if wrong:
         raise LabelFaultsError(wrong)
     if images and all(sample.label is None for sample in samples):

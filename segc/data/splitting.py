@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -130,14 +131,14 @@ def _write(
     divide_file = _ANNOTATED.get(form)
     texts: dict[Path, str] = {}
     if divide_file is not None:
-        file = _annotation_file(loaded, splits)
+        file = _annotation_file(loaded, splits, folder)
         folders = list(dict.fromkeys(one for split in splits for one in loaded.split_paths(split)))
         place = {path: name for name, paths in images.items() for path in paths}
         for name, text in divide_file(file, folders, place, list(images)).items():
             texts[folder / f"instances_{name}{file.suffix}"] = text
     else:
         for name, paths in images.items():
-            lines = [path.stem if form == "voc" else Path(os.path.relpath(path, folder)).as_posix() for path in paths]
+            lines = [_line(path, form, folder) for path in paths]
             texts[folder / f"{name}.txt"] = "".join(f"{line}\n" for line in lines)
     for path, text in texts.items():
         if path.exists() and path.read_text("utf-8") != text:
@@ -150,12 +151,31 @@ def _write(
     return dict(files)
 
 
-def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split]) -> Path:
+def _line(image: Path, form: str, folder: Path) -> str:
+    """An image as a list in a folder names it."""
+    line = image.stem if form == "voc" else Path(os.path.relpath(image, folder)).as_posix()
+    if not {"\n", "\r"}.isdisjoint(line) or not _is_text(line):
+        text = "a list cannot name this image: its name has a line end in it, or bytes that are no text"
+        raise fail("D034", text, file=image, help="rename it, and its labels")
+    return line
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _annotation_file(loaded: "LoadedProject", splits: Sequence[Split], folder: Path) -> Path:
     """The one annotation file of some splits."""
     files = list(dict.fromkeys(loaded.annotations_path(split) for split in splits))
     if len(files) > 1:
         text = "two annotation files may number their images alike: they cannot be divided together"
-        raise fail("D034", text, help=f"divide one of them: segc data split {files[0].name}")
+        images = loaded.split_paths(splits[0])[0]
+        command = shlex.join(["segc", "data", "split", str(files[0]), "--images", str(images), "-o", str(folder)])
+        raise fail("D034", text, help=f"divide one of them: {command}")
     return files[0]
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segc.compute import processors
-from segc.data.dataset import list_images
 from segc.data.formats.splits import IMAGE_BY_IMAGE, labels_of
 from segc.data.likeness import near_twins
 from segc.data.looks import Key, Look, LookCache, digest_of, file_key, look_at
@@ -53,7 +52,7 @@ class Contents:
     Attributes:
         images: number of images.
         unlabelled: number of them without labels of any kind, of background.
-        empty: number of them without objects, unlabelled ones among them.
+        empty: number of them without objects, unlabelled ones among them, those with faulty labels not.
         objects: number of objects, without crowd regions.
         crowds: number of crowd regions.
         boxes: number of objects that are only boxes.
@@ -94,7 +93,7 @@ class Contents:
         learned = [one for one in sample.instances if not one.is_crowd]
         self.images += 1
         self.unlabelled += sample.label is None
-        self.empty += not sample.instances
+        self.empty += not sample.instances and not sample.faulty
         self.objects += len(learned)
         self.crowds += len(sample.instances) - len(learned)
         self.boxes += sum(one.is_box for one in learned)
@@ -280,17 +279,13 @@ def _shows_more(sample: Sample, contents: Contents) -> bool:
 
 def _samples(loaded: "LoadedProject", split: Split, done: Survey) -> tuple[int, Iterator[Sample]]:
     """Number of images of a split, and these with their labels, read as they are asked for where the format allows."""
-    from segc.data.check import sound_part
+    from segc.data.check import listed_part, sound_part
 
     dataset = loaded.project.dataset
     if dataset.format not in IMAGE_BY_IMAGE:
         whole = sound_part(loaded, split, done.faults, done.remarks)
         return len(whole), iter(whole)
-    try:
-        images = list_images(loaded, split, done.remarks)
-    except SegcError as error:
-        done.faults.extend(error.diagnostics)
-        return 0, iter(())
+    images = listed_part(loaded, split, done.faults, done.remarks)
     return len(images), _read(images, dataset.format, dataset.names, done)
 
 
@@ -300,8 +295,9 @@ def _read(images: Sequence[Path], form: str, names: Sequence[str], done: Survey)
         for one in labels.faults:
             (done.faults if one.severity == "error" else done.remarks).add(one)
         bare += labels.label is None
-        yield Sample(image, labels.label, tuple(labels.instances), labels.size)
-    if bare == len(images):
+        faulty = any(one.severity == "error" for one in labels.faults)
+        yield Sample(image, labels.label, tuple(labels.instances), labels.size, faulty=faulty)
+    if images and bare == len(images):
         text = f"none of the {len(images)} images has labels in the format {form}"
         done.faults.add(Diagnostic("D006", text, file=images[0]))
 
@@ -362,7 +358,9 @@ def _check_outlines(sample: Sample, looks: LookCache, done: Survey) -> None:
 
 def _note_lacking(split: Split, contents: Contents, file: Path, done: Survey) -> None:
     """Note a split without objects, an error where it is to be trained on, and classes without any."""
-    if contents.images and not contents.objects:
+    if not contents.images:
+        return  # why is among the faults
+    if not contents.objects:
         text = f"none of the {contents.images} images of dataset.{split} has an object"
         severity: Severity = "error" if split == "train" else "warning"
         (done.faults if split == "train" else done.remarks).add(Diagnostic("D017", text, severity, file=file))

@@ -17,13 +17,12 @@ from segc.json_stream import Elements, JsonError, members
 from segc.spec.categories import CategoriesError, first_image, read_categories
 from segc.spec.dataset import DataFile
 from segc.spec.hyperparameters import Augment, Hyperparameters
-from segc.spec.layouts import Layout, layout_of
+from segc.spec.layouts import SPLIT_NAMES, Layout, Splits, folder_splits, layout_of, recorded_names
 from segc.spec.paths import expand
 from segc.spec.recognise import NAMED, Kind, kind_of
 from segc.spec.source import compose, read_source
 
 _SCALE = re.compile(r"yolov8([nsmlx])(-seg)?\b")
-_SPLITS = {"train": ("train", "train2017", "training"), "val": ("val", "valid", "validation", "val2017", "test")}
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "_darknet.labels")
 _ANNOTATIONS = "_annotations.coco.json"
@@ -263,55 +262,75 @@ def _from_coco(source: Path) -> Origin:
 
 
 def _annotated(source: Path, form: str, names: Iterable[str], notes: list[str]) -> Origin:
-    """A project of an annotation file, with that of the validation images where one lies beside it."""
-    partner = _partner(source)
-    if partner == source:
-        notes.append("val: the training annotations, for want of others; `segc data split` holds some back")
-    root = Path(os.path.commonpath([source.parent, partner.parent, *map(_images_of, (source, partner))]))
+    """A project of an annotation file, with those of validation and test images where some lie beside it."""
+    files = {"train": source, **{split: file for split in ("val", "test") if (file := _partner(source, split))}}
+    if "val" not in files:
+        files["val"] = files.get("test", source)
+        notes.append(_FOR_WANT["test" if "test" in files else "train"])
+    folders = {split: images_of(file) for split, file in files.items()}
+    root = Path(os.path.commonpath([path for split, file in files.items() for path in (file.parent, folders[split])]))
+    places = ", ".join(f"{split}: {_inside(file, root)}" for split, file in files.items())
     lines = {
-        "annotations": f"{{train: {_inside(source, root)}, val: {_inside(partner, root)}}}",
-        "train": _inside(_images_of(source), root),
-        "val": _inside(_images_of(partner), root),
+        "annotations": f"{{{places}}}",
+        **{split: _inside(folder, root) for split, folder in folders.items()},
         "names": _names(names),
     }
-    lost = [file.name for file in dict.fromkeys((source, partner)) if not _has_image(_images_of(file), file)]
-    notes += [f"the images of {name} were not found: write their folder into train and val" for name in lost]
+    lost = {file.name: split for split, file in files.items() if not _has(folders[split], first_name(file))}
+    notes += [f"the images of {name} were not found: write their folder into {split}" for name, split in lost.items()]
     body = "".join(f"  {key}: {value}\n".replace("{", "{{").replace("}", "}}") for key, value in lines.items())
     head = f"  path: {{folder}}  # relative to this file\n  format: {form}\n"
     return Origin(head + body, {"folder": root}, notes=notes)
 
 
-def _partner(source: Path) -> Path:
-    """The annotation file of the validation images beside one of the training images, or the file itself."""
-    for name in _SPLITS["val"]:
-        for file in (
-            source.with_name(re.sub("train", name, source.name)),
-            source.parent.parent / name / source.name,
-        ):
-            if file != source and file.is_file() and "train" in source.as_posix():
-                return file
-    return source
+_FOR_WANT: Mapping[str, str] = {
+    "train": "val: the training images, for want of others; `segc data split` holds some back",
+    "test": "val: the test images, for want of others",
+}
+"""What is said where there is nothing to validate on, by what is taken for it."""
 
 
-def _images_of(source: Path) -> Path:
+def _partner(source: Path, split: str) -> Path | None:
+    """The annotation file of another split beside one of the training images."""
+    if "train" not in source.as_posix():
+        return None
+    candidates = (
+        file
+        for name in SPLIT_NAMES[split]
+        for file in (source.with_name(re.sub("train", name, source.name)), source.parent.parent / name / source.name)
+    )
+    return next((file for file in candidates if file != source and file.is_file()), None)
+
+
+def images_of(source: Path) -> Path:
     """The folder that an annotation file's image names start from."""
-    split = next((name for names in _SPLITS.values() for name in names if name in source.stem), "")
+    split = next((name for names in SPLIT_NAMES.values() for name in names if name in source.stem), "")
     above = source.parent.parent
     candidates = (
         source.parent,
         source.parent / "images",
         *(folder / sub for folder in (source.parent, above) for sub in (split, f"images/{split}", f"{split}/images")),
-        *(above / name for names in _SPLITS.values() for name in names if name in source.stem),
+        *(above / name for names in SPLIT_NAMES.values() for name in names if name in source.stem),
         above / "images",
         above,
         *sorted(folder for folder in source.parent.iterdir() if folder.is_dir())[:_MOST_FOLDERS],
     )
     fallback = source.parent / "images" if (source.parent / "images").is_dir() else source.parent
-    return next((folder for folder in candidates if _has_image(folder, source)), fallback)
+    name = first_name(source)
+    return next((folder for folder in candidates if _has(folder, name)), fallback)
 
 
-def _has_image(folder: Path, source: Path) -> bool:
-    name = first_image(source) if source.suffix.lower() != ".xml" else _first_in_cvat(source)
+def first_name(source: Path) -> str | None:
+    """The first image that an annotation file of COCO or CVAT names; None where it names none.
+
+    Raises:
+        OSError: where the file cannot be read.
+    """
+    if not source.stat().st_size:
+        return None
+    return _first_in_cvat(source) if source.suffix.lower() == ".xml" else first_image(source)
+
+
+def _has(folder: Path, name: str | None) -> bool:
     return name is not None and os.path.isfile(folder / name)  # noqa: PTH113 - also for impossible names
 
 
@@ -339,12 +358,11 @@ def _from_folder(folder: Path) -> Origin:
         return _from_layout(folder, layout)
     if (records := _beside_images(folder)) and _labelme_shapes(records[0]) is not None:
         return _from_labelme(folder, records)
-    for place in ("images/{split}", "{split}/images", "{split}"):
-        splits = {split: _existing(folder, place, names) for split, names in _SPLITS.items()}
-        if splits["train"]:
-            return _from_tree(folder, splits["train"], splits["val"])
+    for place in ("images/{}", "{}/images", "{}"):
+        if splits := folder_splits(folder, place):
+            return _from_tree(folder, splits)
     if (folder / "images").is_dir():
-        return _from_tree(folder, "images", None)
+        return _from_tree(folder, Splits("images"))
     raise fail(
         "X223",
         "no dataset that is known is in this folder",
@@ -360,7 +378,7 @@ def _from_layout(folder: Path, layout: Layout) -> Origin:
         text = "nothing here tells the names of the classes: neither labelmap.txt nor records in Annotations"
         advice = "write labelmap.txt, a line a class: `name:red,green,blue::`"
         raise fail("X223", text, file=folder, help=advice)
-    origin = _split_project(folder, layout.format, layout.train, layout.val, layout.names)
+    origin = _split_project(folder, layout.format, layout.splits, layout.names)
     origin.notes += layout.notes
     return origin
 
@@ -374,11 +392,10 @@ def _beside_images(folder: Path) -> list[Path]:
 
 def _from_labelme(folder: Path, records: Iterable[Path]) -> Origin:
     """A project of images with LabelMe's files beside them."""
-    names = sorted({name for file in records for name in _labelme_names(file)})
+    names = recorded_names(folder, "labelme") or sorted({name for file in records for name in _labelme_names(file)})
     if not names:
         raise fail("X223", "LabelMe's files in this folder have no shape", file=folder)
-    train, val = (_existing(folder, "{split}", known) for known in _SPLITS.values())
-    return _split_project(folder, "labelme", train or ".", val if train else None, names)
+    return _split_project(folder, "labelme", folder_splits(folder, "{}") or Splits("."), names)
 
 
 def _labelme_names(file: Path) -> set[str]:
@@ -435,24 +452,26 @@ def _head(source: Path) -> str:
         return file.read(_LONGEST_HEAD).decode("utf-8", errors="replace")
 
 
-def _split_project(folder: Path, form: str, train: str, val: str | None, names: Iterable[str]) -> Origin:
-    """A project of a folder, with a word where there is nothing to validate on."""
-    notes = [] if val else ["val: the training images, for want of others; `segc data split` holds some back"]
-    body = f"  train: {scalar(train)}\n  val: {scalar(val or train)}\n  names: {_names(names)}\n"
-    body = body.replace("{", "{{").replace("}", "}}")
+def _split_project(folder: Path, form: str, splits: Splits, names: Iterable[str]) -> Origin:
+    """A project of a folder, with a word where there is nothing to validate on, and on what is left out."""
+    entries = {"train": splits.train, "val": splits.val, "test": splits.test}
+    notes = []
+    if splits.val is None:
+        notes.append(_FOR_WANT["train" if splits.test is None else "test"])
+        entries["val"] = splits.test or splits.train
+    if splits.left_out:
+        notes.append(splits.left_out)
+    body = "".join(f"  {split}: {scalar(entry)}\n" for split, entry in entries.items() if entry)
+    body = f"{body}  names: {_names(names)}\n".replace("{", "{{").replace("}", "}}")
     return Origin(
         f"  path: {{folder}}  # relative to this file\n  format: {form}\n{body}", {"folder": folder}, notes=notes
     )
 
 
-def _existing(folder: Path, layout: str, names: Iterable[str]) -> str | None:
-    return next((entry for name in names if (folder / (entry := layout.format(split=name))).is_dir()), None)
-
-
-def _from_tree(folder: Path, train: str, val: str | None) -> Origin:
+def _from_tree(folder: Path, splits: Splits) -> Origin:
     """A project of images with YOLO labels."""
     names, note = _tree_names(folder)
-    origin = _split_project(folder, "yolo", train, val, names)
+    origin = _split_project(folder, "yolo", splits, names)
     origin.notes.append(note)
     return origin
 

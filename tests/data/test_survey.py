@@ -1,7 +1,9 @@
 """Datasets gone through, divided and shown: what is counted, what is told, and what stays together."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 from collections import Counter
 from fractions import Fraction
@@ -136,7 +138,7 @@ def test_a_survey_counts_and_finds_what_is_wrong(small):
     assert done.faults.counts == {"D002": 1, "D005": 1}
     assert done.remarks.counts == {"D018": 1, "D031": 1, "D032": 1, "D033": 1}
     train, val = done.contents["train"], done.contents["val"]
-    assert (train.images, train.unlabelled, train.empty, train.objects) == (7, 2, 3, 4)
+    assert (train.images, train.unlabelled, train.empty, train.objects) == (7, 2, 2, 4)
     assert (val.images, val.objects, val.boxes) == (2, 3, 1)
     assert val.class_objects.tolist() == [2, 1]
     assert val.an_image == {1: 1, 2: 1}
@@ -144,6 +146,25 @@ def test_a_survey_counts_and_finds_what_is_wrong(small):
     assert json.dumps(done.to_json())
     named = {(Path(done.paths[later]).name, Path(done.paths[first]).name) for later, first in done.twins.items()}
     assert named == {("leak.png", "0.png"), ("near.jpg", "1.png")}
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat"])
+def test_an_image_whose_label_is_faulty_is_not_counted_as_one_without_objects(form, small, tmp_path):
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(tmp_path / form)]) == 0
+    spoilt = {
+        "yolo": ("labels/train/0.txt", r"0 0\.1", "0 7.1"),
+        "coco": ("annotations/instances_train.json", r'"segmentation": \[\[8\.0', '"segmentation": [[8000.0'),
+        "labelme": ("train/0.json", r"8\.0", "8000.0"),
+        "cvat": ("annotations/train.xml", 'points="8,', 'points="8000,'),
+    }
+    name, before, after = spoilt[form]
+    text, changed = re.subn(before, after, (tmp_path / form / name).read_text(), count=1)
+    assert changed
+    (tmp_path / form / name).write_text(text)
+    done = survey(*open_dataset(tmp_path / form))
+    assert done.faults.counts == {"D004": 1}
+    train = done.contents["train"]
+    assert (train.images, train.objects, train.empty) == (5, 3, 1)
 
 
 def test_a_training_split_without_objects_is_a_fault(small):
@@ -261,20 +282,83 @@ def test_a_split_is_read_as_a_project(small, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_share_of_0_makes_no_split(small, tmp_path, capsys):
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "x"), "--val", "0", "--test", "0.4"]) == 0
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["test.txt", "train.txt"]
+    assert "val" not in capsys.readouterr().out
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "y"), "--val", "0"]) == 2
+    assert not (tmp_path / "y").exists()
+
+
+def test_a_class_without_an_object_is_in_no_split(small, tmp_path, capsys):
+    small.write_text("train: images/train\nval: images/val\nnames: [a, b, never]\n")
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "x"), "--val", "0.4"]) == 0
+    told = capsys.readouterr().out
+    assert "1 class has no object in any split: never" in told
+    assert "every class" not in told
+
+
+def test_what_a_conversion_writes_beside_images_is_no_label_file(small, tmp_path):
+    out = tmp_path / "labelme"
+    assert run(["data", "convert", str(small), "--to", "labelme", "-o", str(out)]) == 0
+    spec = (
+        "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+        f"dataset: {{format: labelme, path: {out}, train: ., val: ., names: [a, b]}}\n"
+    )
+    (tmp_path / "project.yaml").write_text(spec)
+    assert set(survey(*open_dataset(tmp_path / "project.yaml")).remarks.counts) == set()
+
+
+@pytest.mark.parametrize("name", ["new\nline.png", os.fsdecode(b"by\xffte.png")])
+def test_an_image_that_no_list_can_name_is_told_before_anything_is_written(name, small, tmp_path, capsys):
+    write(small.parent, "train", "x.png", photograph(30)).rename(small.parent / "images" / "train" / name)
+    (small.parent / "labels" / "train" / "x.txt").rename((small.parent / "labels" / "train" / name).with_suffix(".txt"))
+    assert run(["data", "split", str(small), "-o", str(tmp_path / "lists")]) == 1
+    assert "D034" in capsys.readouterr().err
+    assert not (tmp_path / "lists").exists()
+
+
+def test_new_ids_of_a_coco_file_are_told(small, tmp_path, capsys):
+    assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "first")]) == 0
+    assert "new ids" not in capsys.readouterr().out
+    assert run(["data", "convert", str(tmp_path / "first"), "--to", "coco", "-o", str(tmp_path / "again")]) == 0
+    assert "new ids" in capsys.readouterr().out
+    assert json.loads((tmp_path / "again" / "conversion.json").read_text())["renumbered"] is True
+
+
 def test_a_coco_file_is_divided_with_all_that_it_says(small, tmp_path):
     assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
     file = tmp_path / "coco" / "annotations" / "instances_train.json"
     document = json.loads(file.read_text()) | {"info": {"year": 2020}}
     file.write_text(json.dumps(document))
-    images = str(tmp_path / "coco" / "images" / "train")
     out = tmp_path / "parts"
-    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    assert run(["data", "split", str(file), "-o", str(out), "--val", "0.4"]) == 0
     parts = [json.loads((out / f"instances_{name}.json").read_text()) for name in ("train", "val")]
     assert [part["info"] for part in parts] == [{"year": 2020}] * 2
     assert sorted(one["id"] for part in parts for one in part["images"]) == [1, 2, 3, 4, 5]
     assert sorted(one["id"] for part in parts for one in part["annotations"]) == [1, 2, 3, 4]
     for part in parts:
         assert {one["image_id"] for one in part["annotations"]} <= {one["id"] for one in part["images"]}
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_the_way_out_of_several_annotation_files_works_as_it_is_printed(form, small, tmp_path, capsys):
+    folder = tmp_path / "with blanks"
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(folder)]) == 0
+    assert run(["data", "split", str(folder), "-o", str(tmp_path / "parts")]) == 1
+    printed = re.search("segc (data split .*)", capsys.readouterr().err)
+    assert run(shlex.split(printed[1])) == 0
+    assert (tmp_path / "parts" / f"instances_val.{'json' if form == 'coco' else 'xml'}").is_file()
+
+
+def test_an_annotation_file_without_images_near_it_says_how_to_name_their_folder(small, tmp_path, capsys):
+    assert run(["data", "convert", str(small), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
+    (tmp_path / "alone").mkdir()
+    file = Path(shutil.copy(tmp_path / "coco" / "annotations" / "instances_train.json", tmp_path / "alone"))
+    assert run(["data", "check", str(file)]) == 1
+    told = capsys.readouterr()
+    assert "--images DIR" in told.err
+    assert run(["data", "check", str(file), "--images", str(tmp_path / "coco" / "images" / "train")]) == 0
 
 
 def test_a_cvat_file_is_divided_and_read_again(small, tmp_path, capsys):
@@ -315,8 +399,10 @@ def test_a_coco_file_whose_names_have_a_folder_too_many_is_divided_whole(small, 
     for entry in document["annotations"]:
         entry["image_id"] = float(entry["image_id"])
     file.write_text(json.dumps(document))
-    images, out = str(tmp_path / "coco" / "images" / "train"), tmp_path / "parts"
-    assert run(["data", "split", str(file), "--images", images, "-o", str(out), "--val", "0.4"]) == 0
+    images, out = tmp_path / "coco" / "images" / "train", tmp_path / "parts"
+    assert run(["data", "split", str(file), "--images", str(images), "-o", str(out), "--val", "0.4"]) == 0
+    shutil.copytree(images, tmp_path / "coco" / "annotations" / "images")
+    assert {one.code for one in open_dataset(file)[0].warnings} == {"X208"}
     parts = [json.loads((out / f"instances_{name}.json").read_text()) for name in ("train", "val")]
     assert [sum(len(part[key]) for part in parts) for key in ("images", "annotations")] == [5, 4]
 
@@ -350,6 +436,49 @@ def test_what_was_converted_is_recognised_with_its_splits(form, small, tmp_path,
     assert run(["validate", "--data", str(tmp_path / "project.yaml")]) == 0
 
 
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat", "voc", "masks"])
+def test_a_test_split_comes_through_whatever_the_format(form, small, tmp_path):
+    write(small.parent, "test", "t.png", photograph(20), "1 .1 .1 .5 .1 .5 .6\n")
+    small.write_text(f"{small.read_text()}test: images/test\n")
+    first, again = tmp_path / form, tmp_path / "again"
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(first)]) == 0
+    assert run(["data", "convert", str(first), "--to", "yolo", "-o", str(again)]) == 0
+    names = {split: sorted(one.name for one in (again / "images" / split).iterdir()) for split in ("val", "test")}
+    assert names == {"val": ["v.png"], "test": ["t.png"]}
+    assert len(list((again / "images" / "train").iterdir())) == 5
+    assert run(["init", "--from", str(first), str(tmp_path / "project.yaml")]) == 0
+    loaded, splits = open_dataset(tmp_path / "project.yaml")
+    assert splits == ("train", "val", "test")
+    assert [sample.image.name for sample in read_split(loaded, "test")] == ["t.png"]
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco", "labelme", "cvat", "voc", "masks"])
+def test_the_section_that_a_conversion_prints_is_valid_as_it_stands(form, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert run(["data", "convert", str(small), "--to", form, "-o", f"{form} data"]) == 0
+    section = capsys.readouterr().out.partition("in project.yaml:\n")[2]
+    head = "version: 1\nname: t\narchitecture: {family: yolov8-seg, scale: n}\n"
+    Path("project.yaml").write_text(f"{head}{section}")
+    assert run(["validate", "--data"]) == 0
+    loaded, splits = open_dataset(Path("project.yaml"))
+    assert [len(read_split(loaded, split)) for split in splits] == [5, 1]
+
+
+@pytest.mark.parametrize("form", ["labelme", "masks", "cvat", "coco", "voc"])
+def test_what_was_converted_keeps_its_classes_and_their_order(form, small, tmp_path):
+    names = ["part_2", "08", "part_1"]
+    (small.parent / "labels" / "train" / "0.txt").write_text("1 .1 .1 .5 .1 .5 .6\n2 .3 .1 .7 .1 .7 .6\n")
+    small.write_text(f"train: images/train\nval: images/val\nnames: {json.dumps(names)}\n")
+    assert run(["data", "convert", str(small), "--to", form, "-o", str(tmp_path / form)]) == 0
+    loaded, _ = open_dataset(tmp_path / form)
+    assert loaded.project.dataset.names == tuple(names)
+    counts = Counter(one.class_id for sample in read_split(loaded, "train") for one in sample.instances)
+    assert counts == {0: 3, 1: 1, 2: 1}
+    assert run(["init", "--from", str(tmp_path / form), str(tmp_path / "project.yaml")]) == 0
+    assert open_dataset(tmp_path / "project.yaml")[0].project.dataset.names == tuple(names)
+
+
 def test_a_project_that_validates_on_its_training_images_is_divided_once(small, tmp_path, capsys):
     project = small.parent / "project.yaml"
     project.write_text(
@@ -368,6 +497,8 @@ def test_a_project_that_validates_on_its_training_images_is_divided_once(small, 
         ("results.json", '[{"image_id": 1, "category_id": 1}]', "results of a model are no annotations"),
         ("labelme.json", '{"shapes": [], "imagePath": "a.png"}', "this is a LabelMe file"),
         ("bare.json", '{"images": [], "annotations": [], "categories": []}', "--names gives names"),
+        ("empty.json", "", "not JSON"),
+        ("empty.xml", "", "not XML"),
         ("task.xml", "<annotations><version>1.1</version></annotations>", "--names"),
         ("args.yaml", "task: segment\nmode: train\nmodel: a.pt\n", "segc init --from"),
     ],
@@ -417,6 +548,22 @@ def test_the_commands_print_and_draw(small, tmp_path, capsys):
     (small.parent / "labels" / "train" / "0.txt").write_text("7 .1 .1 .5 .1 .5 .6\n")
     assert run(["data", "check", str(small)]) == 1
     assert "1 x D005" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["images/train/0.png", "labels/train/0.txt", "data.yaml", "other.html"])
+@pytest.mark.parametrize("command", ["check", "stats", "preview", "audit"])
+def test_a_page_replaces_an_earlier_page_and_nothing_else(command, source, small, tmp_path, capsys):
+    place = small.parent / source
+    if source == "other.html":
+        place.write_text("<!doctype html><title>mine</title>")
+    before = place.read_bytes()
+    option = "-o" if command == "preview" else "--report"
+    assert run(["data", command, str(small), option, str(place)]) == 1
+    assert "F005" in capsys.readouterr().err
+    assert place.read_bytes() == before
+    if command != "audit":
+        page = str(tmp_path / "page.html")
+        assert [run(["data", command, str(small), option, page]) for _ in range(2)] == [0, 0]
 
 
 def test_names_in_labels_cannot_write_into_the_page(small, tmp_path):

@@ -4,9 +4,10 @@ The masks of ``…/images/a/b.jpg`` are ``…/masks/a/b.png`` or the files in ``
 where its folder has no other image, the files in ``…/masks/`` belong to it too.
 
 In one file 0 is background. With one class every other number is an object of it; with several, number ``1000 · c + n``
-is object n, from 1 to 999, of class c, counted from 0. In a file of its own an object is all that is not black, and its
-class is the one whose name begins or ends the file's name (``person_3.png``, ``3_person.png``), or is the name of its
-folder.
+is object n, from 1 to 999, of class c, counted from 0. In a file of its own an object is all that is not black. Its
+class is what stands behind a number of four digits or more, as segc writes it (``0003_person.png``); else the one whose
+name begins or ends the file's name (``person_3.png``, ``3_person.png``), the longest of several that are parts of each
+other; or it is the name of its folder.
 """
 
 import re
@@ -19,12 +20,16 @@ from numpy.typing import NDArray
 from segc.data.contours import outlines
 from segc.data.formats.common import MOST_OBJECTS, Fault, ImageLabels, Polygon, Shape, fractions, gather, shown
 from segc.data.formats.png import read_png_file
+from segc.diagnostics import Diagnostic
 
 PER_CLASS = 1000
 """Numbers of objects that a class has in a file with several classes."""
 
 _LEVEL = 128
 """Where a mask has more than two values its outlines are smoothed; from here on a pixel belongs to the object."""
+
+WRITTEN = re.compile(r"\d{4,}_(.+)", re.DOTALL)
+"""The name of a file that segc wrote for an object: its number in the image, and its class."""
 
 Numbered = tuple[int, tuple[Polygon, ...], NDArray[np.int64]]
 """An object: its number, its outlines in 0..1, and its pixels as places in the flattened image."""
@@ -100,6 +105,11 @@ def _indexed(path: Path, names: Sequence[str]) -> ImageLabels:
     except Fault as fault:
         found.note(fault)
         return found
+    beyond = sum(number >= PER_CLASS for number, _, _ in objects)
+    if len(names) == 1 and beyond:
+        text = f"{beyond} objects have numbers from {PER_CLASS} on, as with several classes: all are `{names[0]}` here"
+        advice = f"where they are {PER_CLASS} · class + n, name the classes: dataset.names, or --names"
+        found.faults.append(Diagnostic("D005", text, "warning", file=path, help=advice))
     shapes = []
     for number, polygons, _ in objects:
         class_id = number // PER_CLASS if len(names) > 1 else 0
@@ -138,13 +148,22 @@ def _alone(path: Path, names: Sequence[str], labels: ImageLabels) -> Shape:
 
 
 def _class_name(path: Path, names: Sequence[str]) -> str:
-    """The class that a file's name, or that of its folder, tells; the longest of several."""
+    """The class that a file's name, or that of its folder, tells.
+
+    Raises:
+        Fault: D005 where it tells none, or two.
+    """
     if len(names) == 1:
         return names[0]
+    written = WRITTEN.fullmatch(path.stem)
+    if written and written[1] in names:
+        return written[1]
     stem = path.stem.casefold()
-    fitting = [name for name in names if _begins_or_ends(stem, name.casefold())]
+    fitting = [name for name in names if _begins_or_ends(path.stem, name)] or [
+        name for name in names if _begins_or_ends(stem, name.casefold())
+    ]
     if fitting:
-        return max(fitting, key=len)
+        return _the_one(path, fitting)
     if path.parent.name in names:
         return path.parent.name
     raise Fault(
@@ -152,8 +171,24 @@ def _class_name(path: Path, names: Sequence[str]) -> str:
     )
 
 
+def _the_one(path: Path, fitting: Sequence[str]) -> str:
+    """The longest of the classes that a file's name tells, where the others are parts of its name."""
+    longest = max(fitting, key=len)
+    whole = longest.casefold()
+    for other in fitting:
+        part = other.casefold()
+        if other != longest and (part == whole or part not in whole):
+            text = f"{shown(path.name)} tells two classes, `{longest}` and `{other}`"
+            raise Fault("D005", text, "a number of four digits tells that the rest is the class: 0001_person.png")
+    return longest
+
+
 def _begins_or_ends(stem: str, name: str) -> bool:
-    return stem == name or re.search(rf"^{re.escape(name)}[^a-z]|[^a-z]{re.escape(name)}$", stem) is not None
+    """Whether a name stands at an end of a stem, with no letter beside it, nor a digit beside one of its own."""
+    before = r"[^a-zA-Z\d]" if name[:1].isdigit() else "[^a-zA-Z]"
+    behind = r"[^a-zA-Z\d]" if name[-1:].isdigit() else "[^a-zA-Z]"
+    pattern = rf"{re.escape(name)}({behind}.*)?|.*{before}{re.escape(name)}"
+    return re.fullmatch(pattern, stem, re.DOTALL) is not None
 
 
 def index_masks(values: NDArray[np.uint32]) -> Iterator[Numbered]:

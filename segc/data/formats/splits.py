@@ -1,14 +1,15 @@
 """The splits of a dataset in one of the formats of this folder: their images, and their labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segc.compute import processors
 from segc.data.formats.common import Fault, ImageLabels, Reader
+from segc.data.lists import Listed, read_lines
 from segc.diagnostics import Diagnostic, Findings, fail
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _samples(
         else:
             wrong.extend(errors)
         if not (skip and errors and labels.size is None):
-            samples.append(Sample(image, labels.label, tuple(labels.instances), labels.size))
+            samples.append(Sample(image, labels.label, tuple(labels.instances), labels.size, faulty=bool(errors)))
     (found if skip else wrong).extend(left_out(fault) if skip else fault for fault in lost)
     if wrong:
         raise LabelFaultsError(wrong)
@@ -135,7 +136,7 @@ def note_unused_labels(
         OSError: where a folder cannot be read.
     """
     from segc.data.formats.masks import mask_place
-    from segc.data.listing import walk
+    from segc.data.listing import NOT_LABELS, walk
 
     places = _label_places(form)
     claimed = {path for image in images for path in places(image)}
@@ -146,9 +147,11 @@ def note_unused_labels(
                 files += walk(folder, found.add)
     ending = {"labelme": ".json", "masks": ".png"}.get(form)
     for path in files:
-        if path.suffix.lower() == ending and path not in claimed:
+        if path in claimed or path.name.lower() in NOT_LABELS:
+            continue
+        if path.suffix.lower() == ending:
             found.add(Diagnostic("D009", "no image belongs to this label file", "warning", file=path))
-        elif path not in claimed:
+        else:
             kind = path.suffix.lower() or "no ending"
             found.add(Diagnostic("D010", f"files of this kind are not read ({kind})", "warning", file=path))
 
@@ -205,45 +208,35 @@ def annotated_in_cvat(file: Path, folders: Sequence[Path], found: Findings, *, s
     return tuple(sorted(sample.image for sample in _samples(read, lost, found, skip=skip)))
 
 
-def listed_in_voc(lists: Sequence[Path], root: Path) -> tuple[Path, ...]:
-    """The images that lists of ``ImageSets`` name by their stems, sorted, each once.
+def take_voc_list(file: Path, root: Path, listed: Listed) -> None:
+    """Take in the images that a list of ``ImageSets`` names by their stems.
+
+    Args:
+        file: the text file.
+        root: the folder of the dataset.
+        listed: takes them in.
 
     Raises:
-        SegcError: F001 for a list that is not there, D001 where it is no text or empty, D007 for images that are not
-            there.
+        SegcError: D001 where it is no text.
         OSError: where it cannot be read.
     """
-    from segc.data.samples import LabelFaultsError
+    from segc.data.formats.voc import IMAGES, images_by_stem
 
-    images: set[Path] = set()
-    wrong = Findings()
-    for path in lists:
-        if not path.is_file():
-            raise fail("F001", f"no such image list: {path}", file=path, help="check dataset.path")
-        try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise fail("D001", "not a text file that lists images", file=path) from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                # VOC's lists of one class have a second column: whether the class is there.
-                image = _voc_image(root, line.split()[0])
-                if image is None:
-                    text = f"no such image: `{line.split()[0]}` in {root / 'JPEGImages'}"
-                    wrong.add(Diagnostic("D007", text, file=path, line=number))
-                else:
-                    images.add(image)
-    if wrong:
-        raise LabelFaultsError(wrong)
-    if not images:
-        raise fail("D001", "the list names no images", file=lists[0])
-    return tuple(sorted(images))
+    images = images_by_stem(root)
+    lines = read_lines(file)
+    for (number, _), name in zip(lines, _voc_names([line for _, line in lines], images), strict=True):
+        listed.add(file, number, name, images.get(name), f" in {root / IMAGES}")
 
 
-def _voc_image(root: Path, stem: str) -> Path | None:
-    from segc.data.formats import voc
-    from segc.inference.kinds import IMAGE_SUFFIXES
+def _voc_names(lines: Sequence[str], images: Mapping[str, Path]) -> list[str]:
+    """The names of images that the lines of a list mean.
 
-    with suppress(Fault):
-        return voc.find_image(root, stem, IMAGE_SUFFIXES)
-    return None
+    A line is a name, which may have blanks in it. VOC's lists of one class have a second column, on every line:
+    whether the class is there.
+    """
+    whole = [line if line in images else line.strip() for line in lines]
+    columns = [match[1] for line in whole if (match := _FLAGGED.fullmatch(line))]
+    return columns if len(columns) == len(whole) and images.keys().isdisjoint(whole) else whole
+
+
+_FLAGGED = re.compile(r"(\S.*?)\s+[-+]?\d+")

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segc.data.formats.common import Fault, ImageLabels, Shape, gather, shown
+from segc.data.formats.common import Fault, ImageLabels, Shape, gather
 from segc.data.formats.masks import index_masks
 from segc.data.formats.png import read_png_file, voc_palette
 from segc.data.formats.xml import Element, elements
+from segc.data.listing import is_image_name
 from segc.diagnostics import SegcError
-from segc.files import is_file
+from segc.inference.kinds import IMAGE_SUFFIXES
 
 IMAGES, OBJECTS, CLASSES, RECORDS, LISTS = (
     "JPEGImages",
@@ -180,9 +181,17 @@ def _classes(image: Path, names: Sequence[str], labels: ImageLabels) -> _Record 
     return _Pixels(values, indexed | coloured)
 
 
-def find_image(root: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
-    """The image that a list of ``ImageSets`` means by a stem."""
-    if not stem or stem != Path(stem).name or "\0" in stem:
-        raise Fault("D003", f"{shown(stem)} is no name of an image")
+def images_by_stem(root: Path) -> dict[str, Path]:
+    """The images of a dataset by what lists of ``ImageSets`` call them: their names without the ending.
+
+    Raises:
+        OSError: where the folder cannot be read.
+    """
     folder = root / IMAGES
-    return next((path for suffix in suffixes if is_file(path := folder / f"{stem}{suffix}")), None)
+    if not folder.is_dir():
+        return {}
+    found = sorted(path for path in folder.iterdir() if is_image_name(path) and path.is_file())
+    # Of images that differ in their endings alone the ending that stands first in the table counts.
+    order = {suffix: place for place, suffix in enumerate(IMAGE_SUFFIXES)}
+    found.sort(key=lambda path: order[path.suffix.lower()], reverse=True)
+    return {path.stem: path for path in found}

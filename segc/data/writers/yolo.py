@@ -49,9 +49,10 @@ class YoloWriter:
     def finish(self) -> dict[str, Any]:
         """Write ``data.yaml``."""
         names = "".join(f"  {index}: {_quoted(name)}\n" for index, name in enumerate(self.names))
-        splits = "".join(f"{split}: images/{split}\n" for split in self.splits)
+        folders = {split: f"images/{split}" for split in self.splits}
+        splits = "".join(f"{split}: {folder}\n" for split, folder in folders.items())
         put(self.root / "data.yaml", f"path: .\n{splits}names:\n{names}")
-        return {"format": "yolo", "data": "data.yaml"}
+        return {"format": "yolo", **folders, "names": list(self.names)}
 
 
 def _quoted(name: str) -> str:

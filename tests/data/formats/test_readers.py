@@ -468,6 +468,42 @@ def test_masks_may_be_a_file_an_object(tmp_path):
     assert [one.code for one in masks.read(image, NAMES).faults] == ["D005", "D003", "D003"]
 
 
+def mask_class(folder: Path, name: str, names: tuple[str, ...]) -> str:
+    """The class of an object by the name of its file; the message where it tells none."""
+    image = picture(folder / "images" / "a.png")
+    place = folder / "masks" / "a"
+    place.mkdir(parents=True)
+    (place / name).write_bytes(png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
+    found = masks.read(image, names)
+    return found.faults[0].message.partition(": ")[2] if found.faults else names[found.instances[0].class_id]
+
+
+DIGITS = tuple("0123456789")
+ODD = ("cat", "cat_2", "0001", "2", "a b_3", "x.y")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "expected"),
+    [
+        *((f"{number:04}_{name}.png", names, name) for names in (DIGITS, ODD) for number in (1, 10) for name in names),
+        ("0001_x.png", ("X", "x"), "x"),
+        ("0002_X.png", ("X", "x"), "X"),
+        ("x-1.png", ("X", "x"), "x"),
+        ("CAT_1.png", ("cat", "dog"), "cat"),
+        ("hot dog_1.png", ("dog", "hot dog"), "hot dog"),
+        ("1_hot dog.png", ("dog", "hot dog"), "hot dog"),
+        ("cat_12.png", ("cat", "2"), "cat"),
+        ("part12.png", ("part1", "part12"), "part12"),
+        ("cat_2.png", ("cat", "2"), '"cat_2.png" tells two classes, `cat` and `2`'),
+        ("cat_dog.png", ("cat", "dog"), '"cat_dog.png" tells two classes, `cat` and `dog`'),
+        ("CAT_1.png", ("Cat", "cat"), '"CAT_1.png" tells two classes, `Cat` and `cat`'),
+        ("part12.png", ("part1", "part2"), 'no class of the project is in "part12.png"'),
+    ],
+)
+def test_the_class_of_a_mask_is_what_its_file_says_and_no_other(tmp_path, name, names, expected):
+    assert mask_class(tmp_path, name, names) == expected
+
+
 def test_an_image_alone_in_its_folder_has_the_masks_beside_it(tmp_path):
     image = picture(tmp_path / "x" / "images" / "x.png")
     (tmp_path / "x" / "masks").mkdir()
@@ -511,6 +547,18 @@ def test_labels_alone_are_opened_with_the_names_that_they_use(tmp_path):
     assert error.value.diagnostics[0].code == "F001"
 
 
+@pytest.mark.parametrize("label", ["", "  ", "a\tb"])
+def test_a_label_that_is_no_name_is_told_with_its_place(tmp_path, label):
+    read_labelme(tmp_path, shape(label="cat"), shape(label=label), shape(label=" cat "))
+    loaded, _ = open_dataset(tmp_path)
+    found = Findings()
+    (sample,) = read_split(loaded, "train", found)
+    assert (loaded.project.dataset.names, len(sample.instances)) == (("cat",), 1)
+    assert [(one.code, one.file, "/shapes/1" in one.message) for one in found if one.code == "D021"] == [
+        ("D021", tmp_path / "a.json", True)
+    ]
+
+
 def yolo_folder(folder, *splits):
     for split in splits:
         for kind, name, content in (("images", "a.png", np.zeros((8, 8), np.uint8)), ("labels", "a.txt", "")):
@@ -525,16 +573,90 @@ def yolo_folder(folder, *splits):
     [
         (("train", "val"), {"train": ("images/train",), "val": ("images/val",)}),
         (("training", "valid"), {"train": ("images/training",), "val": ("images/valid",)}),
-        (("train", "val", "test"), {"train": ("images",)}),
+        (
+            ("train", "val", "test"),
+            {"train": ("images/train",), "val": ("images/val",), "test": ("images/test",)},
+        ),
+        (("train", "test"), {"train": ("images/train",), "test": ("images/test",)}),
+        (("train", "val", "more"), {"train": ("images/train",), "val": ("images/val",)}),
         (("a", "b"), {"train": ("images",)}),
     ],
 )
-def test_two_folders_of_images_are_the_splits_and_more_are_all_gone_through(tmp_path, folders, found):
+def test_folders_of_images_are_the_splits_that_they_are_called(tmp_path, folders, found):
     yolo_folder(tmp_path, *folders)
     loaded, splits = open_dataset(tmp_path)
-    assert {
-        split: tuple(p.relative_to(tmp_path).as_posix() for p in loaded.split_paths(split)) for split in splits
-    } == (found)
+    assert split_paths(loaded, splits) == found
+    left = [one for one in loaded.warnings if one.code == "D035"]
+    assert [one.message.rpartition(" ")[2] for one in left] == (["images/more"] if "more" in folders else [])
+
+
+def split_paths(loaded, splits):
+    return {
+        split: tuple(p.relative_to(loaded.dataset_root).as_posix() for p in loaded.split_paths(split))
+        for split in splits
+    }
+
+
+def test_images_beside_the_folders_of_splits_are_left_out_with_a_word(tmp_path):
+    yolo_folder(tmp_path, "train", "val")
+    for number in range(7):
+        picture(tmp_path / "images" / f"{number}.png")
+    loaded, _ = open_dataset(tmp_path)
+    (told,) = (one for one in loaded.warnings if one.code == "D035")
+    assert told.message.endswith("images/3.png, images/4.png and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("lists", "found"),
+    [
+        (("train",), {"train": "train"}),
+        (("train", "val"), {"train": "train", "val": "val"}),
+        (("train", "val", "test"), {"train": "train", "val": "val", "test": "test"}),
+        (("trainval", "train"), {"train": "train"}),
+        (("trainval", "test"), {"train": "trainval", "test": "test"}),
+    ],
+)
+def test_lists_of_voc_are_followed_and_what_they_leave_out_is_counted(tmp_path, lists, found):
+    voc_dataset(tmp_path, index_map(), record=["dog", "cat"])
+    picture(tmp_path / "JPEGImages" / "lone.png")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name in lists:
+        (tmp_path / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("a\n")
+    loaded, splits = open_dataset(tmp_path)
+    assert split_paths(loaded, splits) == {
+        split: (f"ImageSets/Segmentation/{name}.txt",) for split, name in found.items()
+    }
+    (told,) = (one for one in loaded.warnings if one.code == "D022")
+    assert told.message.startswith("1 of 2 images are in none")
+
+
+def test_classes_that_are_guessed_from_names_of_masks_are_said(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "masks" / "a").mkdir(parents=True)
+    for name in ("part_1.png", "part_2.png"):
+        (tmp_path / "masks" / "a" / name).write_bytes(png(np.full((HEIGHT, WIDTH), 255, np.uint8)))
+    (told,) = (one for one in open_dataset(tmp_path)[0].warnings if one.code == "X205")
+    assert told.message.endswith("left out: part")
+    loaded, _ = open_dataset(tmp_path, names=("part_1", "part_2"))
+    assert "X205" not in {one.code for one in loaded.warnings}
+    assert [one.class_id for one in read_split(loaded, "train")[0].instances] == [0, 1]
+
+
+def test_numbers_of_several_classes_are_no_class_of_one_without_a_word(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "masks").mkdir()
+    values = np.zeros((HEIGHT, WIDTH), np.uint16)
+    values[1:5, 1:5], values[6:9, 6:9] = 1002, 7
+    (tmp_path / "masks" / "a.png").write_bytes(png(values))
+    loaded, _ = open_dataset(tmp_path)
+    found = Findings()
+    read_split(loaded, "train", found)
+    (told,) = found
+    assert (told.code, told.severity) == ("D005", "warning")
+    assert "all are `object` here" in told.message
+    found = Findings()
+    read_split(open_dataset(tmp_path, names=NAMES)[0], "train", found)
+    assert not found
 
 
 def test_a_folder_with_a_data_file_is_what_that_says(tmp_path):

@@ -1,6 +1,7 @@
 """Labels written in one format and read again: what comes back, and that the rest is told."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -9,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segc.data.contours import fill, outlines
-from segc.data.convert import REPORT, convert
+from segc.data.convert import convert
 from segc.data.dataset import read_split
+from segc.data.exif import as_stored, upright_points
 from segc.data.labels import Instance
 from segc.data.opening import open_dataset
+from segc.data.samples import read_sample
 from segc.diagnostics import SegcError
 from segc.evaluation.rle import encode_mask, encode_polygons
+from segc.spec.layouts import ACCOUNT
 from segc.spec.load import check_text
 
 HEIGHT, WIDTH = 48, 64
@@ -31,12 +35,10 @@ def load(folder, dataset):
 
 def written(folder):
     """The dataset that a conversion made, as the section that it recommends reads it."""
-    section = json.loads((folder / REPORT).read_text())["dataset"]
+    section = json.loads((folder / ACCOUNT).read_text())["dataset"]
     section.setdefault("val", section.get("train"))
     if "annotations" in section:
         section["annotations"].setdefault("val", section["annotations"]["train"])
-    if "data" in section:
-        section |= {"train": "images/train", "val": "images/train"}
     return load(folder, section)
 
 
@@ -249,3 +251,73 @@ def test_images_whose_labels_would_have_one_name_are_renamed(tmp_path):
     assert list(done.renamed.values()) == ["a-2.png"]
     assert sorted(path.name for path in (tmp_path / "out" / "labels" / "train").iterdir()) == ["a-2.txt", "a.txt"]
     assert (tmp_path / "out" / "images" / "train" / "a.jpg").is_symlink()
+
+
+def orientation_tag(jpeg, orientation):
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, 0, 0, 0]) + b"\0\0\0\0"
+    segment = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_points_are_turned_as_the_picture_is(orientation):
+    upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    upright[5:9, 11:20] = 255
+    stored = as_stored(upright, orientation)
+    (outline,) = outlines(stored[..., 0] > 0)
+    turned = upright_points((outline / stored.shape[1::-1]).astype(np.float32), orientation)
+    assert (fill([turned * (WIDTH, HEIGHT)], HEIGHT, WIDTH) == (upright[..., 0] > 0)).all()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_for_the_stored_picture_lie_on_the_object_in_every_format(tmp_path, form, orientation):
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[4:20, 8:50] = 255
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    (tmp_path / "images" / "a.jpg").write_bytes(orientation_tag(jpeg, orientation))
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[8, 4, 50, 4, 50, 20, 8, 20]]},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    done = convert(*open_dataset(tmp_path / "instances.json"), form, tmp_path / "out")
+    assert done.turned == ["a.jpg"]
+    assert [one.code for one in done.unread] == ["D020"]
+    (sample,) = read_split(written(tmp_path / "out"), "train")
+    seen = read_sample(sample)
+    height, width = seen.shape[:2]
+    (instance,) = sample.instances
+    drawn = fill([polygon * np.array([width, height]) for polygon in instance.polygons], height, width)
+    assert iou(drawn, seen[..., 0] > 128) > 0.97
+
+
+def test_an_image_of_another_size_than_its_labels_is_not_converted(tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((HEIGHT // 2, WIDTH, 3), np.uint8))
+    (tmp_path / "instances.json").write_text(json.dumps(coco_document()))
+    with pytest.raises(SegcError) as error:
+        convert(*open_dataset(tmp_path / "instances.json"), "yolo", tmp_path / "out")
+    assert error.value.diagnostics[0].code == "D008"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_are_found_again_whatever_they_are_called(tmp_path, form):
+    names = ["a b.png", " lead.png", "img (1).png", "img.PNG", "back\\s.png", "new\nline.png", "b:c.png", "t\tab.png"]
+    names += [os.fsdecode(b"by\xffte.png"), "sep\u2028arator.png"]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate(names):
+        content = np.full((HEIGHT, WIDTH, 3), 10 * number, np.uint8)
+        (tmp_path / "images" / name).write_bytes(bytes(cv2.imencode(".png", content)[1]))
+        (tmp_path / "labels" / name).with_suffix(".txt").write_text("0 .1 .1 .5 .1 .5 .6\n")
+    done = convert(*open_dataset(tmp_path, names=["dog"]), form, tmp_path / "out")
+    assert sorted(done.renamed.values()) == ["by_te.png", "new_line.png", "sep_arator.png", "t_ab.png"]
+    found = read_split(written(tmp_path / "out"), "train")
+    assert len(found) == len(names)
+    assert all(len(sample.instances) == 1 for sample in found)
