@@ -230,7 +230,7 @@ MOST_EXAMPLES = 3
 """Diagnostics of one kind that are shown; more are counted."""
 
 _NUMBERS_AND_PATHS = re.compile(r"\S*[/\\]\S*|[-+]?\d[\w.,+-]*")
-_NAMES = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"")
+_NAMES = re.compile(r"""`[^`]*`|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 _Kind = tuple[str, str, str, str]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from segc.data.check import check_dataset, check_split, told
 from segc.data.dataset import list_images, read_split
 from segc.data.samples import read_samples
-from segc.diagnostics import Findings, SegcError
+from segc.diagnostics import MOST_EXAMPLES, Diagnostic, Findings, SegcError
 from segc.inference.kinds import IMAGE_SUFFIXES
 from segc.inference.sources import find_sources
 from segc.spec.load import LoadedProject, load_project
@@ -360,3 +360,10 @@ def test_pictures_of_every_kind_come_out_as_they_are(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(bytes(data))
     assert np.abs(read_image(path).astype(int) - pixels).mean() < 25
+
+
+@pytest.mark.parametrize("name", ['"a.png"', r'"a\"b.png"', "'a.png'", r"'it\'s.png'", "`a b.png`"])
+def test_names_with_quotes_are_no_other_kind_of_finding(name: str) -> None:
+    names = ['"first.png"'] * MOST_EXAMPLES + [name]
+    found = Findings(Diagnostic("D007", f"no such image: {one}") for one in names)
+    assert len(list(found)) == MOST_EXAMPLES
