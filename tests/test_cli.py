@@ -12,7 +12,8 @@ import pytest
 
 from segc import cli
 from segc.cli import COMMANDS, root, run
-from segc.diagnostics import fail
+from segc.commands.common import Output
+from segc.diagnostics import SegcError, fail
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +94,50 @@ def test_what_is_no_number_is_no_number_for_any_option(name: str) -> None:
             if isinstance(option.type, click.types.FloatParamType):
                 with pytest.raises(click.BadParameter, match="nan is not a number"):
                     option.type.convert("nan", option, None)
+
+
+HEADS = {
+    "page": b'<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src \'none\'">',
+    "JSON": b'{"a": 1}',
+    "CSV": b"class,P,R\n",
+    "photograph": b"\x89PNG\r\n\x1a\n\0\0, \0",
+    "page of others": b"<!doctype html><title>mine</title>",
+    "project": b"version: 1\nname: a, b\n",
+}
+
+
+@pytest.mark.parametrize("there", HEADS)
+@pytest.mark.parametrize("kind", ["page", "JSON", "CSV"])
+def test_what_a_command_writes_replaces_its_own_kind_alone(kind: str, there: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    output = Output(kind)
+    assert output.convert(path, None, None) == path
+    path.write_bytes(b"")
+    assert output.convert(str(path), None, None) == path
+    path.write_bytes(HEADS[there])
+    if there == kind:
+        assert output.convert(path, None, None) == path
+        return
+    with pytest.raises(SegcError, match="F005"):
+        output.convert(path, None, None)
+    with pytest.raises(SegcError, match="F002"):
+        output.convert(tmp_path, None, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["val"], ["--json", "--csv", "--report"]),
+        (["bench"], ["--json", "--csv", "--report"]),
+        (["runs", "compare", "a", "b"], ["--html"]),
+    ],
+)
+def test_a_photograph_is_not_replaced(
+    command: list[str], options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "photograph.png"
+    path.write_bytes(HEADS["photograph"])
+    for option in options:
+        assert run([*command, option, str(path)]) == 1
+        assert "F005" in capsys.readouterr().err
+    assert path.read_bytes() == HEADS["photograph"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segc.commands.common import (
+    Output,
     build_dir_option,
     build_folder,
     console,
@@ -50,9 +51,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--warm-up", type=click.IntRange(0), default=3, show_default=True, help="Runs a round before they count.")
 @click.option("--sample", type=click.IntRange(0), default=128, show_default=True, help="Images for mAP; 0 for all.")
 @click.option("--no-map", is_flag=True, help="Measure no mAP.")
-@click.option("--json", "json_path", type=_FILE, metavar="FILE", help="Write all figures, for --compare too.")
-@click.option("--csv", "csv_path", type=_FILE, metavar="FILE", help="Write the table.")
-@click.option("--report", "report_path", type=_FILE, metavar="FILE", help="Write an HTML page.")
+@click.option("--json", "json_path", type=Output("JSON"), metavar="FILE", help="Write all figures, for --compare too.")
+@click.option("--csv", "csv_path", type=Output("CSV"), metavar="FILE", help="Write the table.")
+@click.option("--report", "report_path", type=Output("page"), metavar="FILE", help="Write an HTML page.")
 @click.option("--compare", "before", type=_FILE, metavar="FILE", help="Say what changed since this --json.")
 def command(
     project: Path,

@@ -12,7 +12,7 @@ from segc.inference.filters import MOST_OVERLAP
 from segc.inference.metadata import LARGEST_SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from rich.console import Console
@@ -113,6 +113,50 @@ class WeightsFile(_FileType):
         from segc.weights.starting import weights_file
 
         return weights_file(value)
+
+
+_HEAD = 1024
+"""Bytes within which a file says what it is; a page of segc, that it loads nothing."""
+
+_LOOKS: "Mapping[str, Callable[[bytes], bool]]" = {
+    "page": lambda head: head.startswith(b"<!doctype html>") and b"default-src 'none'" in head,
+    "JSON": lambda head: head.lstrip()[:1] in (b"{", b"["),
+    "CSV": lambda head: b"," in head.partition(b"\n")[0] and b"\0" not in head,
+}
+"""How files begin that a command may replace, by what it writes."""
+
+
+class Output(_FileType):
+    """A file that a command writes at its end: it replaces an earlier one of its kind, and nothing else.
+
+    Args:
+        kind: a key of ``_LOOKS``.
+    """
+
+    name = "file"
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        """The file.
+
+        Raises:
+            SegcError: F002 where a folder is there, F005 where a file of another kind is.
+            OSError: where it cannot be read.
+        """
+        from segc.diagnostics import fail
+
+        path = Path(value)
+        if path.is_dir():
+            raise fail("F002", "a folder is there", file=path, help=f"name a file for the {self._kind}")
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+            if head and not _LOOKS[self._kind](head):
+                text = f"a file is there already that is no {self._kind} of segc's, and is not replaced"
+                raise fail("F005", text, file=path, help=f"name another file for the {self._kind}")
+        return path
 
 
 weights_option = click.option(

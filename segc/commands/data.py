@@ -9,6 +9,7 @@ import click
 
 from segc.commands.common import (
     Number,
+    Output,
     build_dir_option,
     build_folder,
     image_bar,
@@ -168,34 +169,12 @@ def _source_options(function: "Callable[..., None]") -> "Callable[..., None]":
     return function
 
 
-def _page_place(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """Where a page may be written: it replaces an earlier page, and nothing else, least of all a source.
-
-    Raises:
-        SegcError: F005 where a file is there that is no page of segc's.
-        OSError: where it cannot be read.
-    """
-    from segc.diagnostics import fail
-
-    if path is not None and path.is_file():
-        with path.open("rb") as file:
-            head = file.read(_HEAD_OF_PAGE)
-        if not (head.startswith(b"<!doctype html>") and b"default-src 'none'" in head):
-            text = "a file is there already that is no page of segc's, and is not replaced"
-            raise fail("F005", text, file=path, help="name another file for the page")
-    return path
-
-
-_HEAD_OF_PAGE = 1024
-"""Bytes within which a page says that it loads nothing, as all pages of segc do."""
-
 form_option = click.option(
     "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 page_option = click.option(
     "--report",
-    type=click.Path(path_type=Path),
-    callback=_page_place,
+    type=Output("page"),
     metavar="FILE",
     help="Write an HTML page with pictures, too.",
 )
@@ -326,8 +305,7 @@ def _class_table(done: "Survey") -> str:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    callback=_page_place,
+    type=Output("page"),
     default=Path("preview.html"),
     show_default=True,
     metavar="FILE",

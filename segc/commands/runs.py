@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from segc.commands.common import build_dir_option, project_option, say
+from segc.commands.common import Output, build_dir_option, project_option, say
 
 if TYPE_CHECKING:
     from segc.reports.runs import RunView
@@ -62,7 +62,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
 _page_option = click.option(
-    "--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with the curves, too."
+    "--html", "page", type=Output("page"), metavar="FILE", help="Write a page with the curves, too."
 )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from segc.commands.common import (
+    Output,
     build_dir_option,
     build_folder,
     device_option,
@@ -58,14 +59,12 @@ if TYPE_CHECKING:
     help="Where masks are compared: in the photograph's pixels, or on the network's coarser grid as other "
     "implementations report it.",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the metrics too.")
-@click.option(
-    "--csv", "csv_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the table with all figures too."
-)
+@click.option("--json", "json_path", type=Output("JSON"), metavar="FILE", help="Write the metrics too.")
+@click.option("--csv", "csv_path", type=Output("CSV"), metavar="FILE", help="Write the table with all figures too.")
 @click.option(
     "--report",
     "report_path",
-    type=click.Path(path_type=Path),
+    type=Output("page"),
     metavar="FILE",
     help="Write an HTML page with curves, confusion matrix and pictures too.",
 )
