@@ -24,6 +24,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 _MOST_READ = 20_000
 _MOST_SHOWN = 5
 _LARGEST_RECORD = 1 << 20
+_LARGEST_ACCOUNT = 1 << 28
 _IMAGES, _MASKS = "images", "masks"
 _LISTS = "ImageSets/Segmentation"
 _OBJECT = re.compile(r"<object>.*?<name>([^<]{1,200})</name>", re.DOTALL)
@@ -125,10 +126,11 @@ def layout_of(folder: Path) -> Layout | None:
 
 def recorded_names(folder: Path, form: str) -> tuple[str, ...]:
     """The classes of a folder that a conversion made, in their order, by its account; empty where there is none."""
+    file = folder / ACCOUNT
     try:
-        section = json.loads((folder / ACCOUNT).read_bytes())["dataset"]
+        section = json.loads(file.read_bytes() if file.stat().st_size <= _LARGEST_ACCOUNT else b"")["dataset"]
         names = section["names"] if section["format"] == form else ()
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ()  # another program's file, or none: the labels tell
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 

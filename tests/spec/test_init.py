@@ -10,6 +10,7 @@ from segc.diagnostics import SegcError
 from segc.spec.dataset import Dataset
 from segc.spec.hyperparameters import Augment, Hyperparameters
 from segc.spec.init import project_name, project_text
+from segc.spec.layouts import recorded_names
 from segc.spec.load import LoadedProject, check_project, check_text, load_project
 
 
@@ -378,3 +379,23 @@ def project_from(source: Path) -> Dataset:
     loaded, diagnostics = check_text(text, source.parent / "project.yaml")
     assert loaded is not None, diagnostics
     return loaded.project.dataset
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ('{"dataset": {"format": "masks", "names": ["a", "b"]}}', ("a", "b")),
+        ('{"dataset": {"format": "yolo", "names": ["a"]}}', ()),
+        ('{"dataset": {"format": "masks", "names": ["a", 1]}}', ()),
+        ('{"dataset": ["masks"]}', ()),
+        ("[" * 200_000, ()),
+        ("\xff", ()),
+        (None, ()),
+    ],
+)
+def test_the_account_of_a_conversion_tells_classes_or_nothing(
+    content: str | None, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "conversion.json").write_bytes(content.encode("latin-1"))
+    assert recorded_names(tmp_path, "masks") == names
