@@ -200,7 +200,7 @@ def _keep(before: Path, folder: Path) -> list[str]:
             os.link(source, copy, follow_symlinks=False)
         except OSError:  # a file system without links
             shutil.copy2(source, copy, follow_symlinks=False)
-    said = [f"{kept} file{'s' * (kept > 1)} in its folder that segc did not write kept"] if kept else []
+    said = [f"kept {kept} file{'s' * (kept > 1)} in its folder that segc did not write"] if kept else []
     return [*said, f"what was changed by hand is made anew, and kept as {', '.join(changed)}"] if changed else said
 
 
@@ -223,7 +223,7 @@ def _clear(bad: Path) -> list[str]:
                 Path(here, name).unlink()
         with contextlib.suppress(OSError):  # not empty
             Path(here).rmdir()
-    return [f"{bad.name}: {len(kept)} file{'s' * (len(kept) > 1)} that segc did not write left there"]
+    return [f"{bad.name}: left {len(kept)} file{'s' * (len(kept) > 1)} there that segc did not write"]
 
 
 def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:

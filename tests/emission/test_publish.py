@@ -59,7 +59,7 @@ def test_what_segc_did_not_write_stays_in_the_folder_and_is_counted(place: Path)
         "notes.txt": "mine",
     }
     assert (place / "elsewhere").is_symlink()
-    assert said == ["3 files in its folder that segc did not write kept"]
+    assert said == ["kept 3 files in its folder that segc did not write"]
     assert emit(place, "third")[1] == said
 
 
@@ -104,4 +104,4 @@ def test_a_failure_is_cleared_away_but_for_what_segc_did_not_write(place: Path) 
     (bad / "why.txt").write_text("mine")
     _, said = emit(place, "fifth")
     assert held(bad) == {"why.txt": "mine"}
-    assert said == [f"{PLACE}.failed: 1 file that segc did not write left there"]
+    assert said == [f"{PLACE}.failed: left 1 file there that segc did not write"]
