@@ -14,6 +14,7 @@ No run replaces the files of another one. Reading them needs neither PyTorch nor
 
 import csv
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ class RunRecord:
         ties: epochs that were as good.
         seconds: time spent.
         validation_seconds: time that the last validation took.
+        measured_anew: epochs that were done whenever validation began to measure otherwise; see :func:`ranked`.
     """
 
     name: str
@@ -106,6 +108,7 @@ class RunRecord:
     ties: tuple[int, ...] = ()
     seconds: float = 0.0
     validation_seconds: float = 0.0
+    measured_anew: tuple[int, ...] = ()
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -417,6 +420,32 @@ def best_epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], t
     most = max(value for value, _ in worth)
     equal = [row for value, row in worth if value == most]
     return equal[-1], tuple(int(row["epoch"]) for row in equal[:-1])
+
+
+def measured_alike(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> list[list[Mapping[str, Any]]]:
+    """Rows of ``results.csv`` in groups, the oldest first: only figures of one group can be compared.
+
+    Args:
+        rows: of the run.
+        measured_anew: epochs that were done whenever validation began to measure otherwise.
+    """
+    ends = (*measured_anew, math.inf)
+    return [
+        [row for row in rows if after < int(row["epoch"]) <= end]
+        for after, end in zip((0, *measured_anew), ends, strict=True)
+    ]
+
+
+def ranked(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> list[Mapping[str, Any]]:
+    """The rows that the best epoch is one of: those that were measured as the last validation was."""
+    groups = measured_alike(rows, measured_anew)
+    return next((group for group in reversed(groups) if any(fitness(row) is not None for row in group)), [])
+
+
+def told_anew(measured_anew: Sequence[int]) -> str:
+    """Which epochs are not compared, in words; empty where all are."""
+    text = "epochs up to {} were measured otherwise, and are not compared with later ones"
+    return text.format(measured_anew[-1]) if measured_anew else ""
 
 
 def told_ties(ties: Sequence[int]) -> str:

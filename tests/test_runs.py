@@ -1,6 +1,7 @@
 """Runs of a build directory: which one is used, and what can be done with them. Nothing is trained here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from segc.runs import (
     best_epochs,
     chosen_run,
     lock_file,
+    ranked,
     read_record,
+    read_results,
     resume_command,
     run_to_resume,
     started_with,
@@ -183,3 +186,28 @@ def test_a_record_that_is_damaged_is_none(build, text):
     assert read_record(build / "runs" / "good") is None
     assert run(["runs", "list", "--build-dir", str(build)]) == 0
     assert chosen_run(build).name == "worse"
+
+
+def test_epochs_that_were_measured_otherwise_are_not_compared(build, capsys):
+    folder = build / "runs" / "good"
+    record = read_record(folder)
+    rows = read_results(folder / "results.csv")
+    later = [{**rows[-1], "epoch": str(epoch), "box_map": value} for epoch, value in ((3, "0.1"), (4, "0.05"))]
+    write_results(folder / "results.csv", [*rows, *later])
+    write_record(folder, replace(record, measured_anew=(2,)))
+    assert run(["runs", "show", "good", "--build-dir", str(build)]) == 0
+    shown = capsys.readouterr().out
+    assert "best epoch" in shown
+    assert "epochs up to 2 were measured otherwise, and are not compared with later ones" in shown
+    assert "0.100, at the end 0.075 (0.050 to 0.100, last 2)" in shown
+    write_results(folder / "results.csv", rows)
+    assert run(["runs", "show", "good", "--build-dir", str(build)]) == 0
+    assert "0.600, at the end 0.450 (0.300 to 0.600, last 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("measured_anew", "best"), [((), 2), ((2,), 3), ((1,), 2), ((1, 2), 3), ((2, 2), 3), ((4,), 2), ((2, 4), 3)]
+)
+def test_the_best_epoch_is_one_of_those_measured_as_the_last_one_was(measured_anew, best):
+    rows = [{"epoch": n, "box_map": v, "mask_map": v} for n, v in ((1, 0.3), (2, 0.6), (3, 0.2), (4, 0.1))]
+    assert best_epochs(ranked(rows, measured_anew))[0]["epoch"] == best

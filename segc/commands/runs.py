@@ -98,7 +98,7 @@ def compare_command(names: tuple[str, ...], build_dir: Path, page: Path | None, 
 def show_command(names: tuple[str, ...], build_dir: Path, *, as_json: bool) -> None:
     """Show how a run was trained, in which parts, and what came out."""
     from segc.reports.runs import SCORES, said, view_runs
-    from segc.runs import told_ties, weights_of
+    from segc.runs import told_anew, told_ties, weights_of
 
     (view,) = views = view_runs(build_dir, names)
     if as_json:
@@ -109,6 +109,7 @@ def show_command(names: tuple[str, ...], build_dir: Path, *, as_json: bool) -> N
         ["state", view.state],
         ["epochs", view.epochs],
         ["best epoch", f"{view.best.get('epoch', '-')}{told_ties(view.ties)}"],
+        *([["", text]] if view.record and (text := told_anew(view.record.measured_anew)) else []),
         *([name, f"{view.score(name)}, at the end {view.spread(name)}"] for name in SCORES),
         ["weights", str(weights_of(view.folder) or "none yet")],
     ]

@@ -20,7 +20,7 @@ from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
 from segc.reports.template import render
-from segc.runs import UNMEASURED, best_epochs, flat, told_ties
+from segc.runs import UNMEASURED, best_epochs, flat, ranked, told_anew, told_ties
 
 if TYPE_CHECKING:
     from segc.data.batch import Batch
@@ -105,7 +105,7 @@ def training_page(
         loaded,
         **(_measured(loaded, evaluated) if evaluated else {}),
         heading=f"{loaded.project.name}: {run}",
-        epochs=_epoch_facts(rows),
+        epochs=_epoch_facts(rows, record.measured_anew if record else ()),
         descent=descent,
         training=_training_figures(rows),
         record=_record_tables(record) if record else [],
@@ -296,14 +296,16 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return [figure for figure in charts if figure is not None]
 
 
-def _epoch_facts(rows: Sequence[Mapping[str, Any]]) -> str:
+def _epoch_facts(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> str:
     """How long a training was, in a few words."""
     if not rows:
         return ""
     last = rows[-1]
     text = f"{last['epoch']} epochs in {duration(float(last['seconds']))}"
-    best, ties = best_epochs(rows)
-    return f"{text}, the best one {best['epoch']}{told_ties(ties)}" if best else text
+    best, ties = best_epochs(ranked(rows, measured_anew))
+    if best:
+        text += f", the best one {best['epoch']}{told_ties(ties)}"
+    return "; ".join(part for part in (text, told_anew(measured_anew)) if part)
 
 
 def duration(seconds: float) -> str:

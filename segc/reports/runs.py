@@ -19,6 +19,7 @@ from segc.runs import (
     chosen_run,
     fitness,
     flat,
+    ranked,
     read_record,
     read_results,
     run_folder,
@@ -42,6 +43,7 @@ class RunView:
         state: running, finished, or how it ended.
         record: what is known about it; None where its record cannot be read.
         rows: of ``results.csv``.
+        ranked: those of them that the best one was chosen from.
         best: the best epoch's row; empty before the first validation.
         ties: epochs that were as good.
         used: whether the commands take its weights.
@@ -52,6 +54,7 @@ class RunView:
     state: str
     record: RunRecord | None
     rows: Sequence[Mapping[str, Any]]
+    ranked: Sequence[Mapping[str, Any]]
     best: Mapping[str, Any]
     ties: tuple[int, ...]
     used: bool
@@ -75,7 +78,7 @@ class RunView:
 
     def spread(self, name: str) -> str:
         """Mean and range of a figure over the last validations."""
-        values = [value for value in column(self.rows, name) if not math.isnan(value)][-_LAST:]
+        values = [value for value in column(self.ranked, name) if not math.isnan(value)][-_LAST:]
         if not values:
             return "-"
         mean = sum(values) / len(values)
@@ -125,9 +128,10 @@ def view_runs(build_dir: Path, names: Sequence[str] | None = None) -> list[RunVi
     views = []
     for folder in folders:
         record, rows = read_record(folder), read_results(folder / RESULTS)
-        best, ties = best_epochs(rows)
+        comparable = ranked(rows, record.measured_anew if record else ())
+        best, ties = best_epochs(comparable)
         used = choice is not None and choice.name == folder.name
-        views.append(RunView(folder.name, folder, state_of(folder, record), record, rows, best, ties, used))
+        views.append(RunView(folder.name, folder, state_of(folder, record), record, rows, comparable, best, ties, used))
     return views if names is not None else sorted(views, key=lambda one: one.record.time if one.record else "")
 
 

@@ -25,6 +25,13 @@ _PLACES = frozenset({"path", "data"})
 """Entries of the dataset that may change: images may have moved, as long as they are the same ones."""
 
 
+_MEASURE = (
+    *(f"hyperparameters.{key}" for key in ("imgsz", "rect", "iou", "max_det", "tiles")),
+    *("dataset.val", "images of dataset.val", "labels of dataset.val"),
+)
+"""Entries of an identity, with all below them, that say what a validation measures and how."""
+
+
 def new_run(build_dir: Path, name: str | None) -> Lock:
     """The lock of a run that is not there yet: of the name given, else ``train``, ``train-2``, ….
 
@@ -107,6 +114,12 @@ def identity_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         for key in sorted({*then, *now})
         if then.get(key, absent) != now.get(key, absent)
     ]
+
+
+def measured_otherwise(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys by which validations of two identities differ, so that their scores cannot be compared."""
+    keys = (change.partition(": ")[0] for change in identity_changes(then, now))
+    return [key for key in keys if any(key == one or key.startswith(f"{one}.") for one in _MEASURE)]
 
 
 def changed_project(changes: Sequence[str], folder: Path, loaded: "LoadedProject", build_dir: Path) -> SegcError:

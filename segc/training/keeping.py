@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from segc import files
-from segc.files import atomic_directory, canonical_json, digest, write_atomic
+from segc.files import atomic_directory, atomic_path, canonical_json, digest, write_atomic
 from segc.locks import Lock
 from segc.runs import (
     CHECKPOINT,
@@ -27,6 +27,7 @@ from segc.runs import (
     RunRecord,
     Segment,
     fitness,
+    measured_alike,
     now,
     read_record,
     read_results,
@@ -50,6 +51,7 @@ LONGEST_WITHOUT = 30.0
 
 
 _EPOCH = "epoch-{:04d}"
+_BEST_UNTIL = "best-until-{:04d}"
 AVERAGED = "averaged"
 """Names of weights besides the best and the last ones."""
 
@@ -145,10 +147,10 @@ class Keeper:
 
     def keep_epoch(self, tensors: Mapping[str, NDArray[Any]], epoch: int, hyper: "Hyperparameters") -> None:
         """Keep the weights of an epoch as far as that is asked for, and remove those that are not wanted any more."""
-        ranked = sorted(
-            ((worth, int(row["epoch"])) for row in self.rows if (worth := fitness(row)) is not None), reverse=True
-        )
-        wanted = {one for _, one in ranked[: hyper.keep_best]} if hyper.keep_best > 1 else set()
+        best = hyper.keep_best if hyper.keep_best > 1 else 0
+        wanted = {
+            one for rows in measured_alike(self.rows, self.record.measured_anew) for one in _best_first(rows)[:best]
+        }
         wanted |= set(range(epoch - hyper.average_last + 1, epoch + 1)) if hyper.average_last else set()
         if hyper.save_period:
             wanted |= set(range(hyper.save_period, epoch + 1, hyper.save_period))
@@ -158,6 +160,19 @@ class Keeper:
             number = path.stem.removeprefix("epoch-")
             if number.isdecimal() and int(number) not in wanted:
                 path.unlink()
+
+    def keep_best(self, epoch: int) -> Path | None:
+        """Keep the best weights of the epochs so far, which later ones replace unseen; gives where, if there are any.
+
+        Raises:
+            OSError: where they cannot be written.
+        """
+        best, kept = self.weights("best"), self.weights(_BEST_UNTIL.format(epoch))
+        if not best.is_file():
+            return None
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(best, temporary)
+        return kept
 
     def average(self, last: int, epoch: int) -> bool:
         """Write the mean of the weights after the last epochs; whether there were several of them."""
@@ -200,6 +215,12 @@ class Keeper:
         self._lock.release()
 
 
+def _best_first(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Epochs that were validated, the best first, of equal ones the latest."""
+    worth = ((value, int(row["epoch"])) for row in rows if (value := fitness(row)) is not None)
+    return [epoch for _, epoch in sorted(worth, reverse=True)]
+
+
 def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
 
@@ -219,6 +240,7 @@ def new_record(
     identity: Mapping[str, Any],
     segment: Segment,
     weights: str,
+    measured_anew: tuple[int, ...] = (),
 ) -> RunRecord:
     """The record of a run, of its present segment alone."""
     images = {key: str(value) for key, value in identity.items() if " of dataset." in key}
@@ -231,6 +253,7 @@ def new_record(
         dataset_digest=digest(canonical_json(images)),
         weights=weights,
         segments=(segment,),
+        measured_anew=measured_anew,
     )
 
 

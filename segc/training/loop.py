@@ -32,6 +32,7 @@ from segc.runs import (
     best_epochs,
     busy,
     lock_file,
+    ranked,
     read_record,
     run_to_resume,
     typed,
@@ -46,6 +47,7 @@ from segc.training.identity import (
     changed_project,
     identity,
     identity_changes,
+    measured_otherwise,
     new_run,
     run_of_launch,
 )
@@ -295,6 +297,9 @@ class Training:
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
         self._plan_epochs()
+        otherwise = measured_otherwise(checkpoint.identity, self.identity) if self.progress.best else []
+        if otherwise:
+            self.progress.measured_anew = (*self.progress.measured_anew, self.progress.epoch)
         self.progress.launch = launch_name()
         self.folder = folder
         self._whole = True
@@ -303,11 +308,25 @@ class Training:
             if lock is None:
                 raise busy(folder)
             segment = new_segment(self.loaded, self.device, self.world.size, self.progress, changes)
-            record = new_record(self.loaded, folder.name, self.hyper, self.identity, segment, "")
+            record = new_record(
+                self.loaded, folder.name, self.hyper, self.identity, segment, "", self.progress.measured_anew
+            )
             metadata = own_metadata(self.loaded, self.build.graph, folder)
             self._keeper = Keeper.go_on(lock, folder, self.build, record, metadata, self.progress)
+            if otherwise:
+                self._tell_anew(otherwise)
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
+
+    def _tell_anew(self, otherwise: Sequence[str]) -> None:
+        """Say that the best epoch is looked for anew, and where the best weights until now are kept."""
+        done = self.progress.epoch
+        kept = self._keeper.keep_best(done) if self._keeper else None
+        where = f"; the best weights until then are kept: {kept}" if kept else ""
+        self.report.say(
+            f"validation measures otherwise from now on ({', '.join(otherwise)}): scores up to epoch {done} are not "
+            f"compared with later ones, the best epoch and patience count from epoch {done + 1}{where}"
+        )
 
     def _all_epochs(self) -> int:
         """How long it is to train, by its time where it has one."""
@@ -419,7 +438,7 @@ class Training:
         best, ties = self.progress.best, self.progress.ties
         if self._keeper is not None:
             self._keeper.add_row(row)
-            top, ties = best_epochs(self._keeper.rows)
+            top, ties = best_epochs(ranked(self._keeper.rows, self.progress.measured_anew))
             if top is self._keeper.rows[-1]:
                 self._save_weights("best", number)
                 best = row

@@ -20,10 +20,12 @@ from segc.build import build
 from segc.cli import run
 from segc.diagnostics import SegcError
 from segc.network.initialise import initial_weights
+from segc.runs import read_record
 from segc.spec.load import load_project
 from segc.training import keeping, loop
 from segc.training.checkpoint import load_checkpoint
 from segc.training.engine import Engine, NotFiniteError
+from segc.training.identity import measured_otherwise
 from segc.training.loop import Training, train
 from segc.training.optimizer import optimizer_tensors
 from segc.training.report import Report
@@ -469,3 +471,55 @@ def test_a_project_with_tiles_trains_on_their_crops_and_can_be_resumed(compiled)
     assert code(error) == "R002"
     assert same_state(train(*stopped, resume=True).folder, whole)
     assert load_checkpoint(whole / "checkpoint.safetensors").progress.steps == 2 * planned.plan.steps_per_epoch
+
+
+def scored(values):
+    columns = ("box_map50", "box_map", "mask_map50", "mask_map")
+    left = iter(values)
+    return lambda _: dict.fromkeys(columns, next(left))
+
+
+@pytest.mark.parametrize("change", [{"imgsz": 96}, {"rect": True}, {"iou": 0.6}, {"max_det": 10}])
+def test_after_a_change_of_what_is_measured_the_best_epoch_and_patience_count_anew(compiled, monkeypatch, change):
+    settings = {"val_interval": 1, "patience": 3}
+    monkeypatch.setattr(loop, "scores", scored([0.8, 0.9]))
+    first = train(*compiled(epochs=2, **settings)).best.read_bytes()
+    monkeypatch.setattr(loop, "scores", scored([0.3, 0.4, 0.2, 0.2]))
+    report = StopAt(99)
+    outcome = train(*compiled(epochs=6, **settings, **change), resume=True, allow_changed=True, report=report)
+    assert [int(row["epoch"]) for row in rows(outcome.folder)] == [1, 2, 3, 4, 5, 6]
+    assert (outcome.row["epoch"], outcome.row["box_map"]) == (4, 0.4)
+    (told,) = (text for text in report.said if "measures otherwise" in text)
+    assert f"hyperparameters.{next(iter(change))}" in told
+    kept = outcome.folder / "weights" / "best-until-0002.safetensors"
+    assert str(kept) in told
+    assert kept.read_bytes() == first
+    record = read_record(outcome.folder)
+    assert (record.best["epoch"], record.measured_anew) == (4, (2,))
+
+
+@pytest.mark.parametrize(
+    "key", ["dataset.val", "images of dataset.val", "labels of dataset.val", "hyperparameters.tiles.size"]
+)
+def test_other_validation_images_labels_or_tiles_are_another_measure(key):
+    then, now = ({key: value, "hyperparameters.lr0": value} for value in (1, 2))
+    assert measured_otherwise(then, now) == [key]
+
+
+def test_after_other_changes_the_best_epoch_stays(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.8, 0.9, 0.3]))
+    train(*compiled(epochs=2, val_interval=1))
+    report = StopAt(99)
+    changed = compiled(epochs=3, val_interval=1, lr0=0.001)
+    outcome = train(*changed, resume=True, allow_changed=True, report=report)
+    assert outcome.row["epoch"] == 2
+    assert not any("measures otherwise" in text for text in report.said)
+
+
+def test_of_epochs_that_are_measured_otherwise_the_best_are_kept_apart(compiled, monkeypatch):
+    settings = {"val_interval": 1, "keep_best": 2}
+    monkeypatch.setattr(loop, "scores", scored([0.7, 0.8, 0.9, 0.1, 0.3, 0.2]))
+    train(*compiled(epochs=3, **settings))
+    outcome = train(*compiled(epochs=6, imgsz=96, **settings), resume=True, allow_changed=True)
+    kept = sorted(path.stem for path in (outcome.folder / "weights").glob("epoch-*"))
+    assert kept == ["epoch-0002", "epoch-0003", "epoch-0005", "epoch-0006"]
