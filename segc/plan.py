@@ -22,6 +22,7 @@ _AUTO_RATE, _AUTO_MOMENTUM = 0.01, 0.9
 
 _WARMUP_EPOCHS = 3.0
 _SHORTEST_WARMUP = 100
+"""Epochs and steps of a warm-up that is not given."""
 _LONGEST_LENGTHENING = 1 / 3
 """Of all steps, how far a short warm-up is lengthened towards the shortest: a short training must get to train."""
 
@@ -157,7 +158,6 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: 
         cut_from: how many images they are cut from; None where they are not cut.
     """
     h = hyperparameters
-    wanted = _WARMUP_EPOCHS if h.warmup_epochs is None else h.warmup_epochs
     steps_per_epoch = ceil(images / h.batch_size)
     accumulate = max(round(h.nominal_batch / h.batch_size), 1)
     steps = steps_per_epoch * h.epochs
@@ -172,7 +172,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: 
         learning_rate=rate,
         momentum=momentum,
         weight_decay=h.weight_decay * h.batch_size * accumulate / h.nominal_batch,
-        warmup_steps=_warmup_steps(wanted * steps_per_epoch, steps),
+        warmup_steps=_warmup_steps(h.warmup_epochs, steps_per_epoch, steps),
         warmup_momentum=h.warmup_momentum,
         warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,
         final_factor=h.lrf,
@@ -188,12 +188,12 @@ def averaging_decay(decay: float, tau: float, updates: int) -> float:
     return decay * (1 - exp(-updates / tau))
 
 
-def _warmup_steps(wanted: float, steps: int) -> int:
-    """Steps of warm-up: as wanted, but not too few to be of use, nor more than there are."""
-    if not wanted:
-        return 0
+def _warmup_steps(given: float | None, steps_per_epoch: int, steps: int) -> int:
+    """Steps of warm-up, not more than there are: the epochs given, else not too few to be of use."""
+    if given is not None:
+        return min(round(given * steps_per_epoch), steps)
     shortest = min(_SHORTEST_WARMUP, int(steps * _LONGEST_LENGTHENING))
-    return min(max(round(wanted), shortest), steps)
+    return min(max(round(_WARMUP_EPOCHS * steps_per_epoch), shortest), steps)
 
 
 def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float]:

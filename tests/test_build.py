@@ -120,10 +120,14 @@ def test_the_learning_rate_falls_from_one_towards_its_final_factor(cosine: bool)
 
 @pytest.mark.parametrize(
     ("epochs", "warmup", "images", "steps"),
-    [(100, 3.0, 1600, 300), (100, 3.0, 160, 100), (10, 3.0, 160, 33), (10, 10.0, 160, 100), (100, 0.0, 1600, 0)],
+    [
+        *((100, None, 1600, 300), (100, None, 160, 100), (10, None, 160, 33), (2, None, 160, 20)),
+        *((100, 3.0, 1600, 300), (100, 1.0, 160, 10), (10, 3.0, 160, 30), (10, 10.0, 160, 100), (8, 0.5, 160, 5)),
+        (100, 0.0, 1600, 0),
+    ],
 )
-def test_warm_up_is_as_long_as_asked_but_not_too_short_to_be_of_use(
-    epochs: int, warmup: float, images: int, steps: int
+def test_warm_up_is_as_long_as_given_and_else_not_too_short_to_be_of_use(
+    epochs: int, warmup: float | None, images: int, steps: int
 ) -> None:
     plan = make_plan(Hyperparameters.model_validate({"epochs": epochs, "warmup_epochs": warmup}), 80, images)
     assert plan.warmup_steps == steps

@@ -311,7 +311,8 @@ class Hyperparameters(SpecModel):
         None,
         ge=0,
         le=1000,
-        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, or all there are.",
+        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, but at least 100 "
+        "steps or, of a short training, a third, and at most all there are.",
         examples=[3.0],
     )
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of warm-up.")
