@@ -83,7 +83,7 @@ class RunRecord:
     Attributes:
         name: of its folder.
         project: the project's name.
-        epochs: how long it is to train.
+        epochs: how long it is to train; 0 of a training by time until its first epoch is done.
         hyperparameters: those of the last segment, with everything chosen that the spec leaves open.
         dataset: numbers and digests of images and labels.
         dataset_digest: of these.

@@ -1,6 +1,7 @@
 """The pages: what they show, put together for the template ``templates/report/report.html.j2``."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,9 +111,16 @@ def training_page(
         training=_training_figures(rows),
         record=_record_tables(record) if record else [],
         labels=_label_figures(splits, names),
-        batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
+        batches=_batch_figures(train_samples, loaded.project.hyperparameters, _planned(loaded, record), names),
         data=data,
     )
+
+
+def _planned(loaded: "LoadedProject", record: "RunRecord | None") -> int | None:
+    """How many epochs a training has; None where that is not known yet."""
+    if record is not None:
+        return record.epochs or None
+    return None if loaded.project.hyperparameters.time else loaded.project.hyperparameters.epochs
 
 
 def _measured(loaded: "LoadedProject", evaluated: Evaluated) -> dict[str, Any]:
@@ -364,17 +372,20 @@ def _histogram(values: Sequence[int]) -> str:
     return plots.bars(labels, [("images", counts)], title="Objects an image")
 
 
-def _batch_figures(samples: Sequence[Sample], hyper: "Hyperparameters", names: Sequence[str]) -> list[Figure]:
-    """Batches as the network saw them: the first one, and the first one of the last epoch."""
+def _batch_figures(
+    samples: Sequence[Sample], hyper: "Hyperparameters", epochs: int | None, names: Sequence[str]
+) -> list[Figure]:
+    """Batches as the network saw them: the first one, and the first one of the last epoch, where that is known."""
     from segc.data.crops import crops_of
     from segc.data.loader import TrainingLoader
 
     if hyper.tiles is not None:
         samples = crops_of(samples, hyper.tiles.tiling).samples
-    chosen = hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))})
+    settled = {"workers": 0, "batch": min(_TILES, len(samples)), "epochs": epochs or sys.maxsize}
+    chosen = hyper.model_copy(update=settled)
     loader = TrainingLoader(samples, chosen, skip=True)
     figures = []
-    for epoch in sorted({0, hyper.epochs - 1}):
+    for epoch in sorted({0, (epochs or 1) - 1}):
         tiles = _tiles_of(next(iter(loader.epoch(epoch))), names)
         if not tiles:  # none of the images can be read
             continue

@@ -69,7 +69,7 @@ class RunView:
     def epochs(self) -> str:
         """Epochs done, of how many."""
         done = self.rows[-1]["epoch"] if self.rows else 0
-        return f"{done}/{self.record.epochs}" if self.record else str(done)
+        return f"{done}/{self.record.epochs or '?'}" if self.record else str(done)
 
     def score(self, name: str) -> str:
         """A figure of the best epoch, as text."""

@@ -270,7 +270,7 @@ class Hyperparameters(SpecModel):
     time: Duration | None = Field(
         None,
         description="How long to train, validation included, as in 90m, 2h or 1.5d: once the first epoch is done the "
-        "schedule is fitted to it, in place of epochs.",
+        "schedule is fitted to it, in place of epochs, which have no effect then.",
         examples=["2h"],
     )
     batch: Batch = Field(
@@ -287,8 +287,8 @@ class Hyperparameters(SpecModel):
     )
     optimizer: Literal["auto", "SGD", "AdamW"] = Field(
         "auto",
-        description="auto chooses by the number of steps, AdamW for short trainings, SGD for long ones, and what of "
-        "lr0, momentum and warmup_bias_lr is not given.",
+        description="auto chooses by the number of steps, AdamW for short trainings and for those by time, SGD for "
+        "long ones, and what of lr0, momentum and warmup_bias_lr is not given.",
     )
     lr0: float | None = Field(
         None,
@@ -465,7 +465,7 @@ class Hyperparameters(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         found: list[Problem] = []
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+        if self.time is None and self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             text = f"warm-up of {self.warmup_epochs:g} epochs is longer than the training of {self.epochs}"
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):

@@ -80,10 +80,11 @@ def identity(
         val: images to validate on.
     """
     project = loaded.project
+    idle = {"epochs"} if hyper.time else set()
     parts = {
         "architecture": project.architecture.model_dump(mode="json"),
         "dataset": project.dataset.model_dump(mode="json", exclude=set(_PLACES)),
-        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE)),
+        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE) | idle),
     }
     found = dict(flat("", parts))
     for split, samples in (("train", train), ("val", val)):

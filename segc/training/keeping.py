@@ -120,6 +120,11 @@ class Keeper:
         rows = read_results(folder / RESULTS, progress.epoch)
         return cls(folder, lock, record, metadata, rows)
 
+    def plan(self, epochs: int) -> None:
+        """Say in the record how many epochs there will be."""
+        self.record = replace(self.record, epochs=epochs)
+        write_record(self.folder, self.record)
+
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``results.csv``."""
         self.rows.append(dict(row))
@@ -203,7 +208,6 @@ class Keeper:
             segments=(*self.record.segments[:-1], last),
             best=progress.best,
             ties=progress.ties,
-            epochs=progress.epochs or self.record.epochs,
             seconds=round(progress.seconds, 1),
             validation_seconds=progress.validation_seconds,
         )
@@ -240,20 +244,21 @@ def new_record(
     identity: Mapping[str, Any],
     segment: Segment,
     weights: str,
-    measured_anew: tuple[int, ...] = (),
+    progress: Progress,
 ) -> RunRecord:
     """The record of a run, of its present segment alone."""
+    planned = progress.epochs if hyper.time else hyper.epochs
     images = {key: str(value) for key, value in identity.items() if " of dataset." in key}
     return RunRecord(
         name=name,
         project=loaded.project.name,
-        epochs=hyper.epochs,
+        epochs=planned,
         hyperparameters=hyper.model_dump(mode="json"),
         dataset=images,
         dataset_digest=digest(canonical_json(images)),
         weights=weights,
         segments=(segment,),
-        measured_anew=measured_anew,
+        measured_anew=progress.measured_anew,
     )
 
 

@@ -1,5 +1,6 @@
 """The training itself."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -188,13 +189,14 @@ class Training:
             crops = crops_of(train_samples, hyper.tiles.tiling)
             train_samples, cut_from = crops.samples, crops.images
             self.report.say(crops.summary())
-        self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples), cut_from)
+        self._plan_for = partial(make_plan, hyper, loaded.project.dataset.nc, len(train_samples), cut_from)
+        self.plan = self._plan_for()
         refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)
         self.loader = TrainingLoader(
             train_samples,
-            hyper,
+            hyper if self.plan.epochs else hyper.model_copy(update={"epochs": sys.maxsize}),
             pin_memory=device.type == "cuda",
             rank=world.rank,
             world=world.size,
@@ -248,7 +250,7 @@ class Training:
         lock = new_run(self.build.folder, name)
         self.folder = self.build.folder / "runs" / lock.path.name.removeprefix(".").removesuffix(".lock")
         segment = new_segment(self.loaded, self.device, self.world.size, self.progress)
-        record = new_record(self.loaded, self.folder.name, self.hyper, self.identity, segment, source)
+        record = new_record(self.loaded, self.folder.name, self.hyper, self.identity, segment, source, self.progress)
         metadata = own_metadata(self.loaded, self.build.graph, self.build.folder)
         try:
             self._keeper = Keeper.begin(lock, self.folder, self.build, record, metadata, self._checkpoint())
@@ -272,10 +274,11 @@ class Training:
         changes = identity_changes(checkpoint.identity, self.identity)
         self.progress = checkpoint.progress
         anew = partial(typed, "train", self.loaded.path, self.build.folder)
+        self._plan_epochs()
         if self._is_complete() and self._has_ended(folder):
             raise fail(
                 "R004",
-                f"run `{folder.name}` is complete: {self.progress.epoch} of {self._all_epochs()} epochs are done",
+                f"run `{folder.name}` is complete: {self.progress.epoch} of {self.plan.epochs} epochs are done",
                 file=folder,
                 help=f"start another one from its weights: {anew('--from', folder.name)}; or from none: {anew()}",
             )
@@ -296,7 +299,6 @@ class Training:
         if self.progress.scaler and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
-        self._plan_epochs()
         otherwise = measured_otherwise(checkpoint.identity, self.identity) if self.progress.best else []
         if otherwise:
             self.progress.measured_anew = (*self.progress.measured_anew, self.progress.epoch)
@@ -308,15 +310,14 @@ class Training:
             if lock is None:
                 raise busy(folder)
             segment = new_segment(self.loaded, self.device, self.world.size, self.progress, changes)
-            record = new_record(
-                self.loaded, folder.name, self.hyper, self.identity, segment, "", self.progress.measured_anew
-            )
+            record = new_record(self.loaded, folder.name, self.hyper, self.identity, segment, "", self.progress)
             metadata = own_metadata(self.loaded, self.build.graph, folder)
             self._keeper = Keeper.go_on(lock, folder, self.build, record, metadata, self.progress)
             if otherwise:
                 self._tell_anew(otherwise)
+        of = f" of {self.plan.epochs}" if self.plan.epochs else ""
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
-        self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
+        self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch}{of}{at}")
 
     def _tell_anew(self, otherwise: Sequence[str]) -> None:
         """Say that the best epoch is looked for anew, and where the best weights until now are kept."""
@@ -328,12 +329,8 @@ class Training:
             f"compared with later ones, the best epoch and patience count from epoch {done + 1}{where}"
         )
 
-    def _all_epochs(self) -> int:
-        """How long it is to train, by its time where it has one."""
-        return self.progress.epochs or self.plan.epochs
-
     def _is_complete(self) -> bool:
-        return self.progress.stopped or self.progress.epoch >= self._all_epochs()
+        return self.progress.stopped or self.progress.epoch >= (self.plan.epochs or sys.maxsize)
 
     def _has_ended(self, folder: Path) -> bool:
         """Whether a run that is complete came to its end, too, and was not killed in between."""
@@ -461,15 +458,25 @@ class Training:
         """Plan as many epochs as there is time for, by how long the first one took."""
         budget = seconds_of(self.hyper.time or "")
         self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
+        planned = self.plan.warmup_steps
         self._plan_epochs()
-        if self.progress.epochs > 1:
-            self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
+        if self._keeper is not None:
+            self._keeper.plan(self.progress.epochs)
+        if self.progress.epochs == 1:
+            return
+        warmup = f"; warm-up takes {self.plan.warmup_steps} steps of {planned}"
+        self.report.say(
+            f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one"
+            f"{warmup if self.plan.warmup_steps < planned else ''}"
+        )
+        if lagging := self.plan.lagging():
+            self.report.say(f"note: {lagging}")
 
     def _plan_epochs(self) -> None:
         """Have the plan and the batches follow the number of epochs that was fitted."""
         if self.progress.epochs:
-            self.plan = self.plan.fitted(self.progress.epochs)
-            self.loader.set_epochs(self.plan.epochs)
+            self.plan = self._plan_for(fitted=self.progress.epochs)
+            self.loader.set_epochs(self.progress.epochs)
 
     def _is_out_of_time(self, epoch: int) -> bool:
         """Whether an epoch after this one would take longer than there is time for."""
