@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from segc.runs import (
     lock_file,
     ranked,
     read_record,
+    resume_command,
     run_to_resume,
     typed,
 )
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
     from segc.build import Build
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
+
+
+_TIME = "hyperparameters.time"
 
 
 class Ended(Exception):  # noqa: N818 - it is no error
@@ -273,15 +278,10 @@ class Training:
         """
         changes = identity_changes(checkpoint.identity, self.identity)
         self.progress = checkpoint.progress
-        anew = partial(typed, "train", self.loaded.path, self.build.folder)
+        otherwise = self._follow_changes(checkpoint.identity) if changes else []
         self._plan_epochs()
         if self._is_complete() and self._has_ended(folder):
-            raise fail(
-                "R004",
-                f"run `{folder.name}` is complete: {self.progress.epoch} of {self.plan.epochs} epochs are done",
-                file=folder,
-                help=f"start another one from its weights: {anew('--from', folder.name)}; or from none: {anew()}",
-            )
+            raise self._complete(folder)
         if changes and not allow_changed:
             raise changed_project(changes, folder, self.loaded, self.build.folder)
         optimizer, gradients = dict(checkpoint.optimizer), dict(checkpoint.gradients)
@@ -299,9 +299,6 @@ class Training:
         if self.progress.scaler and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
-        otherwise = measured_otherwise(checkpoint.identity, self.identity) if self.progress.best else []
-        if otherwise:
-            self.progress.measured_anew = (*self.progress.measured_anew, self.progress.epoch)
         self.progress.launch = launch_name()
         self.folder = folder
         self._whole = True
@@ -318,6 +315,54 @@ class Training:
         of = f" of {self.plan.epochs}" if self.plan.epochs else ""
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
         self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch}{of}{at}")
+
+    def _follow_changes(self, then: Mapping[str, Any]) -> list[str]:
+        """See how many epochs fit into a new time, and whether a training that was to end goes on.
+
+        Args:
+            then: the identity before the changes.
+
+        Returns:
+            The keys by which validation measures otherwise than before.
+        """
+        otherwise = measured_otherwise(then, self.identity) if self.progress.best else []
+        if otherwise:
+            self.progress.measured_anew = (*self.progress.measured_anew, self.progress.epoch)
+        if then.get(_TIME) != self.identity.get(_TIME):
+            self.progress.epochs = self._fitting_epochs() if self.hyper.time and self.progress.epoch else 0
+        if self.progress.stopped:
+            over = self.world.from_leader(self._is_over(self.progress.epoch))
+            self.progress.stopped = over or self._is_out_of_patience()
+        return otherwise
+
+    def _complete(self, folder: Path) -> SegcError:
+        """The refusal to go on with a run that is complete (R004), with what ended it and the lines to type."""
+        done, waited = self.progress.epoch, self._waited()
+        ends = (
+            (
+                self.progress.stopped and self._is_out_of_patience(),
+                f"; patience ended it, after {waited} epochs without a better validation",
+                "patience=0",
+            ),
+            (self.hyper.time, f"; more do not fit into {self.hyper.time}", f"time={ceil(2 * self.progress.seconds)}s"),
+            (True, "", f"epochs={2 * done}"),
+        )
+        what, setting = next((what, setting) for applies, what, setting in ends if applies)
+        anew = partial(typed, "train", self.loaded.path, self.build.folder)
+        on = resume_command(
+            self.loaded.path,
+            self.build.folder,
+            folder.name,
+            overrides=[f"hyperparameters.{setting}"],
+            allow_changed=True,
+        )
+        return fail(
+            "R004",
+            f"run `{folder.name}` is complete: {done} of {self.plan.epochs} epochs are done{what}",
+            file=folder,
+            help=f"train it further: {on}; or start another one from its weights: {anew('--from', folder.name)}; "
+            f"or from none: {anew()}",
+        )
 
     def _tell_anew(self, otherwise: Sequence[str]) -> None:
         """Say that the best epoch is looked for anew, and where the best weights until now are kept."""
@@ -456,8 +501,7 @@ class Training:
 
     def _fit_to_time(self) -> None:
         """Plan as many epochs as there is time for, by how long the first one took."""
-        budget = seconds_of(self.hyper.time or "")
-        self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
+        self.progress.epochs = self._fitting_epochs()
         planned = self.plan.warmup_steps
         self._plan_epochs()
         if self._keeper is not None:
@@ -472,6 +516,12 @@ class Training:
         if lagging := self.plan.lagging():
             self.report.say(f"note: {lagging}")
 
+    def _fitting_epochs(self) -> int:
+        """How many epochs there is time for, those done included, by how long these took."""
+        done = self.progress.epoch
+        fitting = int(seconds_of(self.hyper.time or "") * done / self.progress.seconds)
+        return self.world.from_leader(max(fitting, done))
+
     def _plan_epochs(self) -> None:
         """Have the plan and the batches follow the number of epochs that was fitted."""
         if self.progress.epochs:
@@ -479,14 +529,16 @@ class Training:
             self.loader.set_epochs(self.progress.epochs)
 
     def _is_out_of_time(self, epoch: int) -> bool:
-        """Whether an epoch after this one would take longer than there is time for."""
-        if not self.hyper.time or epoch == self.plan.epochs:
-            return False
-        each = self.progress.seconds / epoch
-        over = self.world.from_leader(self.progress.seconds + each > seconds_of(self.hyper.time))
+        """Whether the time ends a training after this epoch, which is not the last one that is planned."""
+        over = epoch != self.plan.epochs and self.world.from_leader(self._is_over(epoch))
         if over:
             self.report.say(f"the last epoch: another one would go beyond {self.hyper.time}")
         return over
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether an epoch after this one would take longer than there is time for."""
+        seconds = self.progress.seconds
+        return self.hyper.time is not None and seconds + seconds / epoch > seconds_of(self.hyper.time)
 
     def _name_unreadable(self, batch: Batch) -> int:
         """Say once which images could not be read; gives their number in the batch of all processes."""
@@ -501,11 +553,18 @@ class Training:
 
     def _got_no_better(self, metrics: Metrics | None) -> bool:
         """Whether it is time to stop, for want of a better validation."""
-        waited = self.progress.epoch - int(self.progress.best.get("epoch", self.progress.epoch))
-        if metrics is None or not self.hyper.patience or waited < self.hyper.patience:
+        if metrics is None or not self._is_out_of_patience():
             return False
-        self.report.say(f"stopping: no better validation for {waited} epochs")
+        self.report.say(f"stopping: no better validation for {self._waited()} epochs")
         return True
+
+    def _waited(self) -> int:
+        """Epochs since the best one, or since validation measures as it does."""
+        best = int(self.progress.best.get("epoch", self.progress.epoch))
+        return self.progress.epoch - max((best, *self.progress.measured_anew[-1:]))
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.hyper.patience <= self._waited()
 
     def _pass(self, epoch: int) -> None:
         """The steps of an epoch that are still to be done. Gradients left over at its end make an update."""

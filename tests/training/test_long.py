@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segc.cli import run
-from segc.runs import read_record
+from segc.diagnostics import SegcError
+from segc.runs import read_record, read_results
 from segc.spec.hyperparameters import Hyperparameters, idle_keys, seconds_of
 from segc.training import keeping
 from segc.training.loop import Training, train
@@ -81,6 +82,28 @@ def test_a_training_by_time_is_the_same_whatever_its_epochs_and_however_often_it
         resumed = train(*compiled(f"stopped{epoch}", **settings, epochs=77), resume=True)
         tensors, wanted = load_weights(resumed.last).tensors, load_weights(whole.last).tensors
         assert all(np.array_equal(tensors[name], value) for name, value in wanted.items())
+
+
+def test_a_training_whose_time_is_over_goes_on_by_another_one(compiled, monkeypatch):
+    def count(self, *, training=False):
+        if training:
+            self.progress.seconds += 5
+            self.progress.at.seconds += 5
+
+    monkeypatch.setattr(Training, "_count_time", count)
+    train(*compiled(time="25s"))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(time="25s"), resume=True)
+    (told,) = error.value.diagnostics
+    assert "2 of 2 epochs are done; more do not fit into 25s" in told.message
+    assert "--set hyperparameters.time=40s --allow-changed" in told.help
+    outcome = train(*compiled(time="40s"), resume=True, allow_changed=True)
+    assert read_record(outcome.folder).epochs == 4
+    assert len(read_results(outcome.folder / "results.csv")) == 4
+    outcome = train(*compiled(epochs=5), resume=True, allow_changed=True)
+    assert len(read_results(outcome.folder / "results.csv")) == 5
+    outcome = train(*compiled(time="75s"), resume=True, allow_changed=True)
+    assert len(read_results(outcome.folder / "results.csv")) == 7
 
 
 def test_a_time_is_a_number_with_a_unit():

@@ -523,3 +523,41 @@ def test_of_epochs_that_are_measured_otherwise_the_best_are_kept_apart(compiled,
     outcome = train(*compiled(epochs=6, imgsz=96, **settings), resume=True, allow_changed=True)
     kept = sorted(path.stem for path in (outcome.folder / "weights").glob("epoch-*"))
     assert kept == ["epoch-0002", "epoch-0003", "epoch-0005", "epoch-0006"]
+
+
+def test_a_run_that_patience_ended_says_so_and_goes_on_where_patience_allows_it(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1]))
+    settings = {"epochs": 8, "val_interval": 1}
+    folder = train(*compiled(patience=2, **settings)).folder
+    assert len(rows(folder)) == 3
+    for still in ({"patience": 2}, {"patience": 1}, {"patience": 2, "lr0": 0.001}):
+        with pytest.raises(SegcError) as error:
+            train(*compiled(**{**settings, **still}), resume=True, allow_changed=True)
+        assert code(error) == "R004"
+        (told,) = error.value.diagnostics
+        assert "3 of 8 epochs are done; patience ended it, after 2 epochs without a better validation" in told.message
+        assert "--resume --name train --set hyperparameters.patience=0 --allow-changed" in told.help
+    with pytest.raises(SegcError) as error:
+        train(*compiled(patience=0, **settings), resume=True)
+    assert code(error) == "R002"
+    assert len(rows(train(*compiled(patience=4, **settings), resume=True, allow_changed=True).folder)) == 5
+    assert len(rows(train(*compiled(patience=0, **settings), resume=True, allow_changed=True).folder)) == 8
+
+
+def test_a_run_that_has_done_all_its_epochs_says_how_it_is_trained_further(compiled):
+    train(*compiled(epochs=2))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=2), resume=True)
+    (told,) = error.value.diagnostics
+    assert "complete: 2 of 2 epochs are done" in told.message
+    assert "--resume --name train --set hyperparameters.epochs=4 --allow-changed" in told.help
+    assert len(rows(train(*compiled(epochs=4), resume=True, allow_changed=True).folder)) == 4
+
+
+def test_after_another_measure_patience_that_ended_a_run_counts_anew(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.5, 0.4, 0.3, 0.2, 0.1]))
+    settings = {"epochs": 8, "val_interval": 1, "patience": 1}
+    train(*compiled(**settings))
+    outcome = train(*compiled(imgsz=96, **settings), resume=True, allow_changed=True)
+    assert [row["epoch"] for row in rows(outcome.folder)] == ["1", "2", "3", "4"]
+    assert outcome.row["epoch"] == 3
