@@ -93,10 +93,17 @@ def command(
             _show_interrupted(loaded, folder, started[0], str(stop))
         raise
     except (SegcError, OSError) as error:
-        _end(error, resume_command(loaded.path, folder, started[0].name) if started else None)
+        allow = _may_be_taken_out(error)
+        _end(error, resume_command(loaded.path, folder, started[0].name, allow_changed=allow) if started else None)
         raise
     if outcome is not None:
         _show_outcome(loaded, folder, outcome, before)
+
+
+def _may_be_taken_out(error: SegcError | OSError) -> bool:
+    """Whether it is about files of the dataset that are there: without one of them the project is a changed one."""
+    found = error.diagnostics if isinstance(error, SegcError) else ()
+    return any(one.code.startswith("D") and one.file is not None and one.file.exists() for one in found)
 
 
 def _end(error: SegcError | OSError, going_on: str | None) -> None:

@@ -61,7 +61,7 @@ from segc.training.precision import choose_precision
 from segc.training.report import Report, Run
 from segc.training.schedule import rates
 from segc.training.table import scores
-from segc.training.validation import unlabelled, validate
+from segc.training.validation import unlabelled, unreadable, validate
 from segc.weights.resolve import own_metadata, starting_weights
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ def train(
     Raises:
         SegcError: R001, R002, R004, R005 where a run cannot be resumed, R003 where one of that name is there, R006
             where the training diverged, R007 to R011 where the device, the batch or the processes do not allow it, R012
-            where another process trains the run, R014 where memory ran out; D0xx for faults of the dataset, W0xx of the
-            starting weights. What was done until then is kept, but for R006; after R014 what the last checkpoint has.
+            where another process trains the run, R014 where memory ran out; D0xx for faults of the dataset, which
+            validation images that cannot be read are before the first step; W0xx of the starting weights. What was done
+            until then is kept, but for R006; after R014 what the last checkpoint has.
         Interrupted: where a signal asked to end; what was done until then is kept.
         OSError: where something cannot be written.
     """
@@ -144,6 +145,8 @@ def train(
         if going_on is not None:
             checkpoint = world.from_leader(load_checkpoint(going_on / CHECKPOINT) if world.leads else None)
         samples = read_for_training(loaded, (report if report and world.leads else Report()).say)
+        if faults := world.from_leader(unreadable(samples[1]) if world.leads else ()):
+            raise SegcError(faults)
         hyper = resolve_hyperparameters(loaded, build.graph, device, world, checkpoint)
         training = Training(loaded, build, hyper, *samples, report or Report(), device, world)
         if checkpoint is not None and going_on is not None:

@@ -561,3 +561,39 @@ def test_after_another_measure_patience_that_ended_a_run_counts_anew(compiled, m
     outcome = train(*compiled(imgsz=96, **settings), resume=True, allow_changed=True)
     assert [row["epoch"] for row in rows(outcome.folder)] == ["1", "2", "3", "4"]
     assert outcome.row["epoch"] == 3
+
+
+@pytest.mark.parametrize("corrupt", ["error", "skip"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_validation_image_that_cannot_be_read_is_told_before_the_first_step(project, tiny_data, corrupt, resume):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    loaded = load_project(project, [f"dataset.corrupt={corrupt}", "hyperparameters.val_interval=4"])
+    compiled = build(loaded, project.parent / "build")
+    if resume:
+        with pytest.raises(Stop):
+            train(loaded, compiled, report=StopAt(2))
+    broken = data / "images" / "val" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    report = StopAt(1)
+    with pytest.raises(SegcError) as error:
+        train(loaded, compiled, resume=resume, report=report)
+    (told,) = error.value.diagnostics
+    assert (told.code, told.file) == ("D002", broken)
+    assert not report.now
+    assert (project.parent / "build" / "runs").exists() == resume
+
+
+def test_after_an_image_was_taken_out_the_line_that_is_printed_goes_on(project, tiny_data, capsys, monkeypatch):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    (data / "images" / "train" / "3.png").write_bytes(b"")
+    monkeypatch.chdir(project.parent)
+    assert run(["train"]) == 1
+    line = capsys.readouterr().err.rpartition("then go on with: ")[2].strip()
+    assert line == "segc train --resume --name train --allow-changed"
+    (data / "images" / "train" / "3.png").unlink()
+    (data / "labels" / "train" / "3.txt").unlink()
+    assert run(line.split()[1:]) == 0
