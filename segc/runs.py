@@ -140,6 +140,22 @@ def run_names(build_dir: Path) -> list[str]:
     return sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+PROJECT_SUFFIXES = (".yaml", ".yml")
+"""How a word of a command line ends that is a project, and no run."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why a run cannot be called so; None where it can."""
+    rules = (
+        (not name, "and this one is empty"),
+        (Path(name).name != name, "and not a path"),
+        (name.startswith((".", "-")), "and starts neither with a dot nor with a hyphen"),
+        (not name.isprintable(), "without control characters"),
+        (Path(name).suffix in PROJECT_SUFFIXES, f"and does not end as a project file does, in {name[-5:]}"),
+    )
+    return next((f"a run's name is the name of a folder, {rule}" for broken, rule in rules if broken), None)
+
+
 def run_folder(build_dir: Path, name: str) -> Path:
     """The folder of a run.
 
@@ -278,39 +294,48 @@ def remove_run(build_dir: Path, name: str) -> int:
     return size
 
 
-def run_to_resume(build_dir: Path, name: str | None) -> Path:
+def run_to_resume(project: Path, build_dir: Path, name: str | None) -> Path:
     """The folder of the run of that name, else of the one that saved its state last.
+
+    Args:
+        project: the ``project.yaml``, absolute, for the line that starts a run.
+        build_dir: the build directory.
+        name: of the run.
 
     Raises:
         SegcError: R001 where there is none.
     """
-    runs = build_dir / "runs"
-    found = [path for one in ([name] if name else run_names(build_dir)) if (path := runs / one / CHECKPOINT).is_file()]
+    runs, names = build_dir / "runs", run_names(build_dir)
+    wanted = [one for one in names if name is None or one == name]
+    found = [path for one in wanted if (path := runs / one / CHECKPOINT).is_file()]
     if not found:
-        what = f"no run `{name}`" if name else "no run"
-        raise fail("R001", f"{what} to resume", file=runs, help="start one: segc train, without --resume")
+        what = "no run" if name is None else f"no run `{name}`"
+        words = [] if name is None or name_fault(name) else ["--name", name]
+        there = f"there are: {', '.join(names)}; " if names else ""
+        advice = f"{there}start one: {typed('train', project, build_dir, *words)}"
+        raise fail("R001", f"{what} to resume", file=runs, help=advice)
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
 
 
-def started_with(build_dir: Path, name: str | None, given: Sequence[str]) -> tuple[str, ...]:
+def started_with(project: Path, build_dir: Path, name: str | None, given: Sequence[str]) -> tuple[str, ...]:
     """The ``--set`` texts of a run to go on with, and those given now in the place of those that set the same key.
 
     Raises:
         SegcError: R001 where there is no such run.
     """
-    record = read_record(run_to_resume(build_dir, name))
+    record = read_record(run_to_resume(project, build_dir, name))
     keys = {text.partition("=")[0] for text in given}
     kept = () if record is None else record.overrides
     return (*(text for text in kept if text.partition("=")[0] not in keys), *given)
 
 
-def without_report(build_dir: Path, name: str | None) -> Path | None:
+def without_report(project: Path, build_dir: Path, name: str | None) -> Path | None:
     """The folder of the run to go on with, where all that is missing of it is its report.
 
     Raises:
         SegcError: R001 where there is no such run.
     """
-    folder = run_to_resume(build_dir, name)
+    folder = run_to_resume(project, build_dir, name)
     record = read_record(folder)
     ended = record is not None and record.end in COMPLETE
     return folder if ended and not (folder / REPORT).exists() else None

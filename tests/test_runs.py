@@ -165,11 +165,12 @@ def test_of_equal_epochs_the_last_is_the_best_and_the_others_are_told():
 
 
 def test_a_run_goes_on_with_what_it_was_started_with_and_what_is_given_now(build):
-    assert run_to_resume(build, "good").name == "good"
-    assert started_with(build, "good", ()) == ("hyperparameters.epochs=2", "name=a")
-    assert started_with(build, "good", ("name=b",)) == ("hyperparameters.epochs=2", "name=b")
+    project = build.parent / "project.yaml"
+    assert run_to_resume(project, build, "good").name == "good"
+    assert started_with(project, build, "good", ()) == ("hyperparameters.epochs=2", "name=a")
+    assert started_with(project, build, "good", ("name=b",)) == ("hyperparameters.epochs=2", "name=b")
     with pytest.raises(SegcError, match="R001"):
-        started_with(build, "none", ())
+        started_with(project, build, "none", ())
 
 
 def test_the_line_that_goes_on_is_as_short_as_can_be(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from segc.commands.common import build_dir_option, project_option, say
+from segc.runs import PROJECT_SUFFIXES
 
 if TYPE_CHECKING:
     from segc.reports.runs import RunView
@@ -40,7 +41,7 @@ def _of_project(runs: str, least: int, most: int | None) -> Callable[[Callable[.
         @wraps(function)
         def with_folder(*, words: tuple[str, ...], project: Path, build_dir: Path | None, **others: Any) -> None:
             given = click.get_current_context().get_parameter_source("project") is ParameterSource.COMMANDLINE
-            files = [] if given else [word for word in words if Path(word).suffix in _SUFFIXES]
+            files = [] if given else [word for word in words if Path(word).suffix in PROJECT_SUFFIXES]
             names = tuple(word for word in words if word not in files)
             if len(files) > 1:
                 raise click.UsageError(f"one project at a time: {', '.join(files)}")
@@ -55,9 +56,6 @@ def _of_project(runs: str, least: int, most: int | None) -> Callable[[Callable[.
         return with_folder
 
     return decorate
-
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Show JSON.")

@@ -9,7 +9,7 @@ from segc.data.samples import Sample
 from segc.diagnostics import SegcError, fail
 from segc.files import encoded
 from segc.locks import Lock, try_lock
-from segc.runs import CHECKPOINT, busy, flat, lock_file, read_record, resume_command, run_names
+from segc.runs import CHECKPOINT, busy, flat, lock_file, name_fault, read_record, resume_command, run_names
 from segc.training.checkpoint import saved_launch
 
 if TYPE_CHECKING:
@@ -37,9 +37,12 @@ def new_run(build_dir: Path, name: str | None) -> Lock:
 
     Raises:
         SegcError: R003 where the given one is there, R012 where another process is making it.
+        ValueError: where no run can have that name.
     """
     runs = build_dir / "runs"
     if name is not None:
+        if fault := name_fault(name):
+            raise ValueError(fault)
         lock = try_lock(lock_file(runs / name))
         if lock is None:
             raise busy(runs / name)

@@ -134,13 +134,14 @@ def train(
             until then is kept, but for R006; after R014 what the last checkpoint has.
         Interrupted: where a signal asked to end; what was done until then is kept.
         OSError: where something cannot be written.
+        ValueError: where no run can have that name.
     """
     world = launched_world()
     device = choose_device(loaded.project.hyperparameters.device, world.size, world.local_rank)
     exact_arithmetic()
     with joined(world, device):
         # Only the first process looks: the others may be on machines that do not see the same files.
-        going_on = world.from_leader(_find_run(build.folder, name, resume=resume) if world.leads else None)
+        going_on = world.from_leader(_find_run(loaded.path, build.folder, name, resume=resume) if world.leads else None)
         checkpoint = None
         if going_on is not None:
             checkpoint = world.from_leader(load_checkpoint(going_on / CHECKPOINT) if world.leads else None)
@@ -158,11 +159,11 @@ def train(
         return training.run()
 
 
-def _find_run(build_dir: Path, name: str | None, *, resume: bool) -> Path | None:
+def _find_run(project: Path, build_dir: Path, name: str | None, *, resume: bool) -> Path | None:
     """The folder of the run to go on with; None to start one."""
     if restarts() and (begun := run_of_launch(build_dir, launch_name())):
         return begun
-    return run_to_resume(build_dir, name) if resume else None
+    return run_to_resume(project, build_dir, name) if resume else None
 
 
 class Training:

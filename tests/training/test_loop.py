@@ -177,6 +177,17 @@ def test_there_must_be_a_run_to_resume(compiled):
         assert code(error) == "R001"
 
 
+@pytest.mark.parametrize("name", ["", "../x", "-x", "a\nb"])
+def test_a_name_that_no_run_can_have_is_refused_in_python_too(compiled, name):
+    loaded, build = compiled()
+    with pytest.raises(ValueError, match="a run's name is the name of a folder"):
+        train(loaded, build, name=name)
+    with pytest.raises(SegcError) as error:
+        train(loaded, build, name=name, resume=True)
+    assert code(error) == "R001"
+    assert not (build.folder / "runs").exists()
+
+
 def test_a_complete_run_is_not_resumed(compiled):
     train(*compiled(epochs=1))
     with pytest.raises(SegcError) as error:
