@@ -89,7 +89,7 @@ class RunRecord:
         dataset_digest: of these.
         weights: what it started from; empty where that was nothing.
         segments: the parts of the training, in their order.
-        best: the best epoch's row of ``results.csv``; empty before the first validation.
+        best: the best epoch's row of ``results.csv``, None where it has no figure; empty before the first validation.
         ties: epochs that were as good.
         seconds: time spent.
         validation_seconds: time that the last validation took.
@@ -438,13 +438,35 @@ def fitness(row: Mapping[str, Any]) -> float | None:
 
 
 def best_epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], tuple[int, ...]]:
-    """The best epoch's row, which is the latest of several that are equal, and the numbers of the others."""
+    """The best epoch's row, which is the latest of several that are equal, and the numbers of the others.
+
+    Where there was nothing to measure it is the last one.
+    """
     worth = [(value, row) for row in rows if (value := fitness(row)) is not None]
     if not worth:
         return {}, ()
     most = max(value for value, _ in worth)
     equal = [row for value, row in worth if value == most]
-    return equal[-1], tuple(int(row["epoch"]) for row in equal[:-1])
+    # Epochs of which nothing was measured are not as good as one another.
+    ties = equal[:-1] if is_measured(equal[-1]) else []
+    return equal[-1], tuple(int(row["epoch"]) for row in ties)
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """Whether a row of ``results.csv`` has figures of a validation that had something to measure."""
+    return all(str(row.get(f"{part}_map", "")) not in {"", UNMEASURED} for part in ("box", "mask"))
+
+
+def as_numbers(row: Mapping[str, Any]) -> dict[str, int | float | None]:
+    """A row of ``results.csv`` for JSON: None where it has no figure."""
+
+    def number(value: Any) -> int | float | None:
+        text = str(value)
+        if text in {"", UNMEASURED}:
+            return None
+        return int(text) if text.isdecimal() else float(text)
+
+    return {key: number(value) for key, value in row.items()}
 
 
 def measured_alike(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> list[list[Mapping[str, Any]]]:

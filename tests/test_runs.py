@@ -102,7 +102,7 @@ def test_commands_list_compare_choose_and_remove(build, capsys):
     assert "0.450 (0.300 to 0.600, last 2)" in shown
     assert [line.split() for line in shown.splitlines() if "lr0" in line] == [["hyperparameters.lr0", "0.01", "0.5"]]
     assert run(["runs", "show", "good", *where, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["best"]["epoch"] == "2"
+    assert json.loads(capsys.readouterr().out)[0]["best"]["epoch"] == 2
     assert run(["runs", "use", "good", *where]) == 0
     assert run(["runs", "prune", "--keep", "1", *where]) == 0
     assert "would remove worse" in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_of_equal_epochs_the_last_is_the_best_and_the_others_are_told():
     assert (best_epochs(rows)[0]["epoch"], best_epochs(rows)[1]) == (4, (3,))
     assert told_ties((3,)) == " (as good: 3)"
     unlabelled = [{"epoch": n, "box_map": "-", "mask_map": "-"} for n in (1, 2)]
-    assert best_epochs(unlabelled)[0]["epoch"] == 2
+    assert (best_epochs(unlabelled)[0]["epoch"], best_epochs(unlabelled)[1]) == (2, ())
     assert best_epochs(rows[1:2]) == ({}, ())
 
 
@@ -212,3 +212,14 @@ def test_epochs_that_were_measured_otherwise_are_not_compared(build, capsys):
 def test_the_best_epoch_is_one_of_those_measured_as_the_last_one_was(measured_anew, best):
     rows = [{"epoch": n, "box_map": v, "mask_map": v} for n, v in ((1, 0.3), (2, 0.6), (3, 0.2), (4, 0.1))]
     assert best_epochs(ranked(rows, measured_anew))[0]["epoch"] == best
+
+
+def test_json_has_numbers_and_null_where_nothing_was_measured(build, capsys):
+    rows = read_results(build / "runs" / "good" / "results.csv")
+    write_results(build / "runs" / "good" / "results.csv", [*rows[:1], {**rows[1], "box_map50": "-", "seconds": "6.5"}])
+    assert run(["runs", "list", "--json", "--build-dir", str(build)]) == 0
+    views = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    best = views["good"]["best"]
+    assert (best["epoch"], best["box_map"], best["box_map50"], best["seconds"]) == (2, 0.6, None, 6.5)
+    assert type(best["epoch"]) is int
+    assert not [value for one in views.values() for value in one["best"].values() if isinstance(value, str)]

@@ -157,13 +157,14 @@ def _try_out(loaded: "LoadedProject") -> None:
 
 def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:
     from segc.interrupts import too_late
-    from segc.runs import told_ties
+    from segc.runs import is_measured, told_ties
     from segc.training.report import figure
 
     row = outcome.row
     for what in ("box", "mask"):
         click.echo(f"{what:<5} mAP50-95 {figure(row[f'{what}_map'])}  mAP50 {figure(row[f'{what}_map50'])}")
-    say(f"best epoch {row['epoch']}{told_ties(outcome.ties)}: {outcome.best}")
+    why = told_ties(outcome.ties) if is_measured(row) else ", the last one, as nothing was measured"
+    say(f"best epoch {row['epoch']}{why}: {outcome.best}")
     say(f"last epoch: {outcome.last}")
     say(f"run: {outcome.folder}")
     report = _report(loaded, outcome.folder)

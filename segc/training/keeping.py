@@ -26,6 +26,7 @@ from segc.runs import (
     WEIGHTS,
     RunRecord,
     Segment,
+    as_numbers,
     fitness,
     measured_alike,
     now,
@@ -116,14 +117,28 @@ class Keeper:
         record = replace(record, segments=(*earlier, *record.segments), weights=then.weights if then else "")
         if record.segments[-1].changes:
             write_atomic(folder / LOCK, _lengthened(folder / LOCK, build.files[LOCK], progress.epoch))
-        write_record(folder, record)
-        rows = read_results(folder / RESULTS, progress.epoch)
-        return cls(folder, lock, record, metadata, rows)
+        keeper = cls(folder, lock, record, metadata, read_results(folder / RESULTS, progress.epoch))
+        keeper.write_progress(progress)
+        return keeper
 
-    def plan(self, epochs: int) -> None:
-        """Say in the record how many epochs there will be."""
-        self.record = replace(self.record, epochs=epochs)
+    def write_progress(self, progress: Progress) -> None:
+        """Say in the record how far the training is.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
+        self._take_in(progress)
         write_record(self.folder, self.record)
+
+    def _take_in(self, progress: Progress) -> None:
+        self.record = replace(
+            self.record,
+            best=as_numbers(progress.best),
+            ties=progress.ties,
+            epochs=progress.epochs or self.record.epochs,
+            seconds=round(progress.seconds, 1),
+            validation_seconds=progress.validation_seconds,
+        )
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``results.csv``."""
@@ -203,14 +218,8 @@ class Keeper:
             with suppress(OSError):
                 (self.folder / REPORT).unlink(missing_ok=True)
         last = replace(self.record.segments[-1], ended=now(), end=how)
-        self.record = replace(
-            self.record,
-            segments=(*self.record.segments[:-1], last),
-            best=progress.best,
-            ties=progress.ties,
-            seconds=round(progress.seconds, 1),
-            validation_seconds=progress.validation_seconds,
-        )
+        self._take_in(progress)
+        self.record = replace(self.record, segments=(*self.record.segments[:-1], last))
         with suppress(OSError):
             write_record(self.folder, self.record)
 

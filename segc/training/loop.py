@@ -501,6 +501,7 @@ class Training:
             # The checkpoint comes after the weights: killed in between, the epoch is done again and gives the same.
             if self._is_complete() or self._keeper.is_due():
                 self._save_weights("last", number)
+            self._keeper.write_progress(self.progress)
             self._keeper.save(self._checkpoint())
 
     def _fit_to_time(self) -> None:
@@ -508,8 +509,6 @@ class Training:
         self.progress.epochs = self._fitting_epochs()
         planned = self.plan.warmup_steps
         self._plan_epochs()
-        if self._keeper is not None:
-            self._keeper.plan(self.progress.epochs)
         if self.progress.epochs == 1:
             return
         warmup = f"; warm-up takes {self.plan.warmup_steps} steps of {planned}"

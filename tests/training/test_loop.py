@@ -608,3 +608,30 @@ def test_after_an_image_was_taken_out_the_line_that_is_printed_goes_on(project, 
     (data / "images" / "train" / "3.png").unlink()
     (data / "labels" / "train" / "3.txt").unlink()
     assert run(line.split()[1:]) == 0
+
+
+def test_the_record_of_a_killed_run_knows_its_best_epoch(compiled):
+    with pytest.raises(Stop):
+        train(*(found := compiled()), report=StopAt(3))
+    record = read_record(found[1].folder / "runs" / "train")
+    assert (record.best["epoch"], record.end) == (2, "")
+    assert record.seconds > 0
+
+
+def test_where_nothing_was_measured_no_epoch_is_called_as_good(project, tiny_data, capsys):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    for label in (data / "labels" / "val").iterdir():
+        label.write_text("")
+    assert (
+        run(
+            [
+                "train",
+                str(project),
+                *(word for key in ("epochs=2", "val_interval=1") for word in ("--set", f"hyperparameters.{key}")),
+            ]
+        )
+        == 0
+    )
+    assert "best epoch 2, the last one, as nothing was measured: " in capsys.readouterr().out
