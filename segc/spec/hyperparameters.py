@@ -478,8 +478,13 @@ class Hyperparameters(SpecModel):
         return self
 
 
-def idle_keys(hyper: Hyperparameters) -> list[Problem]:
-    """Keys that somebody gave and that change nothing, because of the values of others."""
+def idle_keys(hyper: Hyperparameters, *, one_class: bool = False) -> list[Problem]:
+    """Keys that somebody gave and that change nothing, because of the values of others.
+
+    Args:
+        hyper: what may have them.
+        one_class: whether there are objects of one class alone.
+    """
     augment = hyper.augment
     given = {("hyperparameters", key) for key in hyper.model_fields_set} | {
         ("hyperparameters", "augment", key) for key in augment.model_fields_set
@@ -489,6 +494,7 @@ def idle_keys(hyper: Hyperparameters) -> list[Problem]:
     closed = fixed and augment.close_mosaic >= hyper.epochs
     rules: tuple[tuple[bool, str, str], ...] = (
         (hyper.time is not None, "epochs", f"the time of {hyper.time} says how long to train"),
+        (one_class and hyper.class_weights == "balanced", "class_weights", "objects of one class alone are trained on"),
         (augment.copy_paste == 0, "augment.copy_paste_mode", "nothing is pasted: copy_paste is 0"),
         (augment.mosaic == 0, "augment.close_mosaic", "there are no mosaics: mosaic is 0"),
         (

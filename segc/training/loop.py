@@ -220,7 +220,7 @@ class Training:
         weights = class_weights(hyper.class_weights, names, train_samples)
         if weights is not None:
             self.engine.loss.class_weights = torch.from_numpy(weights).to(device)
-            self.report.say(weights_line(weights, names))
+            self.report.say(weights_line(weights, names, train_samples))
         self.progress = Progress()
         self.folder = Path()
         self._keeper: Keeper | None = None
