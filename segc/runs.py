@@ -94,6 +94,8 @@ class RunRecord:
         seconds: time spent.
         validation_seconds: time that the last validation took.
         measured_anew: epochs that were done whenever validation began to measure otherwise; see :func:`ranked`.
+        order: place among the runs of its build directory by when it began, went on or ended, from 1: clocks are set
+            back. 0 where it was not counted.
     """
 
     name: str
@@ -109,6 +111,7 @@ class RunRecord:
     seconds: float = 0.0
     validation_seconds: float = 0.0
     measured_anew: tuple[int, ...] = ()
+    order: int = 0
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -119,6 +122,11 @@ class RunRecord:
     def end(self) -> str:
         """How the last segment ended."""
         return self.segments[-1].end if self.segments else ""
+
+    @property
+    def when(self) -> tuple[int, str]:
+        """By what runs are ordered."""
+        return self.order, self.time
 
     @property
     def time(self) -> str:
@@ -191,6 +199,12 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
 
 
+def next_order(build_dir: Path) -> int:
+    """The place of the run that begins, goes on or ends now."""
+    records = (read_record(build_dir / "runs" / name) for name in run_names(build_dir))
+    return 1 + max((record.order for record in records if record is not None), default=0)
+
+
 def state_of(folder: Path, record: RunRecord | None) -> str:
     """How a run is, in a few words: running, finished, how it was interrupted, or killed."""
     if is_locked(lock_file(folder)):
@@ -246,7 +260,7 @@ def chosen_run(build_dir: Path, name: str | None = None) -> Choice | None:
         folder = build_dir / "runs" / one
         record = read_record(folder)
         if record is not None and weights_of(folder) is not None:
-            found.append((record.end in COMPLETE, record.time, one))
+            found.append((record.end in COMPLETE, record.when, one))
     if not found:
         return None
     complete, _, latest = max(found)

@@ -133,7 +133,7 @@ def view_runs(build_dir: Path, names: Sequence[str] | None = None) -> list[RunVi
         best, ties = best_epochs(comparable)
         used = choice is not None and choice.name == folder.name
         views.append(RunView(folder.name, folder, state_of(folder, record), record, rows, comparable, best, ties, used))
-    return views if names is not None else sorted(views, key=lambda one: one.record.time if one.record else "")
+    return views if names is not None else sorted(views, key=lambda one: one.record.when if one.record else (0, ""))
 
 
 def table(views: Sequence[RunView]) -> list[list[str]]:

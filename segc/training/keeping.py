@@ -29,6 +29,7 @@ from segc.runs import (
     as_numbers,
     fitness,
     measured_alike,
+    next_order,
     now,
     read_record,
     read_results,
@@ -92,6 +93,7 @@ class Keeper:
             OSError: where it cannot be written.
         """
         sweep(folder)
+        record = replace(record, order=next_order(folder.parent.parent))
         with atomic_directory(folder) as temporary:
             write_atomic(temporary / LOCK, build.files[LOCK])
             write_record(temporary, record)
@@ -114,7 +116,12 @@ class Keeper:
         earlier = then.segments if then else ()
         if earlier and not earlier[-1].end:
             earlier = (*earlier[:-1], replace(earlier[-1], end="killed"))
-        record = replace(record, segments=(*earlier, *record.segments), weights=then.weights if then else "")
+        record = replace(
+            record,
+            segments=(*earlier, *record.segments),
+            weights=then.weights if then else "",
+            order=next_order(folder.parent.parent),
+        )
         if record.segments[-1].changes:
             write_atomic(folder / LOCK, _lengthened(folder / LOCK, build.files[LOCK], progress.epoch))
         keeper = cls(folder, lock, record, metadata, read_results(folder / RESULTS, progress.epoch))
@@ -219,7 +226,8 @@ class Keeper:
                 (self.folder / REPORT).unlink(missing_ok=True)
         last = replace(self.record.segments[-1], ended=now(), end=how)
         self._take_in(progress)
-        self.record = replace(self.record, segments=(*self.record.segments[:-1], last))
+        segments, order = (*self.record.segments[:-1], last), next_order(self.folder.parent.parent)
+        self.record = replace(self.record, segments=segments, order=order)
         with suppress(OSError):
             write_record(self.folder, self.record)
 

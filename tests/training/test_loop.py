@@ -20,7 +20,7 @@ from segc.build import build
 from segc.cli import run
 from segc.diagnostics import SegcError
 from segc.network.initialise import initial_weights
-from segc.runs import read_record
+from segc.runs import chosen_run, read_record
 from segc.spec.load import load_project
 from segc.training import keeping, loop
 from segc.training.checkpoint import load_checkpoint
@@ -635,3 +635,13 @@ def test_where_nothing_was_measured_no_epoch_is_called_as_good(project, tiny_dat
         == 0
     )
     assert "best epoch 2, the last one, as nothing was measured: " in capsys.readouterr().out
+
+
+def test_the_run_that_finished_last_is_used_though_the_clock_was_set_back(compiled, monkeypatch, capsys):
+    loaded, build = compiled(epochs=1)
+    for name, year in (("first", 2030), ("second", 2020)):
+        monkeypatch.setattr(keeping, "now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
+        train(loaded, build, name=name)
+    assert (chosen_run(build.folder).name, chosen_run(build.folder).why) == ("second", "finished last")
+    assert run(["runs", "list", "--build-dir", str(build.folder)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["first", "second"]
