@@ -193,18 +193,22 @@ def _plan_lines(hyper: Hyperparameters, plan: Plan | None) -> list[str]:
     if plan is None:
         return ["training     not planned: the dataset is not on this machine"]
     batch = f"auto, on a GPU as its memory allows, elsewhere {plan.batch}" if hyper.batch == "auto" else str(plan.batch)
+    epochs, fits, average = f"{hyper.time} of epochs", ", or what fits of them into the time", []
+    if plan.averaged is not None:
+        epochs, fits = f"{plan.epochs} epochs", ""
+        average = [f"average      of about {plan.averaged:.0f} updates at the end, of {plan.updates} in all"]
     images = f"{plan.images} images"
     if plan.cut_from is not None:
         images = f"{plan.images} crops of {plan.cut_from} images"
     return [
-        f"training     {images}, {plan.epochs} epochs of {plan.steps_per_epoch} steps of {batch}",
+        f"training     {images}, {epochs} of {plan.steps_per_epoch} steps of {batch}",
         (
             f"optimizer    {plan.optimizer}, learning rate {plan.learning_rate:g} to "
             f"{plan.learning_rate * plan.final_factor:g} ({plan.schedule}), momentum {plan.momentum:g}, "
             f"weight decay {plan.weight_decay:g}, an update every {plan.accumulate} steps"
         ),
-        f"warm-up      {plan.warmup_steps} steps",
-        f"average      of about {plan.averaged:.0f} updates at the end, of {plan.updates} in all",
+        f"warm-up      {plan.warmup_steps} steps{fits}",
+        *average,
         *([f"note         {lagging}"] if (lagging := plan.lagging()) else []),
     ]
 

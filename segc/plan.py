@@ -3,8 +3,8 @@
 `segc build` writes it down and `segc train` carries it out; there is no second place where these are worked out.
 """
 
-from dataclasses import asdict, dataclass, replace
-from math import ceil, cos, exp, pi
+from dataclasses import asdict, dataclass
+from math import ceil, cos, exp, inf, pi
 from shlex import quote
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ _AUTO_RATE, _AUTO_MOMENTUM = 0.01, 0.9
 
 _WARMUP_EPOCHS = 3.0
 _SHORTEST_WARMUP = 100
+"""Epochs and steps of a warm-up that is not given."""
 _LONGEST_LENGTHENING = 1 / 3
 """Of all steps, how far a short warm-up is lengthened towards the shortest: a short training must get to train."""
 
@@ -40,7 +41,7 @@ class Plan:
     Attributes:
         images: training images in an epoch; where a project has tiles, the crops that the images are cut into.
         cut_from: how many images these are cut from; None where they are not cut.
-        epochs: passes over them.
+        epochs: passes over them; None of a training by time until its first one is done, as are totals over them.
         batch: images a forward pass, of all processes together.
         steps_per_epoch: forward passes an epoch; the last one may be smaller.
         accumulate: forward passes whose gradients make one update, once warm-up is over.
@@ -49,6 +50,7 @@ class Plan:
         momentum: of SGD, or the first beta of AdamW.
         weight_decay: on convolution weights, scaled by batch · accumulate / nominal batch.
         warmup_steps: forward passes until learning rate and momentum are what the schedule says.
+        warmed: forward passes done, and share of the warm-up gone, when a training by time got its number of epochs.
         warmup_momentum: momentum at the first of them.
         warmup_bias_lr: learning rate of biases at the first of them; that of weights starts at 0.
         final_factor: the learning rate's factor that the schedule ends near.
@@ -58,7 +60,7 @@ class Plan:
     """
 
     images: int
-    epochs: int
+    epochs: int | None
     batch: int
     steps_per_epoch: int
     accumulate: int
@@ -74,47 +76,58 @@ class Plan:
     ema_decay: float
     ema_tau: float
     cut_from: int | None = None
+    warmed: tuple[int, float] = (0, 0.0)
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> int | None:
         """Forward passes of the whole training."""
-        return self.epochs * self.steps_per_epoch
+        return None if self.epochs is None else self.epochs * self.steps_per_epoch
 
     @property
-    def updates(self) -> int:
+    def updates(self) -> int | None:
         """Updates of the weights in the whole training, but for the more frequent ones of a warm-up."""
-        return self.epochs * ceil(self.steps_per_epoch / self.accumulate)
+        return None if self.epochs is None else self.epochs * ceil(self.steps_per_epoch / self.accumulate)
 
     @property
-    def averaged(self) -> float:
+    def averaged(self) -> float | None:
         """Updates that the moving average takes in at the end, about."""
+        if self.updates is None:
+            return None
         return 1 / (1 - averaging_decay(self.ema_decay, self.ema_tau, self.updates))
 
     def lagging(self) -> str | None:
         """Why the moving average, which is what is validated and kept, cannot follow the training; None if it can."""
-        if self.averaged <= self.updates * _LONGEST_AVERAGE:
+        if self.averaged is None or self.updates is None or self.averaged <= self.updates * _LONGEST_AVERAGE:
             return None
         return (
             f"the moving average of the weights, which is what is kept, takes in about {self.averaged:.0f} of "
             f"{self.updates} updates in all and lags behind: lower hyperparameters.ema_decay, or train longer"
         )
 
-    def fitted(self, epochs: int) -> "Plan":
-        """The same for another number of epochs, chosen when the training has begun; a third of it may be warm-up."""
-        plan = replace(self, epochs=epochs)
-        return replace(plan, warmup_steps=min(plan.warmup_steps, int(plan.steps * _LONGEST_LENGTHENING)))
+    def warmup_share(self, step: int) -> float:
+        """Share of the warm-up that is gone with a forward pass of it, counted from 0.
+
+        It grows evenly; where the number of epochs was fitted in between, on from where it was.
+        """
+        done, share = self.warmed
+        if step < done:
+            return (step + 1) / done * share
+        # The first step already moves the weights.
+        return share + (1 - share) * (step + 1 - done) / (self.warmup_steps - done)
 
     def learning_rate_factor(self, epoch: int) -> float:
         """Factor of the learning rate in an epoch, counted from 0: 1 at first, ``final_factor`` after the last."""
-        progress = epoch / self.epochs
+        progress = epoch / self.epochs if self.epochs else 0.0
         remaining = (1 + cos(pi * progress)) / 2 if self.schedule == "cosine" else 1 - progress
         return remaining * (1 - self.final_factor) + self.final_factor
 
     def to_json(self) -> dict[str, Any]:
         """Every number, with the totals and the learning rate epoch by epoch."""
-        rates = [round(self.learning_rate * self.learning_rate_factor(epoch), 10) for epoch in range(self.epochs)]
-        totals = {"steps": self.steps, "updates": self.updates, "averaged": round(self.averaged, 1)}
-        return {**asdict(self), **totals, "learning_rates": rates}
+        epochs = range(self.epochs or 0)
+        rates = [round(self.learning_rate * self.learning_rate_factor(epoch), 10) for epoch in epochs]
+        averaged = None if self.averaged is None else round(self.averaged, 1)
+        totals = {"steps": self.steps, "updates": self.updates, "averaged": averaged, "learning_rates": rates}
+        return {**{key: value for key, value in asdict(self).items() if key != "warmed"}, **totals}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +160,9 @@ def launch_commands(project_file: str, name: str) -> Launch:
     return Launch(f"torchrun --standalone {train}", f"torchrun {together} {train}")
 
 
-def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: int | None = None) -> Plan:
+def make_plan(
+    hyperparameters: Hyperparameters, nc: int, images: int, cut_from: int | None = None, fitted: int | None = None
+) -> Plan:
     """Work out a training.
 
     Args:
@@ -155,16 +170,19 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: 
         nc: number of classes, which the learning rate of ``optimizer: auto`` depends on.
         images: training images, at least 1; crops, where they are cut.
         cut_from: how many images they are cut from; None where they are not cut.
+        fitted: of a training by time the number of epochs, which its first one shows; None before.
     """
     h = hyperparameters
-    wanted = _WARMUP_EPOCHS if h.warmup_epochs is None else h.warmup_epochs
     steps_per_epoch = ceil(images / h.batch_size)
     accumulate = max(round(h.nominal_batch / h.batch_size), 1)
-    steps = steps_per_epoch * h.epochs
-    optimizer, rate, momentum = _optimizer(h, nc, steps)
+    epochs = fitted if h.time else h.epochs
+    steps = None if epochs is None else steps_per_epoch * epochs
+    optimizer, rate, momentum = _optimizer(h, nc, None if h.time else steps)
+    warmup = _warmup_steps(h.warmup_epochs, steps_per_epoch, steps)
+    begun = _warmup_steps(h.warmup_epochs, steps_per_epoch, None) if h.time else warmup
     return Plan(
         images=images,
-        epochs=h.epochs,
+        epochs=epochs,
         batch=h.batch_size,
         steps_per_epoch=steps_per_epoch,
         accumulate=accumulate,
@@ -172,7 +190,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: 
         learning_rate=rate,
         momentum=momentum,
         weight_decay=h.weight_decay * h.batch_size * accumulate / h.nominal_batch,
-        warmup_steps=_warmup_steps(wanted * steps_per_epoch, steps),
+        warmup_steps=warmup,
         warmup_momentum=h.warmup_momentum,
         warmup_bias_lr=_WARMUP_BIAS_LR[optimizer] if h.warmup_bias_lr is None else h.warmup_bias_lr,
         final_factor=h.lrf,
@@ -180,6 +198,7 @@ def make_plan(hyperparameters: Hyperparameters, nc: int, images: int, cut_from: 
         ema_decay=h.ema_decay,
         ema_tau=h.ema_tau,
         cut_from=cut_from,
+        warmed=(0, 0.0) if begun in {warmup, 0} else (steps_per_epoch, steps_per_epoch / begun),
     )
 
 
@@ -188,19 +207,20 @@ def averaging_decay(decay: float, tau: float, updates: int) -> float:
     return decay * (1 - exp(-updates / tau))
 
 
-def _warmup_steps(wanted: float, steps: int) -> int:
-    """Steps of warm-up: as wanted, but not too few to be of use, nor more than there are."""
-    if not wanted:
-        return 0
-    shortest = min(_SHORTEST_WARMUP, int(steps * _LONGEST_LENGTHENING))
-    return min(max(round(wanted), shortest), steps)
+def _warmup_steps(given: float | None, steps_per_epoch: int, steps: int | None) -> int:
+    """Steps of warm-up, not more than there are, if that is known: the epochs given, else not too few to be of use."""
+    most = inf if steps is None else steps
+    if given is not None:
+        return int(min(round(given * steps_per_epoch), most))
+    shortest = min(_SHORTEST_WARMUP, most * _LONGEST_LENGTHENING)
+    return int(min(max(round(_WARMUP_EPOCHS * steps_per_epoch), shortest), most))
 
 
-def _optimizer(h: Hyperparameters, nc: int, steps: int) -> tuple[Literal["SGD", "AdamW"], float, float]:
-    """Optimizer, learning rate and momentum: those given, else those that suit."""
+def _optimizer(h: Hyperparameters, nc: int, steps: int | None) -> tuple[Literal["SGD", "AdamW"], float, float]:
+    """Optimizer, learning rate and momentum: those given, else those that suit so many steps, or any number."""
     if h.optimizer != "auto":
         optimizer, rate, momentum = h.optimizer, _RATE, _MOMENTUM
-    elif steps >= AUTO_LIMIT:
+    elif steps is not None and steps >= AUTO_LIMIT:
         optimizer, rate, momentum = "SGD", _AUTO_RATE, _AUTO_MOMENTUM
     else:
         optimizer, rate, momentum = "AdamW", round(0.002 * 5 / (4 + nc), 6), _AUTO_MOMENTUM
@@ -229,21 +249,23 @@ def settings(hyperparameters: Hyperparameters, nc: int, plan: Plan | None) -> li
         "mask": (h.box, "the box loss's"),
         "precision": ("auto", "chosen where it trains: bf16 where there are instructions for it"),
         "device": ("auto", "chosen where it trains: the best there is"),
+        "epochs": ("auto", "as many as fit into the time"),
         "batch": (h.batch_size, "auto: what fits into a GPU's memory, this number elsewhere"),
     }
     if plan is not None:
         by_auto = h.optimizer == "auto"
-        few = f"{plan.steps:,} steps, {'fewer than' if plan.steps < AUTO_LIMIT else 'not fewer than'} {AUTO_LIMIT:,}"
+        steps = plan.steps or 0
+        few = f"{steps:,} steps, {'fewer than' if steps < AUTO_LIMIT else 'not fewer than'} {AUTO_LIMIT:,}"
         suits = f"suits {plan.optimizer}" if by_auto else f"default of {plan.optimizer}"
         formula = f", 0.002 · 5 / (4 + {nc} classes)" if by_auto and plan.optimizer == "AdamW" else ""
         chosen |= {
-            "optimizer": (plan.optimizer, f"auto: {few}"),
+            "optimizer": (plan.optimizer, "auto: of a training by time" if h.time else f"auto: {few}"),
             "lr0": (plan.learning_rate, suits + formula),
             "momentum": (plan.momentum, suits),
             "warmup_bias_lr": (plan.warmup_bias_lr, f"default of {plan.optimizer}"),
             "warmup_epochs": (
                 round(plan.warmup_steps / plan.steps_per_epoch, 3),
-                "default, fitted to the steps there are",
+                "default, fitted to the steps there are" + (" once the first epoch is done" if h.time else ""),
             ),
         }
     found = []
@@ -251,7 +273,7 @@ def settings(hyperparameters: Hyperparameters, nc: int, plan: Plan | None) -> li
         for key, value in model:
             if key == "augment":
                 continue
-            open_value = value is None or value == "auto"
+            open_value = value is None or value == "auto" or (key == "epochs" and h.time is not None)
             if open_value and key in chosen:
                 found.append(Setting(prefix + key, *chosen[key]))
             else:

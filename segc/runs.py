@@ -14,6 +14,7 @@ No run replaces the files of another one. Reading them needs neither PyTorch nor
 
 import csv
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,16 +83,19 @@ class RunRecord:
     Attributes:
         name: of its folder.
         project: the project's name.
-        epochs: how long it is to train.
+        epochs: how long it is to train; 0 of a training by time until its first epoch is done.
         hyperparameters: those of the last segment, with everything chosen that the spec leaves open.
         dataset: numbers and digests of images and labels.
         dataset_digest: of these.
         weights: what it started from; empty where that was nothing.
         segments: the parts of the training, in their order.
-        best: the best epoch's row of ``results.csv``; empty before the first validation.
+        best: the best epoch's row of ``results.csv``, None where it has no figure; empty before the first validation.
         ties: epochs that were as good.
         seconds: time spent.
         validation_seconds: time that the last validation took.
+        measured_anew: epochs that were done whenever validation began to measure otherwise; see :func:`ranked`.
+        order: place among the runs of its build directory by when it began, went on or ended, from 1: clocks are set
+            back. 0 where it was not counted.
     """
 
     name: str
@@ -106,6 +110,8 @@ class RunRecord:
     ties: tuple[int, ...] = ()
     seconds: float = 0.0
     validation_seconds: float = 0.0
+    measured_anew: tuple[int, ...] = ()
+    order: int = 0
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -116,6 +122,11 @@ class RunRecord:
     def end(self) -> str:
         """How the last segment ended."""
         return self.segments[-1].end if self.segments else ""
+
+    @property
+    def when(self) -> tuple[int, str]:
+        """By what runs are ordered."""
+        return self.order, self.time
 
     @property
     def time(self) -> str:
@@ -135,6 +146,22 @@ def run_names(build_dir: Path) -> list[str]:
     if not runs.is_dir():
         return []
     return sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+PROJECT_SUFFIXES = (".yaml", ".yml")
+"""How a word of a command line ends that is a project, and no run."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why a run cannot be called so; None where it can."""
+    rules = (
+        (not name, "and this one is empty"),
+        (Path(name).name != name, "and not a path"),
+        (name.startswith((".", "-")), "and starts neither with a dot nor with a hyphen"),
+        (not name.isprintable(), "without control characters"),
+        (Path(name).suffix in PROJECT_SUFFIXES, f"and does not end as a project file does, in {name[-5:]}"),
+    )
+    return next((f"a run's name is the name of a folder, {rule}" for broken, rule in rules if broken), None)
 
 
 def run_folder(build_dir: Path, name: str) -> Path:
@@ -170,6 +197,12 @@ def read_record(folder: Path) -> RunRecord | None:
         return record if record.segments and json.loads(text)["format"] == _FORMAT else None
     except (OSError, ValueError, KeyError, RecursionError, ValidationError):
         return None
+
+
+def next_order(build_dir: Path) -> int:
+    """The place of the run that begins, goes on or ends now."""
+    records = (read_record(build_dir / "runs" / name) for name in run_names(build_dir))
+    return 1 + max((record.order for record in records if record is not None), default=0)
 
 
 def state_of(folder: Path, record: RunRecord | None) -> str:
@@ -227,7 +260,7 @@ def chosen_run(build_dir: Path, name: str | None = None) -> Choice | None:
         folder = build_dir / "runs" / one
         record = read_record(folder)
         if record is not None and weights_of(folder) is not None:
-            found.append((record.end in COMPLETE, record.time, one))
+            found.append((record.end in COMPLETE, record.when, one))
     if not found:
         return None
     complete, _, latest = max(found)
@@ -275,39 +308,48 @@ def remove_run(build_dir: Path, name: str) -> int:
     return size
 
 
-def run_to_resume(build_dir: Path, name: str | None) -> Path:
+def run_to_resume(project: Path, build_dir: Path, name: str | None) -> Path:
     """The folder of the run of that name, else of the one that saved its state last.
+
+    Args:
+        project: the ``project.yaml``, absolute, for the line that starts a run.
+        build_dir: the build directory.
+        name: of the run.
 
     Raises:
         SegcError: R001 where there is none.
     """
-    runs = build_dir / "runs"
-    found = [path for one in ([name] if name else run_names(build_dir)) if (path := runs / one / CHECKPOINT).is_file()]
+    runs, names = build_dir / "runs", run_names(build_dir)
+    wanted = [one for one in names if name is None or one == name]
+    found = [path for one in wanted if (path := runs / one / CHECKPOINT).is_file()]
     if not found:
-        what = f"no run `{name}`" if name else "no run"
-        raise fail("R001", f"{what} to resume", file=runs, help="start one: segc train, without --resume")
+        what = "no run" if name is None else f"no run `{name}`"
+        words = [] if name is None or name_fault(name) else ["--name", name]
+        there = f"there are: {', '.join(names)}; " if names else ""
+        advice = f"{there}start one: {typed('train', project, build_dir, *words)}"
+        raise fail("R001", f"{what} to resume", file=runs, help=advice)
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
 
 
-def started_with(build_dir: Path, name: str | None, given: Sequence[str]) -> tuple[str, ...]:
+def started_with(project: Path, build_dir: Path, name: str | None, given: Sequence[str]) -> tuple[str, ...]:
     """The ``--set`` texts of a run to go on with, and those given now in the place of those that set the same key.
 
     Raises:
         SegcError: R001 where there is no such run.
     """
-    record = read_record(run_to_resume(build_dir, name))
+    record = read_record(run_to_resume(project, build_dir, name))
     keys = {text.partition("=")[0] for text in given}
     kept = () if record is None else record.overrides
     return (*(text for text in kept if text.partition("=")[0] not in keys), *given)
 
 
-def without_report(build_dir: Path, name: str | None) -> Path | None:
+def without_report(project: Path, build_dir: Path, name: str | None) -> Path | None:
     """The folder of the run to go on with, where all that is missing of it is its report.
 
     Raises:
         SegcError: R001 where there is no such run.
     """
-    folder = run_to_resume(build_dir, name)
+    folder = run_to_resume(project, build_dir, name)
     record = read_record(folder)
     ended = record is not None and record.end in COMPLETE
     return folder if ended and not (folder / REPORT).exists() else None
@@ -410,13 +452,61 @@ def fitness(row: Mapping[str, Any]) -> float | None:
 
 
 def best_epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], tuple[int, ...]]:
-    """The best epoch's row, which is the latest of several that are equal, and the numbers of the others."""
+    """The best epoch's row, which is the latest of several that are equal, and the numbers of the others.
+
+    Where there was nothing to measure it is the last one.
+    """
     worth = [(value, row) for row in rows if (value := fitness(row)) is not None]
     if not worth:
         return {}, ()
     most = max(value for value, _ in worth)
     equal = [row for value, row in worth if value == most]
-    return equal[-1], tuple(int(row["epoch"]) for row in equal[:-1])
+    # Epochs of which nothing was measured are not as good as one another.
+    ties = equal[:-1] if is_measured(equal[-1]) else []
+    return equal[-1], tuple(int(row["epoch"]) for row in ties)
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """Whether a row of ``results.csv`` has figures of a validation that had something to measure."""
+    return all(str(row.get(f"{part}_map", "")) not in {"", UNMEASURED} for part in ("box", "mask"))
+
+
+def as_numbers(row: Mapping[str, Any]) -> dict[str, int | float | None]:
+    """A row of ``results.csv`` for JSON: None where it has no figure."""
+
+    def number(value: Any) -> int | float | None:
+        text = str(value)
+        if text in {"", UNMEASURED}:
+            return None
+        return int(text) if text.isdecimal() else float(text)
+
+    return {key: number(value) for key, value in row.items()}
+
+
+def measured_alike(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> list[list[Mapping[str, Any]]]:
+    """Rows of ``results.csv`` in groups, the oldest first: only figures of one group can be compared.
+
+    Args:
+        rows: of the run.
+        measured_anew: epochs that were done whenever validation began to measure otherwise.
+    """
+    ends = (*measured_anew, math.inf)
+    return [
+        [row for row in rows if after < int(row["epoch"]) <= end]
+        for after, end in zip((0, *measured_anew), ends, strict=True)
+    ]
+
+
+def ranked(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> list[Mapping[str, Any]]:
+    """The rows that the best epoch is one of: those that were measured as the last validation was."""
+    groups = measured_alike(rows, measured_anew)
+    return next((group for group in reversed(groups) if any(fitness(row) is not None for row in group)), [])
+
+
+def told_anew(measured_anew: Sequence[int]) -> str:
+    """Which epochs are not compared, in words; empty where all are."""
+    text = "epochs up to {} were measured otherwise, and are not compared with later ones"
+    return text.format(measured_anew[-1]) if measured_anew else ""
 
 
 def told_ties(ties: Sequence[int]) -> str:

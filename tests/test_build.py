@@ -1,5 +1,6 @@
 """`segc build` compiles a project to the same bytes every time, without the heavy packages."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import pytest
 
 from segc.build import build, model_metadata
 from segc.cli import run
+from segc.files import canonical_json
 from segc.graph.serial import read_graph
 from segc.plan import make_plan
 from segc.spec.hyperparameters import Hyperparameters
 from segc.spec.load import load_project
+from segc.training.schedule import rates
 
 SPEC = """\
 version: 1
@@ -120,10 +123,14 @@ def test_the_learning_rate_falls_from_one_towards_its_final_factor(cosine: bool)
 
 @pytest.mark.parametrize(
     ("epochs", "warmup", "images", "steps"),
-    [(100, 3.0, 1600, 300), (100, 3.0, 160, 100), (10, 3.0, 160, 33), (10, 10.0, 160, 100), (100, 0.0, 1600, 0)],
+    [
+        *((100, None, 1600, 300), (100, None, 160, 100), (10, None, 160, 33), (2, None, 160, 20)),
+        *((100, 3.0, 1600, 300), (100, 1.0, 160, 10), (10, 3.0, 160, 30), (10, 10.0, 160, 100), (8, 0.5, 160, 5)),
+        (100, 0.0, 1600, 0),
+    ],
 )
-def test_warm_up_is_as_long_as_asked_but_not_too_short_to_be_of_use(
-    epochs: int, warmup: float, images: int, steps: int
+def test_warm_up_is_as_long_as_given_and_else_not_too_short_to_be_of_use(
+    epochs: int, warmup: float | None, images: int, steps: int
 ) -> None:
     plan = make_plan(Hyperparameters.model_validate({"epochs": epochs, "warmup_epochs": warmup}), 80, images)
     assert plan.warmup_steps == steps
@@ -152,3 +159,48 @@ def test_a_moving_average_that_cannot_follow_the_training_is_told(
     assert plan.updates == updates
     assert plan.averaged == pytest.approx(averaged, rel=0.05)
     assert (plan.lagging() is not None) == lags
+
+
+@pytest.mark.parametrize("settings", [{}, {"warmup_epochs": 5.0}, {"optimizer": "SGD", "warmup_epochs": 0.0}])
+@pytest.mark.parametrize("fitted", [None, 1, 2, 20])
+def test_epochs_have_no_effect_on_a_training_by_time(settings: dict[str, object], fitted: int | None) -> None:
+    few, many, none = (
+        make_plan(Hyperparameters.model_validate({**settings, **epochs, "time": "1h"}), 80, 100, fitted=fitted)
+        for epochs in ({"epochs": 2}, {"epochs": 4000}, {})
+    )
+    assert few == many == none
+    assert few.epochs == fitted
+    assert json.loads(canonical_json(few.to_json()))["steps"] == (None if fitted is None else 7 * fitted)
+
+
+@pytest.mark.parametrize("warmup", [None, 0.5, 1.0, 5.0])
+@pytest.mark.parametrize("fitted", [2, 3, 20, 1000])
+def test_rates_do_not_jump_where_the_epochs_of_a_training_by_time_are_fitted(warmup: float | None, fitted: int) -> None:
+    hyper = Hyperparameters.model_validate({"time": "1h", "batch": 4, "warmup_epochs": warmup})
+    before, after = make_plan(hyper, 3, 24), make_plan(hyper, 3, 24, fitted=fitted)
+    assert before.steps_per_epoch == 6
+    plans = [before] * 6 + [after] * (fitted - 1) * 6
+    share = [rates(p, step).learning_rate / p.learning_rate_factor(step // 6) for step, p in enumerate(plans)]
+    assert share[:6] == pytest.approx([rates(after, step).learning_rate for step in range(6)])
+    assert all(later >= one * (1 - 1e-9) for one, later in itertools.pairwise(share))
+    assert share[-1] == pytest.approx(after.learning_rate)
+    slopes = [later - one for one, later in zip([0, *share], share, strict=False)]
+    assert max(slopes[6:]) <= max(after.learning_rate / 6, *slopes[:6])
+    longest = None if warmup is None else min(warmup, fitted)
+    by_epochs = Hyperparameters.model_validate({"epochs": fitted, "batch": 4, "warmup_epochs": longest})
+    assert after.warmup_steps == make_plan(by_epochs, 3, 24).warmup_steps
+
+
+def test_the_plan_of_a_training_by_time_names_no_epochs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_images(project, 5)
+    words = [
+        word for text in ("time=1h", "epochs=2", "warmup_epochs=3") for word in ("--set", f"hyperparameters.{text}")
+    ]
+    assert run(["build", str(project), *words]) == 0
+    assert "`epochs` has no effect" in capsys.readouterr().err
+    summary = (project.parent / "build" / "summary.txt").read_text()
+    assert "1h of epochs of " in summary
+    assert "as many as fit into the time" in summary
+    plan = json.loads((project.parent / "build" / "plan.json").read_text())
+    assert (plan["training"]["epochs"], plan["training"]["learning_rates"]) == (None, [])
+    assert plan["settings"]["epochs"] == {"value": "auto", "origin": "as many as fit into the time"}

@@ -1,6 +1,7 @@
 """Runs of a build directory: which one is used, and what can be done with them. Nothing is trained here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from segc.runs import (
     best_epochs,
     chosen_run,
     lock_file,
+    ranked,
     read_record,
+    read_results,
     resume_command,
     run_to_resume,
     started_with,
@@ -99,7 +102,7 @@ def test_commands_list_compare_choose_and_remove(build, capsys):
     assert "0.450 (0.300 to 0.600, last 2)" in shown
     assert [line.split() for line in shown.splitlines() if "lr0" in line] == [["hyperparameters.lr0", "0.01", "0.5"]]
     assert run(["runs", "show", "good", *where, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["best"]["epoch"] == "2"
+    assert json.loads(capsys.readouterr().out)[0]["best"]["epoch"] == 2
     assert run(["runs", "use", "good", *where]) == 0
     assert run(["runs", "prune", "--keep", "1", *where]) == 0
     assert "would remove worse" in capsys.readouterr().out
@@ -157,16 +160,17 @@ def test_of_equal_epochs_the_last_is_the_best_and_the_others_are_told():
     assert (best_epochs(rows)[0]["epoch"], best_epochs(rows)[1]) == (4, (3,))
     assert told_ties((3,)) == " (as good: 3)"
     unlabelled = [{"epoch": n, "box_map": "-", "mask_map": "-"} for n in (1, 2)]
-    assert best_epochs(unlabelled)[0]["epoch"] == 2
+    assert (best_epochs(unlabelled)[0]["epoch"], best_epochs(unlabelled)[1]) == (2, ())
     assert best_epochs(rows[1:2]) == ({}, ())
 
 
 def test_a_run_goes_on_with_what_it_was_started_with_and_what_is_given_now(build):
-    assert run_to_resume(build, "good").name == "good"
-    assert started_with(build, "good", ()) == ("hyperparameters.epochs=2", "name=a")
-    assert started_with(build, "good", ("name=b",)) == ("hyperparameters.epochs=2", "name=b")
+    project = build.parent / "project.yaml"
+    assert run_to_resume(project, build, "good").name == "good"
+    assert started_with(project, build, "good", ()) == ("hyperparameters.epochs=2", "name=a")
+    assert started_with(project, build, "good", ("name=b",)) == ("hyperparameters.epochs=2", "name=b")
     with pytest.raises(SegcError, match="R001"):
-        started_with(build, "none", ())
+        started_with(project, build, "none", ())
 
 
 def test_the_line_that_goes_on_is_as_short_as_can_be(tmp_path, monkeypatch):
@@ -183,3 +187,39 @@ def test_a_record_that_is_damaged_is_none(build, text):
     assert read_record(build / "runs" / "good") is None
     assert run(["runs", "list", "--build-dir", str(build)]) == 0
     assert chosen_run(build).name == "worse"
+
+
+def test_epochs_that_were_measured_otherwise_are_not_compared(build, capsys):
+    folder = build / "runs" / "good"
+    record = read_record(folder)
+    rows = read_results(folder / "results.csv")
+    later = [{**rows[-1], "epoch": str(epoch), "box_map": value} for epoch, value in ((3, "0.1"), (4, "0.05"))]
+    write_results(folder / "results.csv", [*rows, *later])
+    write_record(folder, replace(record, measured_anew=(2,)))
+    assert run(["runs", "show", "good", "--build-dir", str(build)]) == 0
+    shown = capsys.readouterr().out
+    assert "best epoch" in shown
+    assert "epochs up to 2 were measured otherwise, and are not compared with later ones" in shown
+    assert "0.100, at the end 0.075 (0.050 to 0.100, last 2)" in shown
+    write_results(folder / "results.csv", rows)
+    assert run(["runs", "show", "good", "--build-dir", str(build)]) == 0
+    assert "0.600, at the end 0.450 (0.300 to 0.600, last 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("measured_anew", "best"), [((), 2), ((2,), 3), ((1,), 2), ((1, 2), 3), ((2, 2), 3), ((4,), 2), ((2, 4), 3)]
+)
+def test_the_best_epoch_is_one_of_those_measured_as_the_last_one_was(measured_anew, best):
+    rows = [{"epoch": n, "box_map": v, "mask_map": v} for n, v in ((1, 0.3), (2, 0.6), (3, 0.2), (4, 0.1))]
+    assert best_epochs(ranked(rows, measured_anew))[0]["epoch"] == best
+
+
+def test_json_has_numbers_and_null_where_nothing_was_measured(build, capsys):
+    rows = read_results(build / "runs" / "good" / "results.csv")
+    write_results(build / "runs" / "good" / "results.csv", [*rows[:1], {**rows[1], "box_map50": "-", "seconds": "6.5"}])
+    assert run(["runs", "list", "--json", "--build-dir", str(build)]) == 0
+    views = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    best = views["good"]["best"]
+    assert (best["epoch"], best["box_map"], best["box_map50"], best["seconds"]) == (2, 0.6, None, 6.5)
+    assert type(best["epoch"]) is int
+    assert not [value for one in views.values() for value in one["best"].values() if isinstance(value, str)]

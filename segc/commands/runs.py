@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from segc.commands.common import Output, build_dir_option, project_option, say
+from segc.runs import PROJECT_SUFFIXES
 
 if TYPE_CHECKING:
     from segc.reports.runs import RunView
@@ -40,7 +41,7 @@ def _of_project(runs: str, least: int, most: int | None) -> Callable[[Callable[.
         @wraps(function)
         def with_folder(*, words: tuple[str, ...], project: Path, build_dir: Path | None, **others: Any) -> None:
             given = click.get_current_context().get_parameter_source("project") is ParameterSource.COMMANDLINE
-            files = [] if given else [word for word in words if Path(word).suffix in _SUFFIXES]
+            files = [] if given else [word for word in words if Path(word).suffix in PROJECT_SUFFIXES]
             names = tuple(word for word in words if word not in files)
             if len(files) > 1:
                 raise click.UsageError(f"one project at a time: {', '.join(files)}")
@@ -55,9 +56,6 @@ def _of_project(runs: str, least: int, most: int | None) -> Callable[[Callable[.
         return with_folder
 
     return decorate
-
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Show JSON.")
@@ -98,7 +96,7 @@ def compare_command(names: tuple[str, ...], build_dir: Path, page: Path | None, 
 def show_command(names: tuple[str, ...], build_dir: Path, *, as_json: bool) -> None:
     """Show how a run was trained, in which parts, and what came out."""
     from segc.reports.runs import SCORES, said, view_runs
-    from segc.runs import told_ties, weights_of
+    from segc.runs import told_anew, told_ties, weights_of
 
     (view,) = views = view_runs(build_dir, names)
     if as_json:
@@ -109,6 +107,7 @@ def show_command(names: tuple[str, ...], build_dir: Path, *, as_json: bool) -> N
         ["state", view.state],
         ["epochs", view.epochs],
         ["best epoch", f"{view.best.get('epoch', '-')}{told_ties(view.ties)}"],
+        *([["", text]] if view.record and (text := told_anew(view.record.measured_anew)) else []),
         *([name, f"{view.score(name)}, at the end {view.spread(name)}"] for name in SCORES),
         ["weights", str(weights_of(view.folder) or "none yet")],
     ]

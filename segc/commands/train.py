@@ -59,6 +59,7 @@ def command(
 
     Several GPUs train together when torchrun starts this command; `segc build` prints the line.
     """
+    here = Path(os.path.abspath(project))  # noqa: PTH100 - links stay
     _check_usage(name, source, resume=resume, allow_changed=allow_changed)
     prepare_to_compute()
     from segc.interrupts import Interrupted
@@ -67,14 +68,14 @@ def command(
     from segc.training.distributed import launched_world
     from segc.training.project import train_project
 
-    folder = Path(os.path.abspath(project)).parent / "build" if build_dir is None else build_dir  # noqa: PTH100
+    folder = here.parent / "build" if build_dir is None else build_dir
     if source is not None:
         overrides = (*overrides, _start_from(folder, source, project))
-    loaded = load_project(project, started_with(folder, name, overrides) if resume else overrides)
+    loaded = load_project(project, started_with(here, folder, name, overrides) if resume else overrides)
     if dry_run:
         _try_out(loaded)
         return
-    if resume and (unreported := without_report(folder, name)):
+    if resume and (unreported := without_report(here, folder, name)):
         # It was killed between its last epoch and its report.
         say(f"run {unreported.name} is complete but for its report", err=True)
         say(f"report: {_report(loaded, unreported)}")
@@ -93,10 +94,17 @@ def command(
             _show_interrupted(loaded, folder, started[0], str(stop))
         raise
     except (SegcError, OSError) as error:
-        _end(error, resume_command(loaded.path, folder, started[0].name) if started else None)
+        allow = _may_be_taken_out(error)
+        _end(error, resume_command(loaded.path, folder, started[0].name, allow_changed=allow) if started else None)
         raise
     if outcome is not None:
         _show_outcome(loaded, folder, outcome, before)
+
+
+def _may_be_taken_out(error: SegcError | OSError) -> bool:
+    """Whether it is about files of the dataset that are there: without one of them the project is a changed one."""
+    found = error.diagnostics if isinstance(error, SegcError) else ()
+    return any(one.code.startswith("D") and one.file is not None and one.file.exists() for one in found)
 
 
 def _end(error: SegcError | OSError, going_on: str | None) -> None:
@@ -118,10 +126,12 @@ def _check_usage(name: str | None, source: str | None, *, resume: bool, allow_ch
     Raises:
         UsageError: with the reason.
     """
+    from segc.runs import name_fault
+
     if allow_changed and not resume:
         raise click.UsageError("--allow-changed is about a run that goes on: give --resume too")
-    if name is not None and (name.startswith(".") or Path(name).name != name):
-        raise click.BadParameter("a run's name is the name of a folder", param_hint="--name")
+    if name is not None and (fault := name_fault(name)):
+        raise click.BadParameter(fault, param_hint="--name")
     if source is not None and resume:
         raise click.UsageError("--from is for a new run: one that goes on has its weights")
 
@@ -147,13 +157,14 @@ def _try_out(loaded: "LoadedProject") -> None:
 
 def _show_outcome(loaded: "LoadedProject", build_dir: Path, outcome: "Outcome", before: "Choice | None") -> None:
     from segc.interrupts import too_late
-    from segc.runs import told_ties
+    from segc.runs import is_measured, told_ties
     from segc.training.report import figure
 
     row = outcome.row
     for what in ("box", "mask"):
         click.echo(f"{what:<5} mAP50-95 {figure(row[f'{what}_map'])}  mAP50 {figure(row[f'{what}_map50'])}")
-    say(f"best epoch {row['epoch']}{told_ties(outcome.ties)}: {outcome.best}")
+    why = told_ties(outcome.ties) if is_measured(row) else ", the last one, as nothing was measured"
+    say(f"best epoch {row['epoch']}{why}: {outcome.best}")
     say(f"last epoch: {outcome.last}")
     say(f"run: {outcome.folder}")
     report = _report(loaded, outcome.folder)

@@ -23,10 +23,11 @@ def command(
     Every trial is a run on record. Start the command again to go on, or several times at once to search together: the
     study has --trials of them in all. Trials that fall behind by their validation are given up early.
     """
-    if study.startswith(".") or Path(study).name != study:
-        raise click.BadParameter("a study's name starts the names of folders", param_hint="--study")
+    from segc.runs import name_fault, typed, weights_of
+
+    if fault := name_fault(study):
+        raise click.BadParameter(f"{fault}; a study's name begins those of its runs", param_hint="--study")
     prepare_to_compute()
-    from segc.runs import typed
     from segc.spec.load import load_project
     from segc.tuning import tune
 
@@ -42,4 +43,7 @@ def command(
         say(f"  {change}")
     words = [word for text in best.overrides for word in ("--set", text)]
     say(f"train it again: {typed('train', loaded.path, folder, *words)}")
-    say(f"use its weights: {typed('runs use', loaded.path, folder, best.run)}")
+    if weights_of(folder / "runs" / best.run) is None:
+        say(f"run {best.run} has no weights in {folder}: it was removed, or another machine trained it")
+    else:
+        say(f"use its weights: {typed('runs use', loaded.path, folder, best.run)}")

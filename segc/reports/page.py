@@ -1,6 +1,7 @@
 """The pages: what they show, put together for the template ``templates/report/report.html.j2``."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from segc.prediction import project_filters
 from segc.reports import pictures, plots
 from segc.reports.plots import Axis, Line
 from segc.reports.template import render
-from segc.runs import UNMEASURED, best_epochs, flat, told_ties
+from segc.runs import UNMEASURED, best_epochs, flat, ranked, told_anew, told_ties
 
 if TYPE_CHECKING:
     from segc.data.batch import Batch
@@ -105,14 +106,21 @@ def training_page(
         loaded,
         **(_measured(loaded, evaluated) if evaluated else {}),
         heading=f"{loaded.project.name}: {run}",
-        epochs=_epoch_facts(rows),
+        epochs=_epoch_facts(rows, record.measured_anew if record else ()),
         descent=descent,
         training=_training_figures(rows),
         record=_record_tables(record) if record else [],
         labels=_label_figures(splits, names),
-        batches=_batch_figures(train_samples, loaded.project.hyperparameters, names),
+        batches=_batch_figures(train_samples, loaded.project.hyperparameters, _planned(loaded, record), names),
         data=data,
     )
+
+
+def _planned(loaded: "LoadedProject", record: "RunRecord | None") -> int | None:
+    """How many epochs a training has; None where that is not known yet."""
+    if record is not None:
+        return record.epochs or None
+    return None if loaded.project.hyperparameters.time else loaded.project.hyperparameters.epochs
 
 
 def _measured(loaded: "LoadedProject", evaluated: Evaluated) -> dict[str, Any]:
@@ -296,14 +304,16 @@ def _training_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return [figure for figure in charts if figure is not None]
 
 
-def _epoch_facts(rows: Sequence[Mapping[str, Any]]) -> str:
+def _epoch_facts(rows: Sequence[Mapping[str, Any]], measured_anew: Sequence[int]) -> str:
     """How long a training was, in a few words."""
     if not rows:
         return ""
     last = rows[-1]
     text = f"{last['epoch']} epochs in {duration(float(last['seconds']))}"
-    best, ties = best_epochs(rows)
-    return f"{text}, the best one {best['epoch']}{told_ties(ties)}" if best else text
+    best, ties = best_epochs(ranked(rows, measured_anew))
+    if best:
+        text += f", the best one {best['epoch']}{told_ties(ties)}"
+    return "; ".join(part for part in (text, told_anew(measured_anew)) if part)
 
 
 def duration(seconds: float) -> str:
@@ -362,17 +372,20 @@ def _histogram(values: Sequence[int]) -> str:
     return plots.bars(labels, [("images", counts)], title="Objects an image")
 
 
-def _batch_figures(samples: Sequence[Sample], hyper: "Hyperparameters", names: Sequence[str]) -> list[Figure]:
-    """Batches as the network saw them: the first one, and the first one of the last epoch."""
+def _batch_figures(
+    samples: Sequence[Sample], hyper: "Hyperparameters", epochs: int | None, names: Sequence[str]
+) -> list[Figure]:
+    """Batches as the network saw them: the first one, and the first one of the last epoch, where that is known."""
     from segc.data.crops import crops_of
     from segc.data.loader import TrainingLoader
 
     if hyper.tiles is not None:
         samples = crops_of(samples, hyper.tiles.tiling).samples
-    chosen = hyper.model_copy(update={"workers": 0, "batch": min(_TILES, len(samples))})
+    settled = {"workers": 0, "batch": min(_TILES, len(samples)), "epochs": epochs or sys.maxsize}
+    chosen = hyper.model_copy(update=settled)
     loader = TrainingLoader(samples, chosen, skip=True)
     figures = []
-    for epoch in sorted({0, hyper.epochs - 1}):
+    for epoch in sorted({0, (epochs or 1) - 1}):
         tiles = _tiles_of(next(iter(loader.epoch(epoch))), names)
         if not tiles:  # none of the images can be read
             continue

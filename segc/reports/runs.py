@@ -15,10 +15,12 @@ from segc.runs import (
     RESULTS,
     UNMEASURED,
     RunRecord,
+    as_numbers,
     best_epochs,
     chosen_run,
     fitness,
     flat,
+    ranked,
     read_record,
     read_results,
     run_folder,
@@ -42,6 +44,7 @@ class RunView:
         state: running, finished, or how it ended.
         record: what is known about it; None where its record cannot be read.
         rows: of ``results.csv``.
+        ranked: those of them that the best one was chosen from.
         best: the best epoch's row; empty before the first validation.
         ties: epochs that were as good.
         used: whether the commands take its weights.
@@ -52,6 +55,7 @@ class RunView:
     state: str
     record: RunRecord | None
     rows: Sequence[Mapping[str, Any]]
+    ranked: Sequence[Mapping[str, Any]]
     best: Mapping[str, Any]
     ties: tuple[int, ...]
     used: bool
@@ -66,7 +70,7 @@ class RunView:
     def epochs(self) -> str:
         """Epochs done, of how many."""
         done = self.rows[-1]["epoch"] if self.rows else 0
-        return f"{done}/{self.record.epochs}" if self.record else str(done)
+        return f"{done}/{self.record.epochs or '?'}" if self.record else str(done)
 
     def score(self, name: str) -> str:
         """A figure of the best epoch, as text."""
@@ -75,7 +79,7 @@ class RunView:
 
     def spread(self, name: str) -> str:
         """Mean and range of a figure over the last validations."""
-        values = [value for value in column(self.rows, name) if not math.isnan(value)][-_LAST:]
+        values = [value for value in column(self.ranked, name) if not math.isnan(value)][-_LAST:]
         if not values:
             return "-"
         mean = sum(values) / len(values)
@@ -103,7 +107,7 @@ class RunView:
             "name": self.name,
             "state": self.state,
             "used": self.used,
-            "best": dict(self.best),
+            "best": as_numbers(self.best),
             "ties": list(self.ties),
             "spread": {name: self.spread(name) for name in SCORES},
             "record": None if self.record is None else asdict(self.record),
@@ -125,10 +129,11 @@ def view_runs(build_dir: Path, names: Sequence[str] | None = None) -> list[RunVi
     views = []
     for folder in folders:
         record, rows = read_record(folder), read_results(folder / RESULTS)
-        best, ties = best_epochs(rows)
+        comparable = ranked(rows, record.measured_anew if record else ())
+        best, ties = best_epochs(comparable)
         used = choice is not None and choice.name == folder.name
-        views.append(RunView(folder.name, folder, state_of(folder, record), record, rows, best, ties, used))
-    return views if names is not None else sorted(views, key=lambda one: one.record.time if one.record else "")
+        views.append(RunView(folder.name, folder, state_of(folder, record), record, rows, comparable, best, ties, used))
+    return views if names is not None else sorted(views, key=lambda one: one.record.when if one.record else (0, ""))
 
 
 def table(views: Sequence[RunView]) -> list[list[str]]:

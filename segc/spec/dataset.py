@@ -251,7 +251,8 @@ class Dataset(SpecModel):
     corrupt: Literal["error", "skip"] = Field(
         "error",
         description="What becomes of a training image or a label that cannot be read: error stops the training; skip "
-        "names it and leaves it out; the place of an image is given to another one and counted in the epoch's row.",
+        "names it and leaves it out; the place of an image is given to another one and counted in the epoch's row. "
+        "Validation images must all be readable.",
     )
     boxes: Literal["mask", "ignore", "error"] | None = Field(
         None,

@@ -270,7 +270,7 @@ class Hyperparameters(SpecModel):
     time: Duration | None = Field(
         None,
         description="How long to train, validation included, as in 90m, 2h or 1.5d: once the first epoch is done the "
-        "schedule is fitted to it, in place of epochs.",
+        "schedule is fitted to it, in place of epochs, which have no effect then.",
         examples=["2h"],
     )
     batch: Batch = Field(
@@ -287,8 +287,8 @@ class Hyperparameters(SpecModel):
     )
     optimizer: Literal["auto", "SGD", "AdamW"] = Field(
         "auto",
-        description="auto chooses by the number of steps, AdamW for short trainings, SGD for long ones, and what of "
-        "lr0, momentum and warmup_bias_lr is not given.",
+        description="auto chooses by the number of steps, AdamW for short trainings and for those by time, SGD for "
+        "long ones, and what of lr0, momentum and warmup_bias_lr is not given.",
     )
     lr0: float | None = Field(
         None,
@@ -311,7 +311,8 @@ class Hyperparameters(SpecModel):
         None,
         ge=0,
         le=1000,
-        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, or all there are.",
+        description="Epochs of warm-up, fractions allowed, not more than epochs; where not given 3, but at least 100 "
+        "steps or, of a short training, a third, and at most all there are.",
         examples=[3.0],
     )
     warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the start of warm-up.")
@@ -464,7 +465,7 @@ class Hyperparameters(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         found: list[Problem] = []
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+        if self.time is None and self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             text = f"warm-up of {self.warmup_epochs:g} epochs is longer than the training of {self.epochs}"
             found.append(Problem("X206", ("warmup_epochs",), text, f"at most {self.epochs}"))
         if any(side % self.mask_ratio for side in self.size):
@@ -477,8 +478,13 @@ class Hyperparameters(SpecModel):
         return self
 
 
-def idle_keys(hyper: Hyperparameters) -> list[Problem]:
-    """Keys that somebody gave and that change nothing, because of the values of others."""
+def idle_keys(hyper: Hyperparameters, *, one_class: bool = False) -> list[Problem]:
+    """Keys that somebody gave and that change nothing, because of the values of others.
+
+    Args:
+        hyper: what may have them.
+        one_class: whether there are objects of one class alone.
+    """
     augment = hyper.augment
     given = {("hyperparameters", key) for key in hyper.model_fields_set} | {
         ("hyperparameters", "augment", key) for key in augment.model_fields_set
@@ -488,6 +494,7 @@ def idle_keys(hyper: Hyperparameters) -> list[Problem]:
     closed = fixed and augment.close_mosaic >= hyper.epochs
     rules: tuple[tuple[bool, str, str], ...] = (
         (hyper.time is not None, "epochs", f"the time of {hyper.time} says how long to train"),
+        (one_class and hyper.class_weights == "balanced", "class_weights", "objects of one class alone are trained on"),
         (augment.copy_paste == 0, "augment.copy_paste_mode", "nothing is pasted: copy_paste is 0"),
         (augment.mosaic == 0, "augment.close_mosaic", "there are no mosaics: mosaic is 0"),
         (

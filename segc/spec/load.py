@@ -470,7 +470,8 @@ def _warnings(loaded: LoadedProject, root: Node) -> list[Diagnostic]:
         )
         for path in repeated_splits(dataset)
     ]
-    found += idle_keys(loaded.project.hyperparameters)
+    one_class = dataset.nc == 1 or len(dataset.chosen_classes) == 1
+    found += idle_keys(loaded.project.hyperparameters, one_class=one_class)
     found += _path_problems(loaded)
     if not found:
         return []

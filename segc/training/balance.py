@@ -33,7 +33,7 @@ def class_weights(
         return None
     if wanted != "balanced":
         return np.array([wanted.get(name, 1.0) for name in names], np.float32)
-    found = Counter(one.class_id for sample in samples for one in sample.instances if not one.is_crowd)
+    found = _objects(samples)
     counts = np.array([found[index] for index in range(len(names))], np.float64)
     present = counts > 0
     mean = counts.sum() / max(1, present.sum())
@@ -41,8 +41,15 @@ def class_weights(
     return np.clip(weights, LEAST, MOST).astype(np.float32)
 
 
-def weights_line(weights: NDArray[np.float32], names: Sequence[str]) -> str:
-    """The weights in words, the lightest and the heaviest class."""
-    low, high = int(weights.argmin()), int(weights.argmax())
+def _objects(samples: Sequence["Sample"]) -> Counter[int]:
+    """The number of objects that are learned, by class."""
+    return Counter(one.class_id for sample in samples for one in sample.instances if not one.is_crowd)
+
+
+def weights_line(weights: NDArray[np.float32], names: Sequence[str], samples: Sequence["Sample"]) -> str:
+    """The weights in words, the lightest and the heaviest of the classes that the samples have objects of."""
+    low, *_, high = sorted(2 * sorted(_objects(samples)), key=lambda index: float(weights[index]))
+    if weights[low] == weights[high]:
+        return f"every class that has objects weighs {weights[low]:.3g} in the class loss"
     ends = f"from {weights[low]:.3g} ({names[low]}) to {weights[high]:.3g} ({names[high]})"
     return f"class weights {ends}, in the class loss"

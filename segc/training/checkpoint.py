@@ -73,6 +73,7 @@ class Progress:
         validation_seconds: time that the last validation took.
         scaler: what the gradient scaler remembers; empty where there is none.
         launch: the launch by ``torchrun`` that saved this; empty without.
+        measured_anew: epochs that were done whenever validation began to measure otherwise.
     """
 
     epoch: int = 0
@@ -88,11 +89,13 @@ class Progress:
     validation_seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
     launch: str = ""
+    measured_anew: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """The progress that ``asdict`` gave."""
-        return cls(**{**values, "at": Epoch(**values["at"]), "ties": tuple(values["ties"])})
+        tuples = {key: tuple(values.get(key, ())) for key in ("ties", "measured_anew")}
+        return cls(**{**values, **tuples, "at": Epoch(**values["at"])})
 
 
 @dataclass(frozen=True, slots=True)

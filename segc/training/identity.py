@@ -9,7 +9,7 @@ from segc.data.samples import Sample
 from segc.diagnostics import SegcError, fail
 from segc.files import encoded
 from segc.locks import Lock, try_lock
-from segc.runs import CHECKPOINT, busy, flat, lock_file, read_record, resume_command, run_names
+from segc.runs import CHECKPOINT, busy, flat, lock_file, name_fault, read_record, resume_command, run_names
 from segc.training.checkpoint import saved_launch
 
 if TYPE_CHECKING:
@@ -25,14 +25,24 @@ _PLACES = frozenset({"path", "data"})
 """Entries of the dataset that may change: images may have moved, as long as they are the same ones."""
 
 
+_MEASURE = (
+    *(f"hyperparameters.{key}" for key in ("imgsz", "rect", "iou", "max_det", "tiles")),
+    *("dataset.val", "images of dataset.val", "labels of dataset.val"),
+)
+"""Entries of an identity, with all below them, that say what a validation measures and how."""
+
+
 def new_run(build_dir: Path, name: str | None) -> Lock:
     """The lock of a run that is not there yet: of the name given, else ``train``, ``train-2``, ….
 
     Raises:
         SegcError: R003 where the given one is there, R012 where another process is making it.
+        ValueError: where no run can have that name.
     """
     runs = build_dir / "runs"
     if name is not None:
+        if fault := name_fault(name):
+            raise ValueError(fault)
         lock = try_lock(lock_file(runs / name))
         if lock is None:
             raise busy(runs / name)
@@ -73,10 +83,11 @@ def identity(
         val: images to validate on.
     """
     project = loaded.project
+    idle = {"epochs"} if hyper.time else set()
     parts = {
         "architecture": project.architecture.model_dump(mode="json"),
         "dataset": project.dataset.model_dump(mode="json", exclude=set(_PLACES)),
-        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE)),
+        "hyperparameters": hyper.model_dump(mode="json", exclude=set(_MACHINE) | idle),
     }
     found = dict(flat("", parts))
     for split, samples in (("train", train), ("val", val)):
@@ -107,6 +118,12 @@ def identity_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         for key in sorted({*then, *now})
         if then.get(key, absent) != now.get(key, absent)
     ]
+
+
+def measured_otherwise(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys by which validations of two identities differ, so that their scores cannot be compared."""
+    keys = (change.partition(": ")[0] for change in identity_changes(then, now))
+    return [key for key in keys if any(key == one or key.startswith(f"{one}.") for one in _MEASURE)]
 
 
 def changed_project(changes: Sequence[str], folder: Path, loaded: "LoadedProject", build_dir: Path) -> SegcError:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from segc import files
-from segc.files import atomic_directory, canonical_json, digest, write_atomic
+from segc.files import atomic_directory, atomic_path, canonical_json, digest, write_atomic
 from segc.locks import Lock
 from segc.runs import (
     CHECKPOINT,
@@ -26,7 +26,10 @@ from segc.runs import (
     WEIGHTS,
     RunRecord,
     Segment,
+    as_numbers,
     fitness,
+    measured_alike,
+    next_order,
     now,
     read_record,
     read_results,
@@ -50,6 +53,7 @@ LONGEST_WITHOUT = 30.0
 
 
 _EPOCH = "epoch-{:04d}"
+_BEST_UNTIL = "best-until-{:04d}"
 AVERAGED = "averaged"
 """Names of weights besides the best and the last ones."""
 
@@ -89,6 +93,7 @@ class Keeper:
             OSError: where it cannot be written.
         """
         sweep(folder)
+        record = replace(record, order=next_order(folder.parent.parent))
         with atomic_directory(folder) as temporary:
             write_atomic(temporary / LOCK, build.files[LOCK])
             write_record(temporary, record)
@@ -111,12 +116,36 @@ class Keeper:
         earlier = then.segments if then else ()
         if earlier and not earlier[-1].end:
             earlier = (*earlier[:-1], replace(earlier[-1], end="killed"))
-        record = replace(record, segments=(*earlier, *record.segments), weights=then.weights if then else "")
+        record = replace(
+            record,
+            segments=(*earlier, *record.segments),
+            weights=then.weights if then else "",
+            order=next_order(folder.parent.parent),
+        )
         if record.segments[-1].changes:
             write_atomic(folder / LOCK, _lengthened(folder / LOCK, build.files[LOCK], progress.epoch))
-        write_record(folder, record)
-        rows = read_results(folder / RESULTS, progress.epoch)
-        return cls(folder, lock, record, metadata, rows)
+        keeper = cls(folder, lock, record, metadata, read_results(folder / RESULTS, progress.epoch))
+        keeper.write_progress(progress)
+        return keeper
+
+    def write_progress(self, progress: Progress) -> None:
+        """Say in the record how far the training is.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
+        self._take_in(progress)
+        write_record(self.folder, self.record)
+
+    def _take_in(self, progress: Progress) -> None:
+        self.record = replace(
+            self.record,
+            best=as_numbers(progress.best),
+            ties=progress.ties,
+            epochs=progress.epochs or self.record.epochs,
+            seconds=round(progress.seconds, 1),
+            validation_seconds=progress.validation_seconds,
+        )
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``results.csv``."""
@@ -145,10 +174,10 @@ class Keeper:
 
     def keep_epoch(self, tensors: Mapping[str, NDArray[Any]], epoch: int, hyper: "Hyperparameters") -> None:
         """Keep the weights of an epoch as far as that is asked for, and remove those that are not wanted any more."""
-        ranked = sorted(
-            ((worth, int(row["epoch"])) for row in self.rows if (worth := fitness(row)) is not None), reverse=True
-        )
-        wanted = {one for _, one in ranked[: hyper.keep_best]} if hyper.keep_best > 1 else set()
+        best = hyper.keep_best if hyper.keep_best > 1 else 0
+        wanted = {
+            one for rows in measured_alike(self.rows, self.record.measured_anew) for one in _best_first(rows)[:best]
+        }
         wanted |= set(range(epoch - hyper.average_last + 1, epoch + 1)) if hyper.average_last else set()
         if hyper.save_period:
             wanted |= set(range(hyper.save_period, epoch + 1, hyper.save_period))
@@ -158,6 +187,19 @@ class Keeper:
             number = path.stem.removeprefix("epoch-")
             if number.isdecimal() and int(number) not in wanted:
                 path.unlink()
+
+    def keep_best(self, epoch: int) -> Path | None:
+        """Keep the best weights of the epochs so far, which later ones replace unseen; gives where, if there are any.
+
+        Raises:
+            OSError: where they cannot be written.
+        """
+        best, kept = self.weights("best"), self.weights(_BEST_UNTIL.format(epoch))
+        if not best.is_file():
+            return None
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(best, temporary)
+        return kept
 
     def average(self, last: int, epoch: int) -> bool:
         """Write the mean of the weights after the last epochs; whether there were several of them."""
@@ -183,21 +225,21 @@ class Keeper:
             with suppress(OSError):
                 (self.folder / REPORT).unlink(missing_ok=True)
         last = replace(self.record.segments[-1], ended=now(), end=how)
-        self.record = replace(
-            self.record,
-            segments=(*self.record.segments[:-1], last),
-            best=progress.best,
-            ties=progress.ties,
-            epochs=progress.epochs or self.record.epochs,
-            seconds=round(progress.seconds, 1),
-            validation_seconds=progress.validation_seconds,
-        )
+        self._take_in(progress)
+        segments, order = (*self.record.segments[:-1], last), next_order(self.folder.parent.parent)
+        self.record = replace(self.record, segments=segments, order=order)
         with suppress(OSError):
             write_record(self.folder, self.record)
 
     def close(self) -> None:
         """Let others have the run."""
         self._lock.release()
+
+
+def _best_first(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Epochs that were validated, the best first, of equal ones the latest."""
+    worth = ((value, int(row["epoch"])) for row in rows if (value := fitness(row)) is not None)
+    return [epoch for _, epoch in sorted(worth, reverse=True)]
 
 
 def _mean(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -219,18 +261,21 @@ def new_record(
     identity: Mapping[str, Any],
     segment: Segment,
     weights: str,
+    progress: Progress,
 ) -> RunRecord:
     """The record of a run, of its present segment alone."""
+    planned = progress.epochs if hyper.time else hyper.epochs
     images = {key: str(value) for key, value in identity.items() if " of dataset." in key}
     return RunRecord(
         name=name,
         project=loaded.project.name,
-        epochs=hyper.epochs,
+        epochs=planned,
         hyperparameters=hyper.model_dump(mode="json"),
         dataset=images,
         dataset_digest=digest(canonical_json(images)),
         weights=weights,
         segments=(segment,),
+        measured_anew=progress.measured_anew,
     )
 
 

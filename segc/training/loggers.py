@@ -207,7 +207,7 @@ class Recorded(Report):
         """See :class:`segc.training.report.Report`."""
         self._show("say", text)
 
-    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
+    def steps(self, epoch: int, epochs: int | None, total: int, done: int = 0) -> None:
         """See :class:`segc.training.report.Report`."""
         self._show("steps", epoch, epochs, total, done)
         self._tell("steps", epoch, epochs, total, done)

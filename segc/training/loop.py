@@ -1,10 +1,12 @@
 """The training itself."""
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,9 @@ from segc.runs import (
     best_epochs,
     busy,
     lock_file,
+    ranked,
     read_record,
+    resume_command,
     run_to_resume,
     typed,
 )
@@ -46,6 +50,7 @@ from segc.training.identity import (
     changed_project,
     identity,
     identity_changes,
+    measured_otherwise,
     new_run,
     run_of_launch,
 )
@@ -56,13 +61,16 @@ from segc.training.precision import choose_precision
 from segc.training.report import Report, Run
 from segc.training.schedule import rates
 from segc.training.table import scores
-from segc.training.validation import unlabelled, validate
+from segc.training.validation import unlabelled, unreadable, validate
 from segc.weights.resolve import own_metadata, starting_weights
 
 if TYPE_CHECKING:
     from segc.build import Build
     from segc.spec.hyperparameters import Hyperparameters
     from segc.spec.load import LoadedProject
+
+
+_TIME = "hyperparameters.time"
 
 
 class Ended(Exception):  # noqa: N818 - it is no error
@@ -121,21 +129,25 @@ def train(
     Raises:
         SegcError: R001, R002, R004, R005 where a run cannot be resumed, R003 where one of that name is there, R006
             where the training diverged, R007 to R011 where the device, the batch or the processes do not allow it, R012
-            where another process trains the run, R014 where memory ran out; D0xx for faults of the dataset, W0xx of the
-            starting weights. What was done until then is kept, but for R006; after R014 what the last checkpoint has.
+            where another process trains the run, R014 where memory ran out; D0xx for faults of the dataset, which
+            validation images that cannot be read are before the first step; W0xx of the starting weights. What was done
+            until then is kept, but for R006; after R014 what the last checkpoint has.
         Interrupted: where a signal asked to end; what was done until then is kept.
         OSError: where something cannot be written.
+        ValueError: where no run can have that name.
     """
     world = launched_world()
     device = choose_device(loaded.project.hyperparameters.device, world.size, world.local_rank)
     exact_arithmetic()
     with joined(world, device):
         # Only the first process looks: the others may be on machines that do not see the same files.
-        going_on = world.from_leader(_find_run(build.folder, name, resume=resume) if world.leads else None)
+        going_on = world.from_leader(_find_run(loaded.path, build.folder, name, resume=resume) if world.leads else None)
         checkpoint = None
         if going_on is not None:
             checkpoint = world.from_leader(load_checkpoint(going_on / CHECKPOINT) if world.leads else None)
         samples = read_for_training(loaded, (report if report and world.leads else Report()).say)
+        if faults := world.from_leader(unreadable(samples[1]) if world.leads else ()):
+            raise SegcError(faults)
         hyper = resolve_hyperparameters(loaded, build.graph, device, world, checkpoint)
         training = Training(loaded, build, hyper, *samples, report or Report(), device, world)
         if checkpoint is not None and going_on is not None:
@@ -147,11 +159,11 @@ def train(
         return training.run()
 
 
-def _find_run(build_dir: Path, name: str | None, *, resume: bool) -> Path | None:
+def _find_run(project: Path, build_dir: Path, name: str | None, *, resume: bool) -> Path | None:
     """The folder of the run to go on with; None to start one."""
     if restarts() and (begun := run_of_launch(build_dir, launch_name())):
         return begun
-    return run_to_resume(build_dir, name) if resume else None
+    return run_to_resume(project, build_dir, name) if resume else None
 
 
 class Training:
@@ -186,13 +198,14 @@ class Training:
             crops = crops_of(train_samples, hyper.tiles.tiling)
             train_samples, cut_from = crops.samples, crops.images
             self.report.say(crops.summary())
-        self.plan = make_plan(hyper, loaded.project.dataset.nc, len(train_samples), cut_from)
+        self._plan_for = partial(make_plan, hyper, loaded.project.dataset.nc, len(train_samples), cut_from)
+        self.plan = self._plan_for()
         refuse_few_values(self.plan, hyper.size, build.graph.metadata["strides"][-1], world)
         self.val_samples = val_samples
         self.identity = identity(loaded, hyper, train_samples, val_samples)
         self.loader = TrainingLoader(
             train_samples,
-            hyper,
+            hyper if self.plan.epochs else hyper.model_copy(update={"epochs": sys.maxsize}),
             pin_memory=device.type == "cuda",
             rank=world.rank,
             world=world.size,
@@ -207,7 +220,7 @@ class Training:
         weights = class_weights(hyper.class_weights, names, train_samples)
         if weights is not None:
             self.engine.loss.class_weights = torch.from_numpy(weights).to(device)
-            self.report.say(weights_line(weights, names))
+            self.report.say(weights_line(weights, names, train_samples))
         self.progress = Progress()
         self.folder = Path()
         self._keeper: Keeper | None = None
@@ -246,7 +259,7 @@ class Training:
         lock = new_run(self.build.folder, name)
         self.folder = self.build.folder / "runs" / lock.path.name.removeprefix(".").removesuffix(".lock")
         segment = new_segment(self.loaded, self.device, self.world.size, self.progress)
-        record = new_record(self.loaded, self.folder.name, self.hyper, self.identity, segment, source)
+        record = new_record(self.loaded, self.folder.name, self.hyper, self.identity, segment, source, self.progress)
         metadata = own_metadata(self.loaded, self.build.graph, self.build.folder)
         try:
             self._keeper = Keeper.begin(lock, self.folder, self.build, record, metadata, self._checkpoint())
@@ -269,14 +282,10 @@ class Training:
         """
         changes = identity_changes(checkpoint.identity, self.identity)
         self.progress = checkpoint.progress
-        anew = partial(typed, "train", self.loaded.path, self.build.folder)
+        otherwise = self._follow_changes(checkpoint.identity) if changes else []
+        self._plan_epochs()
         if self._is_complete() and self._has_ended(folder):
-            raise fail(
-                "R004",
-                f"run `{folder.name}` is complete: {self.progress.epoch} of {self._all_epochs()} epochs are done",
-                file=folder,
-                help=f"start another one from its weights: {anew('--from', folder.name)}; or from none: {anew()}",
-            )
+            raise self._complete(folder)
         if changes and not allow_changed:
             raise changed_project(changes, folder, self.loaded, self.build.folder)
         optimizer, gradients = dict(checkpoint.optimizer), dict(checkpoint.gradients)
@@ -294,7 +303,6 @@ class Training:
         if self.progress.scaler and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(self.progress.scaler)
         self.engine.average.updates = self.progress.updates
-        self._plan_epochs()
         self.progress.launch = launch_name()
         self.folder = folder
         self._whole = True
@@ -303,18 +311,75 @@ class Training:
             if lock is None:
                 raise busy(folder)
             segment = new_segment(self.loaded, self.device, self.world.size, self.progress, changes)
-            record = new_record(self.loaded, folder.name, self.hyper, self.identity, segment, "")
+            record = new_record(self.loaded, folder.name, self.hyper, self.identity, segment, "", self.progress)
             metadata = own_metadata(self.loaded, self.build.graph, folder)
             self._keeper = Keeper.go_on(lock, folder, self.build, record, metadata, self.progress)
+            if otherwise:
+                self._tell_anew(otherwise)
+        of = f" of {self.plan.epochs}" if self.plan.epochs else ""
         at = f", step {self.progress.at.step} of {self.plan.steps_per_epoch}" if self.progress.at.step else ""
-        self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch} of {self.plan.epochs}{at}")
+        self.report.say(f"going on with run {folder.name} after epoch {self.progress.epoch}{of}{at}")
 
-    def _all_epochs(self) -> int:
-        """How long it is to train, by its time where it has one."""
-        return self.progress.epochs or self.plan.epochs
+    def _follow_changes(self, then: Mapping[str, Any]) -> list[str]:
+        """See how many epochs fit into a new time, and whether a training that was to end goes on.
+
+        Args:
+            then: the identity before the changes.
+
+        Returns:
+            The keys by which validation measures otherwise than before.
+        """
+        otherwise = measured_otherwise(then, self.identity) if self.progress.best else []
+        if otherwise:
+            self.progress.measured_anew = (*self.progress.measured_anew, self.progress.epoch)
+        if then.get(_TIME) != self.identity.get(_TIME):
+            self.progress.epochs = self._fitting_epochs() if self.hyper.time and self.progress.epoch else 0
+        if self.progress.stopped:
+            over = self.world.from_leader(self._is_over(self.progress.epoch))
+            self.progress.stopped = over or self._is_out_of_patience()
+        return otherwise
+
+    def _complete(self, folder: Path) -> SegcError:
+        """The refusal to go on with a run that is complete (R004), with what ended it and the lines to type."""
+        done, waited = self.progress.epoch, self._waited()
+        ends = (
+            (
+                self.progress.stopped and self._is_out_of_patience(),
+                f"; patience ended it, after {waited} epochs without a better validation",
+                "patience=0",
+            ),
+            (self.hyper.time, f"; more do not fit into {self.hyper.time}", f"time={ceil(2 * self.progress.seconds)}s"),
+            (True, "", f"epochs={2 * done}"),
+        )
+        what, setting = next((what, setting) for applies, what, setting in ends if applies)
+        anew = partial(typed, "train", self.loaded.path, self.build.folder)
+        on = resume_command(
+            self.loaded.path,
+            self.build.folder,
+            folder.name,
+            overrides=[f"hyperparameters.{setting}"],
+            allow_changed=True,
+        )
+        return fail(
+            "R004",
+            f"run `{folder.name}` is complete: {done} of {self.plan.epochs} epochs are done{what}",
+            file=folder,
+            help=f"train it further: {on}; or start another one from its weights: {anew('--from', folder.name)}; "
+            f"or from none: {anew()}",
+        )
+
+    def _tell_anew(self, otherwise: Sequence[str]) -> None:
+        """Say that the best epoch is looked for anew, and where the best weights until now are kept."""
+        done = self.progress.epoch
+        kept = self._keeper.keep_best(done) if self._keeper else None
+        where = f"; the best weights until then are kept: {kept}" if kept else ""
+        self.report.say(
+            f"validation measures otherwise from now on ({', '.join(otherwise)}): scores up to epoch {done} are not "
+            f"compared with later ones, the best epoch and patience count from epoch {done + 1}{where}"
+        )
 
     def _is_complete(self) -> bool:
-        return self.progress.stopped or self.progress.epoch >= self._all_epochs()
+        return self.progress.stopped or self.progress.epoch >= (self.plan.epochs or sys.maxsize)
 
     def _has_ended(self, folder: Path) -> bool:
         """Whether a run that is complete came to its end, too, and was not killed in between."""
@@ -419,7 +484,7 @@ class Training:
         best, ties = self.progress.best, self.progress.ties
         if self._keeper is not None:
             self._keeper.add_row(row)
-            top, ties = best_epochs(self._keeper.rows)
+            top, ties = best_epochs(ranked(self._keeper.rows, self.progress.measured_anew))
             if top is self._keeper.rows[-1]:
                 self._save_weights("best", number)
                 best = row
@@ -436,31 +501,47 @@ class Training:
             # The checkpoint comes after the weights: killed in between, the epoch is done again and gives the same.
             if self._is_complete() or self._keeper.is_due():
                 self._save_weights("last", number)
+            self._keeper.write_progress(self.progress)
             self._keeper.save(self._checkpoint())
 
     def _fit_to_time(self) -> None:
         """Plan as many epochs as there is time for, by how long the first one took."""
-        budget = seconds_of(self.hyper.time or "")
-        self.progress.epochs = self.world.from_leader(max(int(budget / self.progress.seconds), 1))
+        self.progress.epochs = self._fitting_epochs()
+        planned = self.plan.warmup_steps
         self._plan_epochs()
-        if self.progress.epochs > 1:
-            self.report.say(f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one")
+        if self.progress.epochs == 1:
+            return
+        warmup = f"; warm-up takes {self.plan.warmup_steps} steps of {planned}"
+        self.report.say(
+            f"{self.progress.epochs} epochs fit into {self.hyper.time}, by the time of the first one"
+            f"{warmup if self.plan.warmup_steps < planned else ''}"
+        )
+        if lagging := self.plan.lagging():
+            self.report.say(f"note: {lagging}")
+
+    def _fitting_epochs(self) -> int:
+        """How many epochs there is time for, those done included, by how long these took."""
+        done = self.progress.epoch
+        fitting = int(seconds_of(self.hyper.time or "") * done / self.progress.seconds)
+        return self.world.from_leader(max(fitting, done))
 
     def _plan_epochs(self) -> None:
         """Have the plan and the batches follow the number of epochs that was fitted."""
         if self.progress.epochs:
-            self.plan = self.plan.fitted(self.progress.epochs)
-            self.loader.set_epochs(self.plan.epochs)
+            self.plan = self._plan_for(fitted=self.progress.epochs)
+            self.loader.set_epochs(self.progress.epochs)
 
     def _is_out_of_time(self, epoch: int) -> bool:
-        """Whether an epoch after this one would take longer than there is time for."""
-        if not self.hyper.time or epoch == self.plan.epochs:
-            return False
-        each = self.progress.seconds / epoch
-        over = self.world.from_leader(self.progress.seconds + each > seconds_of(self.hyper.time))
+        """Whether the time ends a training after this epoch, which is not the last one that is planned."""
+        over = epoch != self.plan.epochs and self.world.from_leader(self._is_over(epoch))
         if over:
             self.report.say(f"the last epoch: another one would go beyond {self.hyper.time}")
         return over
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether an epoch after this one would take longer than there is time for."""
+        seconds = self.progress.seconds
+        return self.hyper.time is not None and seconds + seconds / epoch > seconds_of(self.hyper.time)
 
     def _name_unreadable(self, batch: Batch) -> int:
         """Say once which images could not be read; gives their number in the batch of all processes."""
@@ -475,11 +556,18 @@ class Training:
 
     def _got_no_better(self, metrics: Metrics | None) -> bool:
         """Whether it is time to stop, for want of a better validation."""
-        waited = self.progress.epoch - int(self.progress.best.get("epoch", self.progress.epoch))
-        if metrics is None or not self.hyper.patience or waited < self.hyper.patience:
+        if metrics is None or not self._is_out_of_patience():
             return False
-        self.report.say(f"stopping: no better validation for {waited} epochs")
+        self.report.say(f"stopping: no better validation for {self._waited()} epochs")
         return True
+
+    def _waited(self) -> int:
+        """Epochs since the best one, or since validation measures as it does."""
+        best = int(self.progress.best.get("epoch", self.progress.epoch))
+        return self.progress.epoch - max((best, *self.progress.measured_anew[-1:]))
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.hyper.patience <= self._waited()
 
     def _pass(self, epoch: int) -> None:
         """The steps of an epoch that are still to be done. Gradients left over at its end make an update."""

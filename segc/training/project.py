@@ -74,5 +74,5 @@ def as_started(loaded: "LoadedProject", build_dir: Path, name: str | None) -> "L
     Raises:
         SegcError: R001 where there is no such run; those of the spec where it cannot be had any more.
     """
-    overrides = started_with(build_dir, name, loaded.overrides)
+    overrides = started_with(loaded.path, build_dir, name, loaded.overrides)
     return loaded if overrides == loaded.overrides else load_project(loaded.path, overrides)

@@ -57,8 +57,11 @@ class Report:
     def say(self, text: str) -> None:
         """A line that stays."""
 
-    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
-        """An epoch of ``total`` steps begins, or goes on after ``done`` of them; epochs count from 1."""
+    def steps(self, epoch: int, epochs: int | None, total: int, done: int = 0) -> None:
+        """An epoch of ``total`` steps begins, or goes on after ``done`` of them; epochs count from 1.
+
+        A training by time does not know how many epochs it has until the first one is done.
+        """
 
     def step(self, values: Mapping[str, float]) -> None:
         """A step is done; ``values`` are means over the epoch so far, and the learning rate."""
@@ -103,19 +106,19 @@ class LiveReport(PlainReport):
         self._task: TaskID = progress.add_task("", total=None, values="")
         self._label = ""
         self._run = Run()
-        self._epoch, self._epochs = 0, 0
+        self._epoch = 0
         self._speed, self._last = 0.0, 0.0
 
     def begin(self, run: Run) -> None:
         """See :class:`Report`."""
         self._run = run
 
-    def steps(self, epoch: int, epochs: int, total: int, done: int = 0) -> None:
+    def steps(self, epoch: int, epochs: int | None, total: int, done: int = 0) -> None:
         """See :class:`Report`."""
-        self._epoch, self._epochs = epoch, epochs
-        self._label, self._last = f"epoch {epoch}/{epochs}", time.monotonic()
+        self._epoch = epoch
+        self._label, self._last = f"epoch {epoch}/{epochs or '?'}", time.monotonic()
         self._progress.reset(self._task, total=total, completed=done, description=self._label, values="")
-        left = epochs - self._run.epoch
+        left = None if epochs is None else epochs - self._run.epoch
         self._progress.update(self._whole, total=left, completed=epoch - 1 - self._run.epoch, visible=True)
 
     def step(self, values: Mapping[str, float]) -> None:

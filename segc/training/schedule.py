@@ -31,8 +31,7 @@ def rates(plan: Plan, step: int) -> Rates:
     rate = plan.learning_rate * plan.learning_rate_factor(step // plan.steps_per_epoch)
     if step >= plan.warmup_steps:
         return Rates(rate, rate, plan.momentum, plan.accumulate)
-    # The first step already moves the weights.
-    share = (step + 1) / plan.warmup_steps
+    share = plan.warmup_share(step)
     return Rates(
         learning_rate=share * rate,
         bias_learning_rate=_between(plan.warmup_bias_lr, rate, share),

@@ -1,9 +1,12 @@
 """Validation during a training: each process looks at its share of the images, the first one sums up."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from segc.data.samples import Sample
+from segc.compute import processors
+from segc.data.samples import Sample, read_sample
+from segc.diagnostics import Diagnostic, Findings, SegcError
 from segc.evaluation.coco import Progress, evaluate_session
 from segc.evaluation.metrics import Evaluation, Metrics
 from segc.evaluation.tiled import evaluate_tiled
@@ -25,6 +28,26 @@ def unlabelled(train: Sequence[Sample], val: Sequence[Sample]) -> list[str]:
         for split, (samples, what) in told.items()
         if not any(not one.is_crowd for sample in samples for one in sample.instances)
     ]
+
+
+def unreadable(samples: Sequence[Sample]) -> tuple[Diagnostic, ...]:
+    """What is wrong with validation images, by kind: each of them is decoded, so that no epoch is lost to one.
+
+    Scores over fewer images would be other scores, so that none is left out.
+    """
+    found = Findings()
+    with ThreadPoolExecutor(processors()) as readers:  # decoding leaves Python's lock alone
+        for faults in readers.map(_faults, samples):
+            found.extend(faults)
+    return tuple(found)
+
+
+def _faults(sample: Sample) -> tuple[Diagnostic, ...]:
+    try:
+        read_sample(sample)
+    except SegcError as error:
+        return error.diagnostics
+    return ()
 
 
 def validate(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from segc.data.labels import Instance
 from segc.data.samples import Sample
-from segc.spec.load import check_text
-from segc.training.balance import LEAST, MOST, class_weights
+from segc.spec.load import check_text, load_project
+from segc.training.balance import LEAST, MOST, class_weights, weights_line
 from segc.training.loop import train
 from segc.training.loss import class_loss
 from segc.training.report import Report
@@ -39,6 +39,37 @@ def test_balanced_weights_have_the_mean_one_within_their_bounds(counts):
     inside = [LEAST < weight < MOST for weight, count in zip(weights.tolist(), counts, strict=True) if count]
     if sum(counts) and all(inside):
         assert np.dot(weights, counts) / sum(counts) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ((0, 0, 9), "every class that has objects weighs 1 in the class loss"),
+        ((10, 40, 0), "class weights from 0.625 (b) to 2.5 (a), in the class loss"),
+    ],
+)
+def test_only_classes_that_have_objects_are_named_with_their_weights(counts, line):
+    weights = class_weights("balanced", ("a", "b", "c"), samples(*counts))
+    assert weights_line(weights, ("a", "b", "c"), samples(*counts)) == line
+
+
+@pytest.mark.parametrize(
+    ("dataset", "idle"),
+    [
+        ("names: [a, b]", False),
+        ("names: [a, b], classes: [b]", True),
+        ("names: [a, b], single_cls: true", True),
+        ("names: [a]", True),
+    ],
+)
+def test_balanced_weights_of_one_class_are_told_to_have_no_effect(tmp_path, dataset, idle):
+    path = tmp_path / "project.yaml"
+    path.write_text(
+        "version: 1\nname: a\narchitecture: {family: yolov8-seg, scale: n}\n"
+        f"dataset: {{path: data, train: images/train, val: images/val, {dataset}}}\n"
+        "hyperparameters: {class_weights: balanced}\n"
+    )
+    assert ("X224" in [one.code for one in load_project(path).warnings]) == idle
 
 
 def test_named_weights_are_taken_and_others_are_one():

@@ -40,9 +40,24 @@ def test_nothing_to_resume_is_an_error_without_a_traceback(project, capsys):
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", ".."])
-def test_a_run_is_named_like_a_folder(project, name):
-    assert run(["train", str(project), "--name", name]) == 2
+def test_where_there_is_nothing_to_resume_the_line_that_starts_a_run_is_whole(project, capsys, monkeypatch):
+    monkeypatch.chdir(project.parent)
+    other = project.rename(project.with_name("q.yaml"))
+    where = [other.name, "--build-dir", "x"]
+    assert run(["train", *where, "--resume", "--name", "a"]) == 1
+    assert "start one: segc train q.yaml --build-dir x --name a\n" in capsys.readouterr().err
+    assert run(["train", *where, *SHORT, "--name", "a"]) == 0
+    capsys.readouterr()
+    assert run(["train", *where, "--resume", "--name", "b"]) == 1
+    assert "there are: a; start one: segc train q.yaml --build-dir x --name b\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "..", "", "-x", "a\nb", "a\x1b[2Jb", "a.yaml"])
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_run_is_named_like_a_folder(project, name, resume, capsys):
+    assert run(["train", str(project), f"--name={name}", *resume]) == 2
+    assert "a run's name is the name of a folder" in capsys.readouterr().err
+    assert not (project.parent / "build").exists()
 
 
 def test_without_an_object_to_learn_from_nothing_is_trained(project, capsys):

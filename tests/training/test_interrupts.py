@@ -224,7 +224,9 @@ def test_where_nothing_is_labelled_that_is_told_and_no_figure_is_made_up(compile
     outcome = train(loaded, build, report=report)
     assert any("no image of dataset.val has a labelled object" in text for text in report.said)
     assert outcome.row["epoch"] == 2
-    assert (outcome.row["box_map"], outcome.ties) == ("-", (1,))
+    assert (outcome.row["box_map"], outcome.ties) == ("-", ())
+    record = read_record(outcome.folder)
+    assert (record.best["epoch"], record.best["box_map"], record.best["mask_map50"]) == (2, None, None)
     assert "nan" not in (outcome.folder / "results.csv").read_text()
 
 

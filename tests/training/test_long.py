@@ -1,11 +1,15 @@
 """What long trainings need: a time in place of epochs, weights of more epochs than the best and the last."""
 
+import math
+
 import numpy as np
 import pytest
 
 from segc.cli import run
-from segc.runs import read_record
+from segc.diagnostics import SegcError
+from segc.runs import read_record, read_results
 from segc.spec.hyperparameters import Hyperparameters, idle_keys, seconds_of
+from segc.training import keeping
 from segc.training.loop import Training, train
 from segc.training.report import Report
 from segc.weights.store import load_weights
@@ -22,6 +26,22 @@ class Hears(Report):
         self.rows.append(row)
 
 
+class Stop(BaseException):
+    """Stands for a kill, after which nothing is written."""
+
+
+class Stops(Report):
+    def __init__(self, epoch):
+        self.wanted, self.now = epoch, 0
+
+    def steps(self, epoch, epochs, total, done=0):  # noqa: ARG002
+        self.now = epoch
+
+    def step(self, values):  # noqa: ARG002
+        if self.now == self.wanted:
+            raise Stop
+
+
 def test_a_training_fits_into_its_time(compiled, monkeypatch):
     """Epochs of ten seconds, by a clock that only steps move; the budget is for four and a half."""
     seconds = iter(range(0, 10_000, 5))
@@ -34,7 +54,7 @@ def test_a_training_fits_into_its_time(compiled, monkeypatch):
 
     monkeypatch.setattr(Training, "_count_time", count)
     report = Hears()
-    outcome = train(*compiled(time="45s", epochs=50, val_interval=3), report=report)
+    outcome = train(*compiled(time="45s", epochs=50, val_interval=3, warmup_epochs=1), report=report)
     assert [row["epoch"] for row in report.rows] == [1, 2, 3, 4]
     rates = [row["learning_rate"] for row in report.rows]
     assert rates[1:] == sorted(rates[1:], reverse=True)
@@ -43,6 +63,47 @@ def test_a_training_fits_into_its_time(compiled, monkeypatch):
     assert outcome.row
     assert any("4 epochs fit into 45s" in text for text in report.said)
     assert read_record(outcome.folder).epochs == 4
+
+
+def test_a_training_by_time_is_the_same_whatever_its_epochs_and_however_often_it_is_stopped(compiled, monkeypatch):
+    def count(self, *, training=False):
+        if training:
+            self.progress.seconds += 5
+            self.progress.at.seconds += 5
+
+    monkeypatch.setattr(Training, "_count_time", count)
+    monkeypatch.setattr(keeping, "SAVING_SHARE", math.inf)  # a checkpoint after every update
+    settings = {"time": "45s", "val_interval": 3}
+    whole = train(*compiled("whole", **settings, epochs=2))
+    for epoch in (1, 2, 3):
+        with pytest.raises(Stop):
+            train(*compiled(f"stopped{epoch}", **settings), report=Stops(epoch))
+        # Other epochs are no other project.
+        resumed = train(*compiled(f"stopped{epoch}", **settings, epochs=77), resume=True)
+        tensors, wanted = load_weights(resumed.last).tensors, load_weights(whole.last).tensors
+        assert all(np.array_equal(tensors[name], value) for name, value in wanted.items())
+
+
+def test_a_training_whose_time_is_over_goes_on_by_another_one(compiled, monkeypatch):
+    def count(self, *, training=False):
+        if training:
+            self.progress.seconds += 5
+            self.progress.at.seconds += 5
+
+    monkeypatch.setattr(Training, "_count_time", count)
+    train(*compiled(time="25s"))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(time="25s"), resume=True)
+    (told,) = error.value.diagnostics
+    assert "2 of 2 epochs are done; more do not fit into 25s" in told.message
+    assert "--set hyperparameters.time=40s --allow-changed" in told.help
+    outcome = train(*compiled(time="40s"), resume=True, allow_changed=True)
+    assert read_record(outcome.folder).epochs == 4
+    assert len(read_results(outcome.folder / "results.csv")) == 4
+    outcome = train(*compiled(epochs=5), resume=True, allow_changed=True)
+    assert len(read_results(outcome.folder / "results.csv")) == 5
+    outcome = train(*compiled(time="75s"), resume=True, allow_changed=True)
+    assert len(read_results(outcome.folder / "results.csv")) == 7
 
 
 def test_a_time_is_a_number_with_a_unit():

@@ -20,10 +20,12 @@ from segc.build import build
 from segc.cli import run
 from segc.diagnostics import SegcError
 from segc.network.initialise import initial_weights
+from segc.runs import chosen_run, read_record
 from segc.spec.load import load_project
 from segc.training import keeping, loop
 from segc.training.checkpoint import load_checkpoint
 from segc.training.engine import Engine, NotFiniteError
+from segc.training.identity import measured_otherwise
 from segc.training.loop import Training, train
 from segc.training.optimizer import optimizer_tensors
 from segc.training.report import Report
@@ -173,6 +175,17 @@ def test_there_must_be_a_run_to_resume(compiled):
         with pytest.raises(SegcError) as error:
             train(*compiled(), resume=True, name=name)
         assert code(error) == "R001"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "-x", "a\nb"])
+def test_a_name_that_no_run_can_have_is_refused_in_python_too(compiled, name):
+    loaded, build = compiled()
+    with pytest.raises(ValueError, match="a run's name is the name of a folder"):
+        train(loaded, build, name=name)
+    with pytest.raises(SegcError) as error:
+        train(loaded, build, name=name, resume=True)
+    assert code(error) == "R001"
+    assert not (build.folder / "runs").exists()
 
 
 def test_a_complete_run_is_not_resumed(compiled):
@@ -469,3 +482,166 @@ def test_a_project_with_tiles_trains_on_their_crops_and_can_be_resumed(compiled)
     assert code(error) == "R002"
     assert same_state(train(*stopped, resume=True).folder, whole)
     assert load_checkpoint(whole / "checkpoint.safetensors").progress.steps == 2 * planned.plan.steps_per_epoch
+
+
+def scored(values):
+    columns = ("box_map50", "box_map", "mask_map50", "mask_map")
+    left = iter(values)
+    return lambda _: dict.fromkeys(columns, next(left))
+
+
+@pytest.mark.parametrize("change", [{"imgsz": 96}, {"rect": True}, {"iou": 0.6}, {"max_det": 10}])
+def test_after_a_change_of_what_is_measured_the_best_epoch_and_patience_count_anew(compiled, monkeypatch, change):
+    settings = {"val_interval": 1, "patience": 3}
+    monkeypatch.setattr(loop, "scores", scored([0.8, 0.9]))
+    first = train(*compiled(epochs=2, **settings)).best.read_bytes()
+    monkeypatch.setattr(loop, "scores", scored([0.3, 0.4, 0.2, 0.2]))
+    report = StopAt(99)
+    outcome = train(*compiled(epochs=6, **settings, **change), resume=True, allow_changed=True, report=report)
+    assert [int(row["epoch"]) for row in rows(outcome.folder)] == [1, 2, 3, 4, 5, 6]
+    assert (outcome.row["epoch"], outcome.row["box_map"]) == (4, 0.4)
+    (told,) = (text for text in report.said if "measures otherwise" in text)
+    assert f"hyperparameters.{next(iter(change))}" in told
+    kept = outcome.folder / "weights" / "best-until-0002.safetensors"
+    assert str(kept) in told
+    assert kept.read_bytes() == first
+    record = read_record(outcome.folder)
+    assert (record.best["epoch"], record.measured_anew) == (4, (2,))
+
+
+@pytest.mark.parametrize(
+    "key", ["dataset.val", "images of dataset.val", "labels of dataset.val", "hyperparameters.tiles.size"]
+)
+def test_other_validation_images_labels_or_tiles_are_another_measure(key):
+    then, now = ({key: value, "hyperparameters.lr0": value} for value in (1, 2))
+    assert measured_otherwise(then, now) == [key]
+
+
+def test_after_other_changes_the_best_epoch_stays(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.8, 0.9, 0.3]))
+    train(*compiled(epochs=2, val_interval=1))
+    report = StopAt(99)
+    changed = compiled(epochs=3, val_interval=1, lr0=0.001)
+    outcome = train(*changed, resume=True, allow_changed=True, report=report)
+    assert outcome.row["epoch"] == 2
+    assert not any("measures otherwise" in text for text in report.said)
+
+
+def test_of_epochs_that_are_measured_otherwise_the_best_are_kept_apart(compiled, monkeypatch):
+    settings = {"val_interval": 1, "keep_best": 2}
+    monkeypatch.setattr(loop, "scores", scored([0.7, 0.8, 0.9, 0.1, 0.3, 0.2]))
+    train(*compiled(epochs=3, **settings))
+    outcome = train(*compiled(epochs=6, imgsz=96, **settings), resume=True, allow_changed=True)
+    kept = sorted(path.stem for path in (outcome.folder / "weights").glob("epoch-*"))
+    assert kept == ["epoch-0002", "epoch-0003", "epoch-0005", "epoch-0006"]
+
+
+def test_a_run_that_patience_ended_says_so_and_goes_on_where_patience_allows_it(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1]))
+    settings = {"epochs": 8, "val_interval": 1}
+    folder = train(*compiled(patience=2, **settings)).folder
+    assert len(rows(folder)) == 3
+    for still in ({"patience": 2}, {"patience": 1}, {"patience": 2, "lr0": 0.001}):
+        with pytest.raises(SegcError) as error:
+            train(*compiled(**{**settings, **still}), resume=True, allow_changed=True)
+        assert code(error) == "R004"
+        (told,) = error.value.diagnostics
+        assert "3 of 8 epochs are done; patience ended it, after 2 epochs without a better validation" in told.message
+        assert "--resume --name train --set hyperparameters.patience=0 --allow-changed" in told.help
+    with pytest.raises(SegcError) as error:
+        train(*compiled(patience=0, **settings), resume=True)
+    assert code(error) == "R002"
+    assert len(rows(train(*compiled(patience=4, **settings), resume=True, allow_changed=True).folder)) == 5
+    assert len(rows(train(*compiled(patience=0, **settings), resume=True, allow_changed=True).folder)) == 8
+
+
+def test_a_run_that_has_done_all_its_epochs_says_how_it_is_trained_further(compiled):
+    train(*compiled(epochs=2))
+    with pytest.raises(SegcError) as error:
+        train(*compiled(epochs=2), resume=True)
+    (told,) = error.value.diagnostics
+    assert "complete: 2 of 2 epochs are done" in told.message
+    assert "--resume --name train --set hyperparameters.epochs=4 --allow-changed" in told.help
+    assert len(rows(train(*compiled(epochs=4), resume=True, allow_changed=True).folder)) == 4
+
+
+def test_after_another_measure_patience_that_ended_a_run_counts_anew(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "scores", scored([0.5, 0.4, 0.3, 0.2, 0.1]))
+    settings = {"epochs": 8, "val_interval": 1, "patience": 1}
+    train(*compiled(**settings))
+    outcome = train(*compiled(imgsz=96, **settings), resume=True, allow_changed=True)
+    assert [row["epoch"] for row in rows(outcome.folder)] == ["1", "2", "3", "4"]
+    assert outcome.row["epoch"] == 3
+
+
+@pytest.mark.parametrize("corrupt", ["error", "skip"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_validation_image_that_cannot_be_read_is_told_before_the_first_step(project, tiny_data, corrupt, resume):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    loaded = load_project(project, [f"dataset.corrupt={corrupt}", "hyperparameters.val_interval=4"])
+    compiled = build(loaded, project.parent / "build")
+    if resume:
+        with pytest.raises(Stop):
+            train(loaded, compiled, report=StopAt(2))
+    broken = data / "images" / "val" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    report = StopAt(1)
+    with pytest.raises(SegcError) as error:
+        train(loaded, compiled, resume=resume, report=report)
+    (told,) = error.value.diagnostics
+    assert (told.code, told.file) == ("D002", broken)
+    assert not report.now
+    assert (project.parent / "build" / "runs").exists() == resume
+
+
+def test_after_an_image_was_taken_out_the_line_that_is_printed_goes_on(project, tiny_data, capsys, monkeypatch):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    (data / "images" / "train" / "3.png").write_bytes(b"")
+    monkeypatch.chdir(project.parent)
+    assert run(["train"]) == 1
+    line = capsys.readouterr().err.rpartition("then go on with: ")[2].strip()
+    assert line == "segc train --resume --name train --allow-changed"
+    (data / "images" / "train" / "3.png").unlink()
+    (data / "labels" / "train" / "3.txt").unlink()
+    assert run(line.split()[1:]) == 0
+
+
+def test_the_record_of_a_killed_run_knows_its_best_epoch(compiled):
+    with pytest.raises(Stop):
+        train(*(found := compiled()), report=StopAt(3))
+    record = read_record(found[1].folder / "runs" / "train")
+    assert (record.best["epoch"], record.end) == (2, "")
+    assert record.seconds > 0
+
+
+def test_where_nothing_was_measured_no_epoch_is_called_as_good(project, tiny_data, capsys):
+    data = project.parent / "data"
+    data.unlink()
+    subprocess.run(["cp", "-r", tiny_data, data], check=True)
+    for label in (data / "labels" / "val").iterdir():
+        label.write_text("")
+    assert (
+        run(
+            [
+                "train",
+                str(project),
+                *(word for key in ("epochs=2", "val_interval=1") for word in ("--set", f"hyperparameters.{key}")),
+            ]
+        )
+        == 0
+    )
+    assert "best epoch 2, the last one, as nothing was measured: " in capsys.readouterr().out
+
+
+def test_the_run_that_finished_last_is_used_though_the_clock_was_set_back(compiled, monkeypatch, capsys):
+    loaded, build = compiled(epochs=1)
+    for name, year in (("first", 2030), ("second", 2020)):
+        monkeypatch.setattr(keeping, "now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
+        train(loaded, build, name=name)
+    assert (chosen_run(build.folder).name, chosen_run(build.folder).why) == ("second", "finished last")
+    assert run(["runs", "list", "--build-dir", str(build.folder)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["first", "second"]

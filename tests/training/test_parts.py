@@ -157,7 +157,7 @@ def test_half_made_run_folders_are_not_resumed(tmp_path):
     made.mkdir(parents=True)
     (made / "checkpoint.safetensors").write_bytes(b"")
     with pytest.raises(SegcError):
-        run_to_resume(tmp_path, None)
+        run_to_resume(tmp_path / "project.yaml", tmp_path, None)
     lock = new_run(tmp_path, None)
     assert lock.path.name == ".train.lock"
     lock.release()

@@ -76,6 +76,18 @@ def test_trials_are_runs_and_the_winner_is_a_line_to_type(searched, capsys):
     assert run_names(build) == ["tune-0", "tune-1"]
 
 
+def test_a_winner_whose_run_was_removed_is_not_to_be_used(searched, capsys):
+    assert run(["tune", str(searched), "--trials", "1"]) == 0
+    assert "use its weights: segc runs use" in capsys.readouterr().out
+    assert run(["runs", "rm", str(searched), "tune-0"]) == 0
+    capsys.readouterr()
+    assert run(["tune", str(searched), "--trials", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "use its weights" not in shown
+    assert "run tune-0 has no weights in " in shown
+    assert "train it again: " in shown
+
+
 @pytest.mark.slow
 def test_two_processes_search_together_and_one_that_is_killed_loses_nothing(searched):
     command = [sys.executable, "-m", "segc", "tune", str(searched), "--trials", "12"]
