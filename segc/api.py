@@ -203,10 +203,13 @@ class Project:
         Raises:
             SegcError: I005 where the model has left out already what is asked for; X201 where it cannot have this size;
                 else as ``segc.sessions``.
+            TypeError: where nothing is called as what is asked for.
+            ValueError: where a value is of another kind or out of its bounds, or two models are named.
         """
         from segc.model import Model, named
         from segc.prediction import filters_of
 
+        given = named(asked)  # before a model is opened for nothing
         file = self._chosen(weights, run, artifact)
         if artifact is not None:
             refuse_half(half=half)
@@ -215,7 +218,7 @@ class Project:
             session = weights_session(
                 self.loaded, self.build_dir, file, runtime=runtime, device=device, half=half, warn=_warn
             )
-        return Model(session, filters_of(session, named(asked), self.loaded), imgsz)
+        return Model(session, filters_of(session, given, self.loaded), imgsz)
 
     def predict(
         self,
@@ -242,6 +245,7 @@ class Project:
 
         Raises:
             SegcError: I001 where there are no sources, I002 where one cannot be read; else as :meth:`model`.
+            TypeError, ValueError: as :meth:`model`.
         """
         from segc.prediction import find
 
@@ -336,10 +340,13 @@ def load(
 
     Raises:
         SegcError: F001 where there is no such file, and what else there is to say about the model.
+        TypeError: where nothing is called as what is asked for.
+        ValueError: where a value is of another kind, or out of its bounds.
     """
     from segc.model import Model, named
     from segc.prediction import filters_of
 
+    given = named(asked)  # before a model is opened for nothing
     project = source if isinstance(source, Project) else _project_at(source)
     if project is not None:
         return project.model(run=run, runtime=runtime, device=device, half=half, imgsz=imgsz, **asked)
@@ -347,7 +354,7 @@ def load(
         raise ValueError("a run is one of a project: load a project.yaml")
     prepare_to_compute()
     session = _session(cast("PathLike", source), runtime, device, threads, half=half, trusted=trusted)
-    return Model(session, filters_of(session, named(asked), None), imgsz)
+    return Model(session, filters_of(session, given, None), imgsz)
 
 
 def _project_at(source: PathLike) -> Project | None:

@@ -96,13 +96,19 @@ def predict(
 
     Returns:
         A data set of ``path``, ``record`` and ``error``, see :class:`Predictor`.
+
+    Raises:
+        TypeError: where nothing is called as what is asked for.
+        ValueError: where a value is of another kind, or out of its bounds.
     """
     import ray.data
+
+    from segc.model import named
 
     rows = (
         paths if isinstance(paths, ray.data.Dataset) else ray.data.from_items([{"path": str(path)} for path in paths])
     )
-    options = {"trusted": trusted, "device": device, "threads": threads, **asked}
+    options = {"trusted": trusted, "device": device, "threads": threads, **named(asked)}
     return rows.map_batches(
         Predictor,
         fn_constructor_args=(str(source), options),

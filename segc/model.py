@@ -41,17 +41,18 @@ class Asked(TypedDict, total=False):
     """What counts as a detection, and how finely its mask is drawn, as a call may ask for it.
 
     Attributes:
-        conf: in 0..1; scores at or below it are left out.
+        conf: in 0..1; scores at or below it are left out. One of its own for a class is a project's to say.
         iou: in 0..1; boxes of one class that overlap a better one more than this are left out.
-        max_det: at most so many detections a frame.
-        classes: names or numbers of the only classes that count.
+        max_det: at most so many detections a frame, 1 or more.
+        classes: names or numbers of the only classes that count, one or several.
         agnostic: boxes of different classes suppress each other, too.
         retina: masks interpolated at the frame's own resolution, the default, or scaled from the network's.
-        tile: side in pixels of the tiles that frames are cut into, each letterboxed to the network's size; 0 for none.
-        overlap: of neighbouring tiles, at least, as a share of their side.
+        tile: side in pixels, 32..8192, of the tiles that frames are cut into, each letterboxed to the network's size; 0
+            for none.
+        overlap: of neighbouring tiles, at least, as a share of their side, in 0..0.9.
         tile_plus_whole: look at the frame as a whole besides.
-        mask_memory: MiB that the masks of one frame may take, 256 where not given: the worst detections beyond that are
-            left out, which ``left_out`` counts.
+        mask_memory: MiB, 1 or more, that the masks of one frame may take, 256 where not given: the worst detections
+            beyond that are left out, which ``left_out`` counts.
         track: follow objects: of a stream each keeps a number, ``identities``. Without effect on single frames.
     """
 
@@ -140,9 +141,10 @@ class Model:
         Raises:
             SegcError: I001 where a name is that of nothing, or of more than one image, I002 where an image cannot be
                 read, I005 where the model has left out already what is asked for, T006 where it cannot be run,
-                X215 where there is no such class.
-            TypeError: where a frame is something else.
-            ValueError: where an array is of another shape or type.
+                X215 where there is no such class, I008 where something is asked of tiles and there are none.
+            TypeError: where a frame is something else, or nothing is called as what is asked for.
+            ValueError: where an array is of another shape or type, or a value that is asked for of another kind, or out
+                of its bounds.
         """
         filters = self._asked(asked)
         if isinstance(frame, list | tuple):
@@ -244,29 +246,32 @@ class Model:
         """The model's filters with what a call asks for.
 
         Raises:
-            SegcError: I005 and X215, as ``segc.prediction.chosen_filters``.
-            TypeError: where there is no such filter.
+            SegcError: as ``segc.prediction.chosen_filters``.
+            TypeError, ValueError: as :func:`named`.
         """
-        if not asked:
+        given = named(asked)
+        if not given:
             return self.filters
         from segc.prediction import chosen_filters
 
         own = {name: getattr(self.filters, name) for name in ("conf", "iou", "max_det")}
-        chosen = chosen_filters(self._metadata, own | named(asked), self.filters)
-        return chosen if "conf" in asked else replace(chosen, by_class=self.filters.by_class)
+        chosen = chosen_filters(self._metadata, own | given, self.filters)
+        return chosen if "conf" in given else replace(chosen, by_class=self.filters.by_class)
 
 
 def named(asked: Asked) -> dict[str, Any]:
-    """What is asked for, by name.
+    """What is asked for, by name, without what is None; numbers and truth values as Python's own.
 
     Raises:
         TypeError: where nothing is called so.
+        ValueError: where a value is of another kind, or out of its bounds.
     """
+    from segc.inference.filters import ASKED_VALUES, asked_value
+
     if unknown := asked.keys() - Asked.__annotations__.keys():
         raise TypeError(f"nothing called {min(unknown)!r} can be asked for, but {', '.join(Asked.__annotations__)}")
-    several = asked.get("classes")
-    # One class is meant as one, not as its letters.
-    return {**asked, "classes": [several]} if isinstance(several, str | int) else {**asked}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return {name: asked_value(given, name) if name in ASKED_VALUES else value for name, value in given.items()}
 
 
 def _pixels(frame: Any, rgb: bool) -> NDArray[np.uint8]:

@@ -170,8 +170,7 @@ class Prediction:
         if classes is not None:
             from segc.inference.filters import class_numbers
 
-            several = [classes] if isinstance(classes, str | int) else classes
-            kept &= np.isin(self.classes, class_numbers(several, self.names))
+            kept &= np.isin(self.classes, class_numbers(classes, self.names))
         if score is not None:
             kept &= self.scores > score
         if area is not None:

@@ -150,6 +150,32 @@ def test_what_is_asked_of_a_call_holds_for_it_alone(model: Model, image: np.ndar
         model(image, classes="circl")
 
 
+@pytest.mark.parametrize(
+    "asked", [{"conf": 25}, {"iou": float("nan")}, {"max_det": 0}, {"retina": "no"}, {"mask_memory": 0}, {"tile": -1}]
+)
+def test_a_value_that_cannot_be_asked_for_is_refused_wherever_it_is_asked(
+    model: Model, image: np.ndarray, photos: list[Path], shapes_weights: Path, asked: Any
+) -> None:
+    (name,) = asked
+    calls = (
+        lambda: model(image, **asked),
+        lambda: model.stream(photos, **asked),
+        lambda: segc.load(shapes_weights, **asked),
+        # Before anything is opened.
+        lambda: segc.load("nowhere.onnx", **asked),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=f"{name} is .*, not "):
+            call()
+
+
+def test_what_is_asked_for_as_none_is_not_asked_for(model: Model, image: np.ndarray) -> None:
+    strict = Model(model.session, Filters(0.6, max_det=1, by_class={"default": 0.9}))
+    assert same(strict(image, conf=None, max_det=None), strict(image))
+    with pytest.raises(segc.SegcError, match=r"X215.*no class is named"):
+        model(image, classes=[])
+
+
 def test_least_scores_of_classes_stay_unless_a_score_is_asked_for(model: Model, image: np.ndarray) -> None:
     name = model(image, conf=0.05).labels[0]
     strict = Model(model.session, Filters(0.05, by_class={name: 1.0, "default": 0.05}))

@@ -1,11 +1,12 @@
 """What counts as a detection: what is asked for, and what a model that suppresses by itself has left out already."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from segc.inference.metadata import Metadata
+from segc.inference.metadata import LARGEST_SIDE, Metadata
 
 
 class FilterError(ValueError):
@@ -27,6 +28,30 @@ a pixel; of tiles, whose masks are packed, a bit a pixel, five times all pixels 
 
 MOST_OVERLAP = 0.9
 """Of tiles: with more, every pixel would be seen hundreds of times."""
+
+LEAST_TILE = 32
+"""Side in pixels of the smallest tile: the largest stride of a network."""
+
+KINDS_OF_VALUES = {
+    float: ((int, float), "a number"),
+    int: ((int,), "a whole number"),
+    bool: ((bool,), "True or False"),
+}
+"""What is taken for a value of a kind, and what to call it."""
+
+ASKED_VALUES: dict[str, tuple[Any, ...]] = {
+    "conf": (float, 0, 1),
+    "iou": (float, 0, 1),
+    "max_det": (int, 1),
+    "retina": (bool,),
+    "agnostic": (bool,),
+    "tile": (int, LEAST_TILE, LARGEST_SIDE, 0),
+    "overlap": (float, 0, MOST_OVERLAP),
+    "tile_plus_whole": (bool,),
+    "mask_memory": (int, 1),
+    "track": (bool,),
+}
+"""Kind and bounds of what can be asked for, as :func:`fitting` takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +116,44 @@ class Filters:
         return self.mask_memory << 20
 
 
+def fitting(
+    name: str, value: Any, kind: type, low: float = -math.inf, high: float = math.inf, also: float | None = None
+) -> Any:
+    """A value of the right kind within its bounds, as Python's own: numbers of NumPy are taken, too.
+
+    Args:
+        name: what it is called where it does not fit.
+        value: what was given.
+        kind: float, int or bool.
+        low: the least number that fits.
+        high: the greatest.
+        also: a number that fits beside these.
+
+    Raises:
+        ValueError: where it is of another kind, out of its bounds, or NaN.
+    """
+    types, words = KINDS_OF_VALUES[kind]
+    own = value.item() if getattr(value, "shape", None) == () else value
+    # A truth value is a whole number to Python, but not to people.
+    right = isinstance(own, types) and isinstance(own, bool) == (kind is bool)
+    if right and (low <= own <= high or own == also):
+        return kind(own)
+    upwards = "" if low == -math.inf else f" from {low:g} up"
+    bounds = upwards if high == math.inf else f" between {low:g} and {high:g}"
+    beside = "" if also is None else f", or {also:g}"
+    raise ValueError(f"{name} is {words}{bounds}{beside}, not {value!r:.60}")
+
+
+def asked_value(given: Mapping[str, Any], name: str) -> Any:
+    """What is asked for under a name of `ASKED_VALUES`; None where nothing was said.
+
+    Raises:
+        ValueError: as :func:`fitting`.
+    """
+    value = given.get(name)
+    return None if value is None else fitting(name, value, *ASKED_VALUES[name])
+
+
 def choose_filters(
     metadata: Metadata,
     given: Mapping[str, Any],
@@ -100,26 +163,27 @@ def choose_filters(
 
     Args:
         metadata: the model's.
-        given: ``conf``, ``iou``, ``max_det``, ``retina``, ``agnostic``, ``classes`` by name or number, ``track``,
-            ``mask_memory``, and ``tile``, ``overlap`` and ``tile_plus_whole`` as `choose_tiling` has them, as asked;
-            None or absent where nothing was said.
+        given: what `ASKED_VALUES` names, with ``tile``, ``overlap`` and ``tile_plus_whole`` as `choose_tiling` has
+            them, and ``classes`` by name or number, one or several; None or absent where nothing was said.
         defaults: for what nothing says.
 
     Raises:
-        FilterError: where such a model has left out what is asked for, ClassError where there is no such class,
-            TilingError where something is asked of tiles and there are none.
+        ValueError: where a value is of another kind, or out of its bounds, see `ASKED_VALUES`.
+        FilterError: where such a model has left out what is asked for, ClassError where there is no such class, or none
+            is named, TilingError where something is asked of tiles and there are none.
     """
     conf, iou, max_det = (
-        next(v for v in (given.get(name), getattr(metadata, name), getattr(defaults, name)) if v is not None)
+        next(v for v in (asked_value(given, name), getattr(metadata, name), getattr(defaults, name)) if v is not None)
         for name in ("conf", "iou", "max_det")
     )
     if problem := beyond_suppression(metadata, conf=conf, iou=iou, max_det=max_det):
         raise FilterError(problem)
     finished = metadata.layout == "masks"
-    if finished and given.get("retina"):
+    if finished and asked_value(given, "retina"):
         raise FilterError("the model gives finished masks of its input's size: there is nothing to draw more finely")
-    retina, agnostic = (
-        getattr(defaults, name) if given.get(name) is None else bool(given[name]) for name in ("retina", "agnostic")
+    retina, agnostic, memory = (
+        getattr(defaults, name) if (value := asked_value(given, name)) is None else value
+        for name in ("retina", "agnostic", "mask_memory")
     )
     if agnostic and metadata.suppresses and not metadata.agnostic:
         raise FilterError("the model suppresses by itself, class by class: what that leaves is not agnostic")
@@ -127,10 +191,11 @@ def choose_filters(
     by_class = defaults.by_class if given.get("conf") is None else None
     asked = given.get("classes")
     classes = defaults.classes if asked is None else class_numbers(asked, metadata.names)
+    if asked is not None and not classes:
+        raise ClassError("no class is named, so nothing could be found: all count where classes is left out")
     tiles = choose_tiling(given, defaults.tiles)
-    asked_track = given.get("track")
+    asked_track = asked_value(given, "track")
     track = defaults.track if asked_track is None else (defaults.track or Tracking()) if asked_track else None
-    memory = defaults.mask_memory if given.get("mask_memory") is None else int(given["mask_memory"])
     return Filters(conf, iou, max_det, retina and not finished, by_class, classes, agnostic, tiles, track, memory)
 
 
@@ -143,9 +208,10 @@ def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | 
         default: for what nothing says.
 
     Raises:
+        ValueError: where a value is of another kind, or out of its bounds, see `ASKED_VALUES`.
         TilingError: where an overlap or the whole is asked for, and there are no tiles.
     """
-    size, overlap, whole = (given.get(name) for name in ("tile", "overlap", "tile_plus_whole"))
+    size, overlap, whole = (asked_value(given, name) for name in ("tile", "overlap", "tile_plus_whole"))
     if size == 0 or (size is None and default is None):
         if overlap is None and not whole:
             return None
@@ -155,7 +221,7 @@ def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | 
     return Tiling(
         base.size if size is None else size,
         base.overlap if overlap is None else overlap,
-        base.whole if whole is None else bool(whole),
+        base.whole if whole is None else whole,
     )
 
 
@@ -170,8 +236,10 @@ def search_filters(filters: Filters, metadata: Metadata) -> Filters:
     return replace(filters, conf=low, by_class=None)
 
 
-def class_numbers(asked: Sequence[str | int], names: Sequence[str]) -> tuple[int, ...]:
+def class_numbers(asked: str | int | Iterable[str | int], names: Sequence[str]) -> tuple[int, ...]:
     """Numbers of classes that are asked for by name or by number, rising; a name that is a number counts as a name.
+
+    One class is meant as one, not as its letters.
 
     Raises:
         ClassError: where there is no such class.
@@ -179,7 +247,7 @@ def class_numbers(asked: Sequence[str | int], names: Sequence[str]) -> tuple[int
     places = {name: number for number, name in enumerate(names)}
     numbers = {str(number): number for number in range(len(names))}
     found = set()
-    for one in asked:
+    for one in [asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else asked:
         number = places.get(str(one), numbers.get(str(one)))
         if number is None:
             raise ClassError(f"there is no class {str(one)!r}; {class_hint(str(one), names)}")

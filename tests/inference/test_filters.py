@@ -1,5 +1,6 @@
 """What counts as a detection: classes that are asked for, and suppression across classes."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,54 @@ def test_tiles_are_those_asked_for_else_the_defaults():
 def test_what_is_asked_of_tiles_that_are_not_there_is_an_error(given):
     with pytest.raises(TilingError, match="--tile 640"):
         choose_tiling(given, None)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("conf", (2, 25, -1, NAN, INFINITE, "a", {"dog": 0.5}, True, 1j), "a number between 0 and 1"),
+        ("iou", (2, NAN, -0.1, np.float32("nan"), [0.5]), "a number between 0 and 1"),
+        ("max_det", (0, -1, 1.5, NAN, "3", True, np.int64(0)), "a whole number from 1 up"),
+        ("tile", (-1, 31, 8193, 640.0, NAN, False), "a whole number between 32 and 8192, or 0"),
+        ("overlap", (0.95, -0.1, NAN, "0.2"), "a number between 0 and 0.9"),
+        ("mask_memory", (0, -1, 0.5, NAN, INFINITE), "a whole number from 1 up"),
+        ("retina", ("no", 1, np.int64(0), 1.0), "True or False"),
+        ("agnostic", ("yes", 0), "True or False"),
+        ("tile_plus_whole", ("no", 1), "True or False"),
+        ("track", ("no", 1), "True or False"),
+    ],
+)
+def test_a_value_that_cannot_be_asked_for_is_refused_with_what_can(name, values, words):
+    for value in values:
+        with pytest.raises(ValueError, match=re.escape(f"{name} is {words}, not ")):
+            choose_filters(Metadata(NAMES, (64, 64)), {"tile": 64, name: value}, Filters())
+
+
+def test_bounds_themselves_and_numbers_of_numpy_can_be_asked_for():
+    given = {"conf": np.float64(0), "iou": 1, "max_det": np.int64(1), "retina": np.bool_(False), "overlap": 0.9}
+    given |= {"tile": np.int32(32), "tile_plus_whole": True, "mask_memory": 1, "classes": np.array([1])}
+    chosen = choose_filters(Metadata(NAMES, (64, 64)), given, Filters())
+    expected = Filters(0.0, 1.0, 1, retina=False, classes=(1,), tiles=Tiling(32, 0.9, whole=True), mask_memory=1)
+    assert chosen == expected
+    assert [type(value) for value in (chosen.conf, chosen.iou, chosen.max_det, chosen.retina)] == [
+        float,
+        float,
+        int,
+        bool,
+    ]
+
+
+def test_one_class_needs_no_list_and_none_at_all_is_refused():
+    metadata = Metadata(NAMES, (64, 64))
+    for one in ("dog", 1, np.int64(1), np.str_("dog")):
+        assert choose_filters(metadata, {"classes": one}, Filters()).classes == (1,)
+    with pytest.raises(ClassError, match="no class is named"):
+        choose_filters(metadata, {"classes": []}, Filters())
+    with pytest.raises(ClassError, match=r"no class '1\.5'"):
+        choose_filters(metadata, {"classes": 1.5}, Filters())
 
 
 def test_following_asks_the_network_for_poorer_detections():
