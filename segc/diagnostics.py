@@ -213,8 +213,8 @@ class SegcError(Exception):
     """Bad input, or a condition of the machine that the user can mend; all else is a bug and keeps its traceback.
 
     Attributes:
-        diagnostics: what is wrong, each with ``code``, ``message``, ``help``, and ``file``, ``line`` and ``column`` where
-            they are known; the error's text has a line of each, its place first.
+        diagnostics: what is wrong, each with ``code``, ``message``, ``help``, and, where they are known, ``file``,
+            ``line`` and ``column``; the error's text has a line of each, its place first.
     """
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:

@@ -315,5 +315,5 @@ def test_what_is_none_of_those_there_are_is_a_value_error(prediction: segc.Predi
 def test_no_source_at_all_is_told() -> None:
     from segc.prediction import find
 
-    with pytest.raises(SegcError, match="I001: no source is named"):
+    with pytest.raises(segc.SegcError, match="I001: no source is named"):
         find([])
