@@ -19,7 +19,7 @@ and evaluating set, for the whole process, how threads wait and memory is kept: 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, cast
 
 from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic
@@ -155,22 +155,11 @@ class Project:
             mask_grid: where masks are compared.
             runtime: what runs weights; ``auto``: onnxruntime where there is no GPU and it is installed, else PyTorch.
 
-        Predictions have one class an object; here, as the protocol of this family has it, what scores in several
-        classes counts in each of them, so that COCO's tools give saved predictions somewhat lower figures.
-
         Raises:
             SegcError: as ``segc.evaluation.project.evaluate_project``.
-            ValueError: where there is no such split, grid, runtime or batch.
         """
         prepare_to_compute()
-        from segc.evaluation.comparison import MaskGrid
         from segc.evaluation.project import evaluate_project
-        from segc.model import at_least_one, one_of
-
-        one_of("split", split, ("train", "val", "test"))
-        one_of("mask_grid", mask_grid, get_args(MaskGrid))
-        one_of("runtime", runtime, get_args(Runtime))
-        at_least_one("batch", batch)
 
         return evaluate_project(
             self.loaded,
@@ -354,13 +343,10 @@ def load(
         TypeError: where nothing is called as what is asked for.
         ValueError: where a value is of another kind, or out of its bounds.
     """
-    from segc.model import Model, named, one_of
+    from segc.model import Model, named
     from segc.prediction import filters_of
 
     given = named(asked)  # before a model is opened for nothing
-    one_of("runtime", runtime, get_args(Runtime))
-    if threads < 0:
-        raise ValueError(f"threads is {threads!r}; it is a whole number, 0 for the runtime's choice")
     project = source if isinstance(source, Project) else _project_at(source)
     if project is not None:
         return project.model(run=run, runtime=runtime, device=device, half=half, imgsz=imgsz, **asked)

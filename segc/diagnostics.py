@@ -210,16 +210,11 @@ class Diagnostic:
 
 
 class SegcError(Exception):
-    """Bad input, or a condition of the machine that the user can mend; all else is a bug and keeps its traceback.
-
-    Attributes:
-        diagnostics: what is wrong, each with ``code``, ``message``, ``help``, and, where they are known, ``file``,
-            ``line`` and ``column``; the error's text has a line of each, its place first.
-    """
+    """Bad input, or a condition of the machine that the user can mend; all else is a bug and keeps its traceback."""
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
         self.diagnostics = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
-        super().__init__("\n".join(": ".join(filter(None, (place(d), d.code, d.message))) for d in self.diagnostics))
+        super().__init__("\n".join(f"{d.code}: {d.message}" for d in self.diagnostics))
 
     def __reduce__(self) -> tuple[type["SegcError"], tuple[tuple[Diagnostic, ...]]]:
         # Exceptions pickle their text; loader workers must hand over the diagnostics.

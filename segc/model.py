@@ -69,26 +69,6 @@ class Asked(TypedDict, total=False):
     track: bool
 
 
-def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """See that a value is one of those that there are.
-
-    Raises:
-        ValueError: with those that there are.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(repr, allowed))}")
-
-
-def at_least_one(name: str, value: int) -> None:
-    """See that a number is a whole one from 1 up.
-
-    Raises:
-        ValueError: where it is not.
-    """
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it is a whole number from 1 up")
-
-
 class Model:
     """A model that is open; calling it predicts. Made by :func:`segc.load`, and by ``Project.model``.
 
@@ -194,12 +174,9 @@ class Model:
         Raises:
             SegcError: I001 where there are no sources; I002 where one cannot be read; I006 where the latest frames of
                 files are asked for; else as for a call.
-            ValueError: where there is no such ``every`` or ``stride``.
         """
         from segc.prediction import find, reading
 
-        one_of("every", every, (None, "frame", "latest"))
-        at_least_one("stride", stride)
         several = [source] if isinstance(source, str | int) or hasattr(source, "__fspath__") else source
         found = find([str(one) for one in cast("Sequence[object]", several)])
         filters = self._asked(asked)

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from segc.spec.project import Project
 
 
-_SOURCES = "give image or video files, folders, quoted patterns, addresses, cameras or -"
-
-
 def find(items: Sequence[str], failed: "Callable[[SegcError], None] | None" = None) -> "list[Source]":
     """The sources that arguments name: files, folders, patterns, lists, addresses, cameras, ``-``.
 
@@ -42,8 +39,6 @@ def find(items: Sequence[str], failed: "Callable[[SegcError], None] | None" = No
     """
     from segc.inference.sources import SourceError, find_sources
 
-    if not items:
-        raise fail("I001", "no source is named", help=_SOURCES)
     if any("://" in item for item in items):
         from segc.remote import is_remote, remote_sources
 
@@ -62,7 +57,9 @@ def find(items: Sequence[str], failed: "Callable[[SegcError], None] | None" = No
             return list(found)
 
     def problem(error: SourceError) -> SegcError:
-        return fail("I001", str(error), help=_SOURCES)
+        return fail(
+            "I001", str(error), help="give image or video files, folders, quoted patterns, addresses, cameras or -"
+        )
 
     try:
         return find_sources(items, failed and (lambda error: failed(problem(error))))

@@ -297,23 +297,3 @@ def test_the_memory_of_masks_can_be_bounded(model: Model, image: np.ndarray) -> 
     assert found.left_out
     assert found.left_out + len(found) == len(model(large, conf=0.0, max_det=300))
     assert sum(mask.pixels for mask in found.found.masks) <= 1 << 20
-
-
-def test_what_is_none_of_those_there_are_is_a_value_error(prediction: segc.Prediction) -> None:
-    from segc.model import at_least_one, one_of
-
-    with pytest.raises(ValueError, match="every is 'nix'; it is one of None, 'frame', 'latest'"):
-        one_of("every", "nix", (None, "frame", "latest"))
-    for value in (0, -1, 1.5, "2"):
-        with pytest.raises(ValueError, match="from 1 up"):
-            at_least_one("stride", value)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="1 categories for"):
-        prediction.to_coco(categories=[7])
-    assert json.dumps(prediction.to_coco(np.int64(4)))  # type: ignore[arg-type]
-
-
-def test_no_source_at_all_is_told() -> None:
-    from segc.prediction import find
-
-    with pytest.raises(segc.SegcError, match="I001: no source is named"):
-        find([])
