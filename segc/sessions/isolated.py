@@ -34,12 +34,20 @@ if TYPE_CHECKING:
     from segc.targets.contract import Target
 
 _AGAIN = "emit it again, or copy it again"
+_FROM_OUTSIDE = frozenset(
+    getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT") if hasattr(signal, name)
+)
+"""Signals that no fault of a model sends: somebody, or a system that is short of memory, ended its process."""
+
 _START = "import sys; sys.path.append(sys.argv[1]); from segc.sessions.isolated import serve; serve()"
 _PATH_ENTRY = Path(__file__).resolve().parents[2]
 
 
 class IsolatedModel:
     """A session (see ``segc.sessions``) on a model in another process, which ends with this object.
+
+    A process that was ended from outside is told once, and started anew when the model is run again; one that the model
+    brought down is not.
 
     Args:
         target: what the model is of.
@@ -48,14 +56,21 @@ class IsolatedModel:
         device: where the runtime is to run it; None for its first.
 
     Raises:
-        SegcError: R007 where the device is not here, T006 where the model cannot be run.
+        SegcError: R007 where the device is not here, T004 where the process was ended from outside, T006 where the
+            model cannot be run.
     """
 
     def __init__(self, target: Target, path: Path, threads: int = 0, device: str | None = None) -> None:
         self._path = path
+        self._check = target.check
         opener = target.stand_in(path) or target.runtime
+        self._arguments = (str(_PATH_ENTRY), opener, str(path), str(threads), device or "")
+        self.metadata, self.runtime = self._start()
+
+    def _start(self) -> tuple[Metadata, str]:
+        """Start the process; what the model says about itself, and what runs it."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(_PATH_ENTRY), opener, str(path), str(threads), device or ""],
+            [sys.executable, "-P", "-c", _START, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -63,17 +78,32 @@ class IsolatedModel:
             # Ctrl-C reaches the parent only; a child whose parent is gone ends itself.
             start_new_session=True,
         )
-        weakref.finalize(self, _end, self._process)
+        self._end = weakref.finalize(self, _end, self._process)
         header, _ = self._receive()
-        self.metadata: Metadata = parse_metadata(header["metadata"])
-        self.runtime = str(header["runtime"])
+        return parse_metadata(header["metadata"]), str(header["runtime"])
+
+    def _start_again(self) -> None:
+        """Start the process anew: its file may have become another one since.
+
+        Raises:
+            SegcError: as where it was opened.
+        """
+        self._end()
+        self._check(self._path)
+        metadata, self.runtime = self._start()
+        if metadata != self.metadata:
+            self._end()
+            raise fail("T006", "it is no longer the model that was opened", file=self._path, help="open it again")
 
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """See ``segc.sessions.Session.run``.
 
         Raises:
-            SegcError: T006 where the model cannot be run, or brings its process down.
+            SegcError: T004 where the process was ended from outside, T006 where the model cannot be run, or brings its
+                process down.
         """
+        if _was_ended(self._process.returncode):
+            self._start_again()
         with suppress(BrokenPipeError):  # A child that has ended: the answer says so.
             _send(cast("IO[bytes]", self._process.stdin), {}, {"images": images})
         return self._receive()[1]
@@ -84,6 +114,9 @@ class IsolatedModel:
         except EOFError:
             code = self._process.wait()
             how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit status {code}"
+            if _was_ended(code):
+                text = f"the process that runs it was ended from outside ({how}): memory ran out, or somebody ended it"
+                raise fail("T004", text, file=self._path, help="running it again starts another one") from None
             text = f"it brings down the process that runs it ({how}): damaged, or meant to do harm"
             raise fail("T006", text, file=self._path, help=_AGAIN) from None
         if "no device" in header:
@@ -91,6 +124,11 @@ class IsolatedModel:
         if "refused" in header:
             raise fail("T006", header["refused"], file=self._path, help=_AGAIN)
         return header, arrays
+
+
+def _was_ended(code: int | None) -> bool:
+    """Whether a process has this exit status because somebody else ended it; None for one that runs."""
+    return code is not None and -code in _FROM_OUTSIDE
 
 
 def no_device(error: DeviceError | str) -> SegcError:
@@ -157,17 +195,27 @@ def serve() -> None:
     try:
         with named_in_text(Path(path)) as place:
             model = import_module(opener).open_model(place, int(threads), device or None)
-        _send(answers, {"metadata": model.metadata.to_json(), "runtime": model.runtime}, {})
-        while True:
-            try:
-                _, arrays = _receive(sys.stdin.buffer)
-            except EOFError:
-                os._exit(0)
-            _send(answers, {}, model.run(arrays["images"]))
-    except DeviceError as error:
-        _send(answers, {"no device": str(error)}, {})
-    except ModelError as error:
-        _send(answers, {"refused": str(error)}, {})
-    except SegcError as error:
-        _send(answers, {"refused": error.diagnostics[0].message}, {})
-    os._exit(0)
+    except _REFUSALS as error:
+        _send(answers, _refusal(error), {})
+        os._exit(0)
+    _send(answers, {"metadata": model.metadata.to_json(), "runtime": model.runtime}, {})
+    while True:
+        try:
+            _, arrays = _receive(sys.stdin.buffer)
+        except EOFError:
+            os._exit(0)
+        try:
+            header, outputs = {}, model.run(arrays["images"])
+        except _REFUSALS as error:
+            header, outputs = _refusal(error), {}
+        _send(answers, header, outputs)
+
+
+_REFUSALS = (ModelError, SegcError)
+"""What a model that cannot be opened or run raises; all else ends the process."""
+
+
+def _refusal(error: ModelError | SegcError) -> dict[str, str]:
+    """What is answered in place of outputs."""
+    text = error.diagnostics[0].message if isinstance(error, SegcError) else str(error)
+    return {"no device" if isinstance(error, DeviceError) else "refused": text}

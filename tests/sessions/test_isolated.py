@@ -91,6 +91,56 @@ def test_a_model_that_cannot_be_run_says_so_and_goes_on(folder: Path) -> None:
         open_artifact(folder, 1).run(IMAGES[:, :, :40, :40])
 
 
+def test_a_model_runs_again_after_what_it_could_not_run(folder: Path) -> None:
+    model = open_artifact(folder, 1)
+    before = model.run(IMAGES)
+    for _ in range(2):
+        with pytest.raises(SegcError, match=r"T006.*onnxruntime cannot run it"):
+            model.run(IMAGES[:, :, :40, :40])
+    assert all(np.array_equal(value, before[name]) for name, value in model.run(IMAGES).items())
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_somebody_ended_is_told_so_and_started_again(folder: Path, ending: signal.Signals) -> None:
+    model = open_artifact(folder, 1)
+    assert isinstance(model, IsolatedModel)
+    before = model.run(IMAGES)
+    for _ in range(2):
+        os.kill(model._process.pid, ending)
+        with pytest.raises(SegcError, match=rf"T004.*ended from outside \({ending.name}\)") as caught:
+            model.run(IMAGES)
+        assert "harm" not in str(caught.value)
+        assert all(np.array_equal(value, before[name]) for name, value in model.run(IMAGES).items())
+
+
+def test_a_process_that_the_model_brought_down_is_not_started_again(folder: Path) -> None:
+    model = open_artifact(folder, 1)
+    assert isinstance(model, IsolatedModel)
+    os.kill(model._process.pid, signal.SIGSEGV)
+    ended = model._process
+    for _ in range(2):
+        with pytest.raises(SegcError, match=r"T006.*\(SIGSEGV\)"):
+            model.run(IMAGES)
+    assert model._process is ended
+
+
+def test_a_file_that_has_become_another_model_is_not_run_in_place_of_the_one_that_was_opened(
+    folder: Path, trained: Trained
+) -> None:
+    model = open_artifact(folder, 1)
+    assert isinstance(model, IsolatedModel)
+    trained.onnx(folder / "m.onnx", (32, 32))
+    os.kill(model._process.pid, signal.SIGKILL)
+    with pytest.raises(SegcError, match="T004"):
+        model.run(IMAGES)
+    for _ in range(2):
+        with pytest.raises(SegcError, match=r"T006.*no longer the model that was opened"):
+            model.run(IMAGES)
+    (folder / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(SegcError, match="T006"):
+        model.run(IMAGES)
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 def test_the_process_ends_with_the_session(folder: Path) -> None:
     model = open_artifact(folder, 1)
