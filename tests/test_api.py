@@ -78,6 +78,22 @@ def test_faults_of_a_spec_are_raised_with_their_diagnostics(path: Path) -> None:
     assert caught.value.diagnostics[0].code == "S102"
 
 
+def test_the_text_of_an_error_says_where_each_fault_is(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegcError) as caught:
+        Project.load(tmp_path / "nix.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'nix.yaml'}: F001: ")
+    path.write_text(SPEC + "name: twice\n")
+    with pytest.raises(SegcError) as caught:
+        Project.load(path)
+    assert str(caught.value).startswith(f"{path}:6:1: Y003: key `name` is given twice")
+    path.write_text(SPEC.replace("epochs: 1", "epochs: 0").replace("batch: 2", "batch: 0"))
+    with pytest.raises(SegcError) as caught:
+        Project.load(path, "name=")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(caught.value.diagnostics) >= 2
+    assert all(str(path) in line or "name=" in line for line in lines)
+
+
 def test_training_leaves_weights_and_a_report(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     project = Project.load(path)
     outcome = project.train(quiet=True)
