@@ -344,3 +344,5 @@ def test_the_memory_of_masks_can_be_bounded(model: Model, image: np.ndarray) -> 
     assert found.left_out
     assert found.left_out + len(found) == len(model(large, conf=0.0, max_det=300))
     assert sum(mask.pixels for mask in found.found.masks) <= 1 << 20
+    assert f"; {found.left_out} more left out, whose masks mask_memory does not allow>" in repr(found)
+    assert "--" not in repr(found)
