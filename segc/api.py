@@ -19,11 +19,11 @@ and evaluating set, for the whole process, how threads wait and memory is kept: 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
 from segc.compute import prepare_to_compute
 from segc.diagnostics import Diagnostic
-from segc.sessions.choose import Runtime, artifact_session, refuse_half, weights_session
+from segc.sessions.choose import RUNTIMES, Runtime, artifact_session, refuse_half, weights_session
 from segc.spec import project as spec
 from segc.spec.load import LoadedProject, load_project
 
@@ -157,7 +157,19 @@ class Project:
 
         Raises:
             SegcError: as ``segc.evaluation.project.evaluate_project``.
+            ValueError: where an argument is none of what it can be, two models are named, or a runtime is for an
+                artifact, which has its own.
         """
+        from segc.data.samples import Split
+        from segc.evaluation.comparison import MASK_GRIDS
+        from segc.inference.filters import fitting
+        from segc.model import one_of
+
+        one_of("split", split, get_args(Split))
+        one_of("rect", rect, (None, True, False))
+        one_of("mask_grid", mask_grid, MASK_GRIDS)
+        batch = fitting("batch", batch, int, 1)
+        _check_runtime(runtime, of_weights=artifact is None)
         prepare_to_compute()
         from segc.evaluation.project import evaluate_project
 
@@ -180,7 +192,7 @@ class Project:
         weights: PathLike | None = None,
         run: str | None = None,
         artifact: PathLike | None = None,
-        runtime: Runtime = "torch",
+        runtime: Runtime | None = None,
         device: str | None = None,
         half: bool = False,
         imgsz: int | tuple[int, int] | None = None,
@@ -192,7 +204,7 @@ class Project:
             weights: a file, a published name or an address to use instead of the trained weights.
             run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
             artifact: an emitted model to run in place of weights: its name, or its folder or file.
-            runtime: what runs weights.
+            runtime: what runs weights; PyTorch where not given.
             device: where it runs: ``auto``, or a device of whatever runs it; the project's where not given, and for an
                 artifact the one that it was verified on.
             half: run weights in fp16, in PyTorch on a GPU.
@@ -204,19 +216,28 @@ class Project:
             SegcError: I005 where the model has left out already what is asked for; X201 where it cannot have this size;
                 else as ``segc.sessions``.
             TypeError: where nothing is called as what is asked for.
-            ValueError: where a value is of another kind or out of its bounds, or two models are named.
+            ValueError: where a value is of another kind or out of its bounds, two models are named, or a runtime is for
+                an artifact, which has its own.
         """
         from segc.model import Model, named
         from segc.prediction import filters_of
 
         given = named(asked)  # before a model is opened for nothing
+        if runtime is not None:
+            _check_runtime(runtime, of_weights=artifact is None)
         file = self._chosen(weights, run, artifact)
         if artifact is not None:
             refuse_half(half=half)
             session = artifact_session(self.loaded, self.build_dir, Path(artifact), device)
         else:
             session = weights_session(
-                self.loaded, self.build_dir, file, runtime=runtime, device=device, half=half, warn=_warn
+                self.loaded,
+                self.build_dir,
+                file,
+                runtime="torch" if runtime is None else runtime,
+                device=device,
+                half=half,
+                warn=_warn,
             )
         return Model(session, filters_of(session, given, self.loaded), imgsz)
 
@@ -226,7 +247,7 @@ class Project:
         weights: PathLike | None = None,
         run: str | None = None,
         artifact: PathLike | None = None,
-        runtime: Runtime = "torch",
+        runtime: Runtime | None = None,
         **asked: "Unpack[Asked]",
     ) -> "Iterator[Prediction]":
         """Segment what sources give: ``project.model(…).stream(sources)``.
@@ -247,9 +268,9 @@ class Project:
             SegcError: I001 where there are no sources, I002 where one cannot be read; else as :meth:`model`.
             TypeError, ValueError: as :meth:`model`.
         """
-        from segc.prediction import find
+        from segc.model import found_sources
 
-        find([str(source) for source in sources])  # before a model is opened for nothing
+        found_sources(sources)  # before a model is opened for nothing
         model = self.model(weights=weights, run=run, artifact=artifact, runtime=runtime, **asked)
         return model.stream(sources)
 
@@ -287,15 +308,17 @@ class Project:
             run: the run whose weights to take; the one that ``segc runs use`` chose, or that finished last.
             untrained: seeded weights as they are before training, to try a target out.
             force: emit again what is up to date.
-            time_limit: seconds that a worker process may take.
+            time_limit: seconds that a worker process may take, 1..86,400; 900 where not given.
 
         Returns:
             One result a target. What went wrong with one stands in its ``status`` and ``diagnostics``.
 
         Raises:
             SegcError: for what concerns all of them: names, refusals, weights, images.
+            ValueError: where the time limit is none, or two models are named.
         """
         from segc.emission.project import TIME_LIMIT, emit_project
+        from segc.inference.filters import fitting
 
         return emit_project(
             self.loaded,
@@ -304,7 +327,7 @@ class Project:
             weights=self._chosen(weights, run, None),
             untrained=untrained,
             force=force,
-            time_limit=TIME_LIMIT if time_limit is None else time_limit,
+            time_limit=TIME_LIMIT if time_limit is None else fitting("time_limit", time_limit, float, 1, 86400),
             warn=_warn,
         )
 
@@ -341,12 +364,17 @@ def load(
     Raises:
         SegcError: F001 where there is no such file, and what else there is to say about the model.
         TypeError: where nothing is called as what is asked for.
-        ValueError: where a value is of another kind, or out of its bounds.
+        ValueError: where a value is of another kind or out of its bounds, or a runtime is asked for of an artifact,
+            which has its own.
     """
+    from segc.inference.filters import fitting
     from segc.model import Model, named
     from segc.prediction import filters_of
 
     given = named(asked)  # before a model is opened for nothing
+    threads = fitting("threads", threads, int, 0)
+    trusted = fitting("trusted", trusted, bool)
+    _check_runtime(runtime, of_weights=True)
     project = source if isinstance(source, Project) else _project_at(source)
     if project is not None:
         return project.model(run=run, runtime=runtime, device=device, half=half, imgsz=imgsz, **asked)
@@ -375,10 +403,24 @@ def _session(
     if not path.is_dir() and (is_weights(path) or not path.exists()):
         file = _weights(os.fspath(source)) or path
         return file_session(file, runtime=runtime, device=device, half=half, warn=_warn)
+    _check_runtime(runtime, of_weights=False)
     refuse_half(half=half)
     if trusted:
         return open_target(*locate(path), threads, device)
     return open_artifact(path, threads, Path("build"), device)
+
+
+def _check_runtime(runtime: str, *, of_weights: bool) -> None:
+    """See that there is such a runtime, and that none is asked for where an artifact brings its own.
+
+    Raises:
+        ValueError: where it is not so.
+    """
+    from segc.model import one_of
+
+    one_of("runtime", runtime, RUNTIMES)
+    if not of_weights and runtime != "auto":
+        raise ValueError("runtime is for weights: an artifact has its own")
 
 
 def _path(value: PathLike | None) -> Path | None:

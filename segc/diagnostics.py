@@ -210,11 +210,22 @@ class Diagnostic:
 
 
 class SegcError(Exception):
-    """Bad input, or a condition of the machine that the user can mend; all else is a bug and keeps its traceback."""
+    """Bad input, or a condition of the machine that the user can mend; all else is a bug and keeps its traceback.
+
+    Its text has a line a diagnostic: place, code and message.
+
+    Args:
+        diagnostics: what is wrong, one or several.
+
+    Attributes:
+        diagnostics: what is wrong, as a tuple of ``segc.diagnostics.Diagnostic``: each has ``code``, ``message`` and
+            ``severity``, and where they are known ``file``, ``line`` and ``column`` (from 1), and ``help``, the way
+            out.
+    """
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
         self.diagnostics = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
-        super().__init__("\n".join(f"{d.code}: {d.message}" for d in self.diagnostics))
+        super().__init__("\n".join(map(_line, self.diagnostics)))
 
     def __reduce__(self) -> tuple[type["SegcError"], tuple[tuple[Diagnostic, ...]]]:
         # Exceptions pickle their text; loader workers must hand over the diagnostics.
@@ -342,6 +353,13 @@ def place(diagnostic: Diagnostic) -> str:
         return diagnostic.argument.split(maxsplit=1)[0]
     parts = (diagnostic.file, diagnostic.line, diagnostic.column)
     return ":".join(str(part) for part in parts if part is not None)
+
+
+def _line(diagnostic: Diagnostic) -> str:
+    """A diagnostic in a line, without its way out."""
+    where = diagnostic.argument or place(diagnostic)
+    lead = f"{where}: " if where else ""
+    return _printable(f"{lead}{diagnostic.code}: {diagnostic.message}")
 
 
 def _block(diagnostic: Diagnostic, paint: dict[str, str]) -> str:

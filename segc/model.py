@@ -12,8 +12,9 @@ for prediction in model.stream("clip.mp4"):  # folders, patterns, videos, camera
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from segc.diagnostics import fail
 
@@ -82,6 +83,10 @@ class Model:
     Attributes:
         session: what runs it.
         filters: what counts as a detection where a call does not say.
+
+    Raises:
+        SegcError: X201 where it cannot have this size.
+        ValueError: where this is no size.
     """
 
     def __init__(self, session: Session, filters: Filters, imgsz: int | tuple[int, int] | None = None) -> None:
@@ -89,7 +94,7 @@ class Model:
         self.filters = filters
         from segc.prediction import resized
 
-        self._metadata = resized(session.metadata, imgsz)
+        self._metadata = resized(session.metadata, _sides(imgsz))
         self._turn = threading.Lock()
 
     @property
@@ -174,12 +179,16 @@ class Model:
         Raises:
             SegcError: I001 where there are no sources; I002 where one cannot be read; I006 where the latest frames of
                 files are asked for; else as for a call.
+            TypeError: as for a call.
+            ValueError: as for a call; where ``every`` is something else, or ``stride`` no whole number from 1 up.
         """
-        from segc.prediction import find, reading
+        from segc.inference.filters import fitting
+        from segc.prediction import reading
 
-        several = [source] if isinstance(source, str | int) or hasattr(source, "__fspath__") else source
-        found = find([str(one) for one in cast("Sequence[object]", several)])
+        one_of("every", every, (None, "frame", "latest"))
+        stride = fitting("stride", stride, int, 1)
         filters = self._asked(asked)
+        found = found_sources([source] if isinstance(source, str) or not isinstance(source, Iterable) else source)
         taken = replace(reading(found, every, stride), in_parts=filters.tiles is not None)
         return self._stream(found, filters, taken)
 
@@ -257,6 +266,47 @@ class Model:
         own = {name: getattr(self.filters, name) for name in ("conf", "iou", "max_det")}
         chosen = chosen_filters(self._metadata, own | given, self.filters)
         return chosen if "conf" in given else replace(chosen, by_class=self.filters.by_class)
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """See that a value is one of these.
+
+    Raises:
+        ValueError: where it is not, with those that there are.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r:.60}")
+
+
+def found_sources(sources: Iterable[object]) -> list[Source]:
+    """What these name, see ``segc.prediction.find``.
+
+    Raises:
+        SegcError: I001 where there are none, or one names nothing.
+    """
+    from segc.prediction import find
+
+    names = [str(one) for one in sources]
+    if not names:
+        raise fail("I001", "no sources are given", help="name files, folders, patterns, addresses or cameras")
+    return find(names)
+
+
+def _sides(imgsz: object) -> tuple[int, int] | None:
+    """(height, width) of what is asked for as a side, or as both.
+
+    Raises:
+        ValueError: where it is neither.
+    """
+    if imgsz is None:
+        return None
+    from segc.inference.filters import fitting
+
+    both = imgsz if isinstance(imgsz, list | tuple) else (imgsz, imgsz)
+    if len(both) != 2:
+        raise ValueError(f"imgsz is a side in pixels, or (height, width), not {imgsz!r:.60}")
+    height, width = (fitting("imgsz", side, int, 1) for side in both)
+    return height, width
 
 
 def named(asked: Asked) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,7 +186,9 @@ class Prediction:
     def __repr__(self) -> str:
         place = f"{self.path!r}, " if self.path else ""
         moment = "" if self.frame is None else f"frame {self.frame}, "
-        return f"<Prediction {place}{moment}{self.width}x{self.height}: {self.found.summary()}>"
+        found = replace(self.found, left_out=0).summary()
+        more = f"; {self.left_out} more left out, whose masks mask_memory does not allow" if self.left_out else ""
+        return f"<Prediction {place}{moment}{self.width}x{self.height}: {found}{more}>"
 
     def plot(self) -> NDArray[np.uint8]:
         """[h, w, 3] uint8 BGR: the frame with masks, boxes and labels drawn on it; tiny frames are enlarged."""

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,6 +78,22 @@ def test_faults_of_a_spec_are_raised_with_their_diagnostics(path: Path) -> None:
     assert caught.value.diagnostics[0].code == "S102"
 
 
+def test_the_text_of_an_error_says_where_each_fault_is(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegcError) as caught:
+        Project.load(tmp_path / "nix.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'nix.yaml'}: F001: ")
+    path.write_text(SPEC + "name: twice\n")
+    with pytest.raises(SegcError) as caught:
+        Project.load(path)
+    assert str(caught.value).startswith(f"{path}:6:1: Y003: key `name` is given twice")
+    path.write_text(SPEC.replace("epochs: 1", "epochs: 0").replace("batch: 2", "batch: 0"))
+    with pytest.raises(SegcError) as caught:
+        Project.load(path, "name=")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(caught.value.diagnostics) >= 2
+    assert all(str(path) in line or "name=" in line for line in lines)
+
+
 def test_training_leaves_weights_and_a_report(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     project = Project.load(path)
     outcome = project.train(quiet=True)
@@ -147,6 +164,47 @@ def test_sources_that_are_not_there_are_an_error_at_once(project: Project) -> No
     with pytest.raises(SegcError) as caught:
         project.predict("nowhere.jpg")
     assert caught.value.diagnostics[0].code == "I001"
+
+
+def test_predicting_no_sources_is_an_error_before_a_model_is_opened(path: Path) -> None:
+    with pytest.raises(SegcError, match=r"I001.*no sources"):
+        Project.load(path).predict()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"split": "nix"}, "split is one of train, val, test, not 'nix'"),
+        ({"mask_grid": "nix"}, "mask_grid is one of photograph, prototypes, not 'nix'"),
+        ({"batch": 0}, "batch is a whole number from 1 up, not 0"),
+        ({"rect": "a"}, "rect is one of None, True, False, not 'a'"),
+        ({"runtime": "nix"}, "runtime is one of auto, torch, onnx, not 'nix'"),
+        ({"runtime": "torch", "artifact": "onnx"}, "runtime is for weights: an artifact has its own"),
+    ],
+)
+def test_how_a_model_is_to_be_evaluated_is_checked(path: Path, given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Project.load(path).evaluate(**given)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), "1"])
+def test_a_time_limit_is_a_time(path: Path, limit: Any) -> None:
+    with pytest.raises(ValueError, match="time_limit is a number between 1 and 86400, not "):
+        Project.load(path).emit("onnx", untrained=True, time_limit=limit)
+
+
+def test_a_runtime_of_weights_is_refused_for_an_artifact(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"not looked at")
+    project = Project.load(path)
+    for call in (
+        lambda: segc.load(tmp_path / "m.onnx", runtime="torch"),
+        lambda: project.model(artifact=tmp_path / "m.onnx", runtime="torch"),
+        lambda: project.predict(path.parent / "data/images/val", artifact=tmp_path / "m.onnx", runtime="onnx"),
+    ):
+        with pytest.raises(ValueError, match="runtime is for weights: an artifact has its own"):
+            call()
+    with pytest.raises(ValueError, match="runtime is one of auto, torch, onnx, not 'nix'"):
+        project.model(runtime="nix")
 
 
 def test_an_artifact_is_emitted_and_evaluates_as_its_weights_do(project: Project) -> None:

@@ -102,6 +102,33 @@ def test_a_video_comes_frame_by_frame(model: Model, image: np.ndarray, tmp_path:
     assert found[0].to_json()["frame"] == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stride": 0}, "stride is a whole number from 1 up, not 0"),
+        ({"stride": -1}, "stride is .*, not -1"),
+        ({"stride": 1.5}, "stride is .*, not 1.5"),
+        ({"every": "nix"}, "every is one of None, frame, latest, not 'nix'"),
+    ],
+)
+def test_how_a_stream_is_to_be_read_is_checked_before_it_is(
+    model: Model, photos: list[Path], given: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        model.stream(photos, **given)
+
+
+def test_a_stream_of_no_sources_is_an_error_at_once(model: Model) -> None:
+    for nothing in ([], (), iter(())):
+        with pytest.raises(segc.SegcError, match=r"I001.*no sources"):
+            model.stream(nothing)
+
+
+def test_the_number_of_a_camera_may_be_one_of_numpy(model: Model) -> None:
+    with pytest.raises(segc.SegcError, match=r"I002.*93"):
+        list(model.stream(np.int64(93)))
+
+
 def test_what_a_stream_cannot_read_is_raised(model: Model, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     found = model.stream([photos[0], tmp_path / "broken.png"])
@@ -191,6 +218,11 @@ def test_a_size_is_asked_for_where_the_model_leaves_it_open(
     assert larger(image).boxes.shape[1] == 4
     with pytest.raises(segc.SegcError, match=r"X201.*100x100 are not multiples of 32"):
         Model(model.session, model.filters, 100)
+    assert Model(model.session, model.filters, np.int64(192)).size == (192, 192)
+    assert Model(model.session, model.filters, [192, 224]).size == (192, 224)
+    for no_size in ("160", (160,), (160, 160, 3), 160.5, (160, "x"), 0, True):
+        with pytest.raises(ValueError, match=r"imgsz is a .*, not "):
+            Model(model.session, model.filters, no_size)
 
     class Fixed:
         metadata, runtime = Metadata(("a",), (64, 64)), ""
@@ -203,6 +235,21 @@ def test_a_size_is_asked_for_where_the_model_leaves_it_open(
         Model(Fixed(), Filters(), 96)
     with pytest.raises(ValueError, match="a run is one of a project"):
         segc.load(shapes_weights, run="train")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"runtime": "nix"}, "runtime is one of auto, torch, onnx, not 'nix'"),
+        ({"threads": -1}, "threads is a whole number from 0 up, not -1"),
+        ({"threads": 1.5}, "threads is .*, not 1.5"),
+        ({"trusted": "no"}, "trusted is True or False, not 'no'"),
+        ({"imgsz": "160"}, "imgsz is a whole number from 1 up, not '160'"),
+    ],
+)
+def test_how_a_model_is_to_be_opened_is_checked(shapes_weights: Path, given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        segc.load(shapes_weights, **given)
 
 
 def test_arrays_have_their_shapes(prediction: segc.Prediction) -> None:
@@ -297,3 +344,5 @@ def test_the_memory_of_masks_can_be_bounded(model: Model, image: np.ndarray) -> 
     assert found.left_out
     assert found.left_out + len(found) == len(model(large, conf=0.0, max_det=300))
     assert sum(mask.pixels for mask in found.found.masks) <= 1 << 20
+    assert f"; {found.left_out} more left out, whose masks mask_memory does not allow>" in repr(found)
+    assert "--" not in repr(found)

@@ -215,8 +215,10 @@ def choose_tiling(given: Mapping[str, Any], default: Tiling | None) -> Tiling | 
     if size == 0 or (size is None and default is None):
         if overlap is None and not whole:
             return None
-        option = "tile-plus-whole" if overlap is None else "overlap"
-        raise TilingError(f"--{option} asks for tiles, and there are none: say --tile {Tiling().size}")
+        what = "the whole besides tiles" if overlap is None else "an overlap of tiles"
+        raise TilingError(
+            f"{what} is asked for, and there are no tiles: tile gives their side, such as {Tiling().size}"
+        )
     base = default or Tiling()
     return Tiling(
         base.size if size is None else size,

@@ -87,7 +87,11 @@ def _session(
     if not half and ((runtime == "auto" and _suits_onnxruntime(wanted)) or runtime == "onnx"):
         return _in_onnxruntime(network, device)
     if half and runtime == "onnx":
-        raise fail("R007", "weights are run in fp16 by PyTorch on a GPU, not by onnxruntime", help="--runtime torch")
+        raise fail(
+            "R007",
+            "weights are run in fp16 by PyTorch on a GPU, not by onnxruntime",
+            help="ask for the runtime torch, or leave half out",
+        )
     return _in_torch(network, wanted, half=half)
 
 
@@ -107,7 +111,7 @@ def _in_torch(network: "Network", wanted: str, *, half: bool) -> "Session":
 
     device = choose_device(wanted)
     if half and device.type == "cpu":
-        raise fail("R007", "fp16 is for GPUs: this runs on a processor", help="leave --half out")
+        raise fail("R007", "fp16 is for GPUs: this runs on a processor", help="leave half out")
     metadata = replace(network.metadata, dynamic=True)
     return TorchSession(network.graph, network.weights.tensors, metadata, str(device), fused=True, half=half)
 

@@ -133,9 +133,7 @@ def _was_ended(code: int | None) -> bool:
 
 def no_device(error: DeviceError | str) -> SegcError:
     """What is wrong with a device, as a diagnostic."""
-    return fail(
-        "R007", str(error), help="`--device auto` takes what is here, and without --device nothing is asked for"
-    )
+    return fail("R007", str(error), help="device auto takes what is here; where no device is named, none is asked for")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -121,7 +121,7 @@ def test_an_unknown_code_is_a_bug() -> None:
 def test_an_error_carries_its_diagnostics() -> None:
     error = fail("F001", "not there", file=Path("f"), help="make it")
     assert isinstance(error, SegcError)
-    assert str(error) == "F001: not there"
+    assert str(error) == "f: F001: not there"
     assert error.diagnostics[0].help == "make it"
 
 

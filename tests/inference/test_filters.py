@@ -79,10 +79,18 @@ def test_tiles_are_those_asked_for_else_the_defaults():
         assert choose_filters(Metadata(("a",), (32, 32)), given, Filters(tiles=default)).tiles == expected
 
 
-@pytest.mark.parametrize("given", [{"overlap": 0.3}, {"tile_plus_whole": True}, {"tile": 0, "overlap": 0.3}])
-def test_what_is_asked_of_tiles_that_are_not_there_is_an_error(given):
-    with pytest.raises(TilingError, match="--tile 640"):
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"overlap": 0.3}, "an overlap of tiles"),
+        ({"tile_plus_whole": True}, "the whole besides tiles"),
+        ({"tile": 0, "overlap": 0.3}, "an overlap of tiles"),
+    ],
+)
+def test_what_is_asked_of_tiles_that_are_not_there_is_an_error_in_words_for_options_and_arguments(given, what):
+    with pytest.raises(TilingError, match=f"^{what} is asked for, .* tile gives their side, such as 640$") as caught:
         choose_tiling(given, None)
+    assert "--" not in str(caught.value)
 
 
 NAN, INFINITE = float("nan"), float("inf")
