@@ -155,6 +155,9 @@ class Project:
             mask_grid: where masks are compared.
             runtime: what runs weights; ``auto``: onnxruntime where there is no GPU and it is installed, else PyTorch.
 
+        Predictions have one class an object; here, as the protocol of this family has it, what scores in several
+        classes counts in each of them, so that COCO's tools give saved predictions somewhat lower figures.
+
         Raises:
             SegcError: as ``segc.evaluation.project.evaluate_project``.
             ValueError: where an argument is none of what it can be, two models are named, or a runtime is for an

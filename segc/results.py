@@ -238,13 +238,19 @@ class Prediction:
         Returns:
             ``bbox`` is [x, y, width, height] in pixels, ``segmentation`` compressed run lengths,
             ``{"size": [height, width], "counts": text}``.
+
+        Raises:
+            ValueError: where there are not as many categories as classes.
         """
         from pathlib import PurePath
 
         from segc.inference.writers import coco_image_ids, coco_rows
 
         stem = PurePath(self.path).stem
-        own = coco_image_ids([stem])[stem] if image_id is None else image_id
+        given = coco_image_ids([stem])[stem] if image_id is None else image_id
+        own = given if isinstance(given, str) else int(given)  # JSON holds no numbers of NumPy
+        if categories is not None and len(categories) != len(self.names):
+            raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
         return list(coco_rows(self.found, own, categories))
 
     def to_supervision(self) -> supervision.Detections:

@@ -303,6 +303,9 @@ def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) ->
     shown = Shown(Frame(prediction.image, Source("00012.jpg")), prediction.found, "00012", image_id=12)
     assert [json.loads(line) for line in coco_results(shown)] == prediction.to_coco(12)
     assert prediction.to_coco("x", categories=range(100, 106))[0]["category_id"] == 100 + prediction.classes[0]
+    assert json.loads(json.dumps(prediction.to_coco(np.int64(12)))) == prediction.to_coco(12)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 categories for 6 classes"):
+        prediction.to_coco(categories=[7])
 
 
 def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
