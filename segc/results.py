@@ -165,17 +165,18 @@ class Prediction:
             area: least pixels of a mask, or the least and the most.
 
         Raises:
-            ValueError: where there is no such class.
+            ValueError: where there is no such class, score or area.
         """
+        from segc.inference.filters import class_numbers, fitting
+
         kept = np.ones(len(self), np.bool_)
         if classes is not None:
-            from segc.inference.filters import class_numbers
-
             kept &= np.isin(self.classes, class_numbers(classes, self.names))
         if score is not None:
-            kept &= self.scores > score
+            kept &= self.scores > fitting("score", score, float, 0, 1)
         if area is not None:
-            least, most = area if isinstance(area, tuple) else (area, np.inf)
+            bounds = area if isinstance(area, tuple) else (area, np.inf)
+            least, most = (fitting("area", bound, float, 0) for bound in bounds)
             kept &= (self.areas >= least) & (self.areas <= most)
         return self[kept]
 
@@ -237,20 +238,24 @@ class Prediction:
 
         Returns:
             ``bbox`` is [x, y, width, height] in pixels, ``segmentation`` compressed run lengths,
-            ``{"size": [height, width], "counts": text}``.
+            ``{"size": [height, width], "counts": text}``; all of it values for JSON.
 
         Raises:
-            ValueError: where there are not as many categories as classes.
+            ValueError: where there are not as many categories as classes, or an id is no whole number.
         """
         from pathlib import PurePath
 
+        from segc.inference.filters import fitting
         from segc.inference.writers import coco_image_ids, coco_rows
 
         stem = PurePath(self.path).stem
         given = coco_image_ids([stem])[stem] if image_id is None else image_id
-        own = given if isinstance(given, str) else int(given)  # JSON holds no numbers of NumPy
-        if categories is not None and len(categories) != len(self.names):
-            raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
+        # JSON holds no numbers of NumPy.
+        own = given if isinstance(given, str) else fitting("image_id", given, int)
+        if categories is not None:
+            if len(categories) != len(self.names):
+                raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
+            categories = [fitting("a category's id", one, int) for one in categories]
         return list(coco_rows(self.found, own, categories))
 
     def to_supervision(self) -> supervision.Detections:

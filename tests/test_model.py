@@ -308,6 +308,26 @@ def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) ->
         prediction.to_coco(categories=[7])
 
 
+def test_numbers_of_numpy_select_and_number_objects(prediction: segc.Prediction) -> None:
+    number = prediction.classes[0]
+    assert set(prediction.filter(number).labels) == {prediction.labels[0]}
+    assert len(prediction.filter(prediction.classes)) == len(prediction)
+    assert len(prediction.filter(area=prediction.areas.min())) == len(prediction)
+    assert len(prediction.filter(area=(np.int64(0), np.inf), score=np.float32(0))) == len(prediction)
+    rows = json.loads(json.dumps(prediction.to_coco(np.int64(4), categories=np.arange(10, 16))))
+    assert (rows[0]["image_id"], rows[0]["category_id"]) == (4, 10 + int(number))
+
+
+def test_what_cannot_select_or_number_objects_is_refused(prediction: segc.Prediction) -> None:
+    with pytest.raises(ValueError, match="a category's id is a whole number, not 'a'"):
+        prediction.to_coco(categories=list("abcdef"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"image_id is a whole number, not 1\.5"):
+        prediction.to_coco(1.5)  # type: ignore[arg-type]
+    for given in ({"score": 2}, {"score": float("nan")}, {"score": "0.5"}, {"area": float("nan")}, {"area": (-1, 5)}):
+        with pytest.raises(ValueError, match=rf"{min(given)} is a number .*, not "):
+            prediction.filter(**given)
+
+
 def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("supervision")
