@@ -184,7 +184,7 @@ def test_the_page_about_apps_says_what_goes_in_and_what_comes_out(standalone: On
     outputs = {name for name in ("boxes", "scores", "classes", "coefficients", "prototypes") if f"| `{name}` |" in text}
     assert outputs == set(LAYOUTS[metadata.layout])
     assert "| input | `image` | an RGB image, 160 wide and 160 high: " in text
-    assert "the rest grey 114 |" in text
+    assert "the rest grey 114; `README.md` has it to the pixel |" in text
     assert "iOS 15, macOS 12 and later" in text
     assert ("[1, 300, 4]" in text) == suppresses
     assert ("func overlap" in text) != suppresses
