@@ -163,8 +163,10 @@ class Project:
             ValueError: where an argument is none of what it can be, two models are named, or a runtime is for an
                 artifact, which has its own.
         """
+        prepare_to_compute()
         from segc.data.samples import Split
         from segc.evaluation.comparison import MASK_GRIDS
+        from segc.evaluation.project import evaluate_project
         from segc.inference.filters import fitting
         from segc.model import one_of
 
@@ -173,8 +175,6 @@ class Project:
         one_of("mask_grid", mask_grid, MASK_GRIDS)
         batch = fitting("batch", batch, int, 1)
         _check_runtime(runtime, of_weights=artifact is None)
-        prepare_to_compute()
-        from segc.evaluation.project import evaluate_project
 
         return evaluate_project(
             self.loaded,

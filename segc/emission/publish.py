@@ -213,7 +213,7 @@ def _free_name(path: Path, *folders: Path) -> Path:
 
 def _clear(bad: Path) -> list[str]:
     """Remove an artifact that failed before, but for what segc did not write."""
-    kept = _not_ours(bad)
+    kept = frozenset(_not_ours(bad))
     if not kept:
         shutil.rmtree(bad, ignore_errors=True)
         return []

@@ -4,15 +4,15 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from segc.inference.sources import file_stem
+from segc.inference.output import crop_place, frame_place, index_place, label_place, mask_place
 
-FOLDERS = {"txt": "labels", "crops": "crops", "masks": "masks", "index": "index"}
-"""Where the files of a kind are that have one a frame or more."""
+ALONE: dict[str, Callable[[str], PurePosixPath]] = {"txt": label_place, "index": index_place}
+"""Where the one file of a picture is, by kind."""
 
 FRAME_FILE = r"([0-9]{6,})(?:\.txt|\.png|-[0-9]+\.[a-z]+)?"
-"""What such files of a video are called, and the folders of its masks."""
+"""What files of a video's frames are called, and the folders of their masks."""
 
 
 class Earlier:
@@ -31,14 +31,12 @@ class Earlier:
     def __init__(
         self, folder: Path, kinds: Collection[str], names: Sequence[str], is_source: Callable[[Path], bool]
     ) -> None:
-        self._tops = {kind: folder / name for kind, name in FOLDERS.items() if kind in kinds}
-        self._tops = {kind: top for kind, top in self._tops.items() if top.is_dir()}
-        stems = [file_stem(name) for name in names]
-        self._mask = re.compile(rf"(?:{'|'.join(map(re.escape, stems))})_[0-9]+\.png")
-        classes = {stem or "_" for stem in stems}
-        self._crops = [path for path in _entries(self._tops.get("crops")) if path.name in classes]
+        self._folder, self._is_source = folder, is_source
+        self._alone = [place for kind, place in ALONE.items() if kind in kinds]
+        # Classes that have no crops yet have none to be removed.
+        self._cropped = [name for name in names if "crops" in kinds and self._crops_of(name).is_dir()]
+        self._masked = [*names] if "masks" in kinds else []
         self._frames: set[int] = set()
-        self._is_source = is_source
         self.removed = 0
 
     def clear_picture(self, place: str, suffix: str, written: Collection[Path]) -> None:
@@ -49,12 +47,18 @@ class Earlier:
             suffix: of its crops.
             written: its files of this run.
         """
-        self._remove(path for path in (*self._masks(place), *self._cropped(place, suffix)) if path not in written)
+        found = self._of_objects(self._cropped, lambda name, number: crop_place(name, place, number, suffix))
+        if (self._folder / mask_place("", place, 0)).parent.is_dir():
+            found |= self._of_objects(self._masked, lambda name, number: mask_place(name, place, number))
+        self._remove(found - set(written))
 
     def begin_video(self, stem: str) -> None:
         """Look for frames of a video that has this name."""
-        beside = (self._tops[kind] / stem for kind in self._tops if kind != "crops")
-        listed = (path.name for top in (*beside, *(top / stem for top in self._crops)) for path in _entries(top))
+        tops = [self._folder / place(frame_place(stem, 0)) for place in self._alone]
+        tops += [self._crops_of(name) / frame_place(stem, 0) for name in self._cropped]
+        if self._masked:
+            tops.append((self._folder / mask_place("", frame_place(stem, 0), 0)).parent)
+        listed = (name for top in tops for name in _entries(top.parent))
         self._frames = {int(match[1]) for name in listed if (match := re.fullmatch(FRAME_FILE, name))}
 
     def take_frame(self, index: int) -> None:
@@ -64,21 +68,18 @@ class Earlier:
     def end_video(self, stem: str, suffix: str) -> None:
         """Remove what is left of frames that this run has not written; ``suffix`` is that of crops."""
         for index in sorted(self._frames):
-            place = f"{stem}/{index:06d}"
-            ends = {"txt": ".txt", "index": ".png"}
-            self._remove(self._tops[kind] / f"{place}{end}" for kind, end in ends.items() if kind in self._tops)
-            self.clear_picture(place, suffix, ())
+            self._remove(self._folder / place(frame_place(stem, index)) for place in self._alone)
+            self.clear_picture(frame_place(stem, index), suffix, ())
 
-    def _masks(self, place: str) -> list[Path]:
-        top = self._tops.get("masks")
-        return [path for path in _entries(top and top / place) if self._mask.fullmatch(path.name)]
+    def _crops_of(self, name: str) -> Path:
+        return self._folder / crop_place(name, "", 0, "").parent
 
-    def _cropped(self, place: str, suffix: str) -> list[Path]:
-        found: list[Path] = []
+    def _of_objects(self, names: Sequence[str], place: Callable[[str, int], PurePosixPath]) -> set[Path]:
+        """A run numbers the objects of a picture from 1 on, whatever their classes are."""
+        found: set[Path] = set()
         number = 1
-        # A run numbers the objects of a picture from 1 on, whatever their classes are.
-        while here := [path for top in self._crops if (path := top / f"{place}-{number}{suffix}").is_file()]:
-            found += here
+        while here := {path for name in names if (path := self._folder / place(name, number)).is_file()}:
+            found |= here
             number += 1
         return found
 
@@ -93,7 +94,6 @@ class Earlier:
                 path.parent.rmdir()
 
 
-def _entries(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            yield from [Path(entry.path) for entry in entries]
+def _entries(folder: Path) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        yield from [entry.name for entry in entries]

@@ -1,13 +1,13 @@
 """What predictions become on disk: names that do not clash, and encoded pictures."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.sources import Source
+from segc.inference.sources import Source, file_stem
 
 JPEG_QUALITY = 92
 
@@ -29,6 +29,31 @@ def output_stems(sources: Sequence[Source]) -> list[str]:
         taken.add(name.casefold())
         result.append(name)
     return result
+
+
+def frame_place(stem: str, index: int) -> str:
+    """Where files of a video's frame are in the folders of their kinds, without a suffix; a photograph's stem tells."""
+    return f"{stem}/{index:06d}"
+
+
+def label_place(place: str) -> PurePosixPath:
+    """Where the label file of a picture is."""
+    return PurePosixPath("labels", f"{place}.txt")
+
+
+def index_place(place: str) -> PurePosixPath:
+    """Where the picture with the numbers of its objects is."""
+    return PurePosixPath("index", f"{place}.png")
+
+
+def crop_place(name: str, place: str, number: int, suffix: str) -> PurePosixPath:
+    """Where the crop of an object is, by its class and its number from 1 on."""
+    return PurePosixPath("crops", file_stem(name) or "_", f"{place}-{number}{suffix}")
+
+
+def mask_place(name: str, place: str, number: int) -> PurePosixPath:
+    """Where the mask of an object is, likewise."""
+    return PurePosixPath("masks", place, f"{file_stem(name)}_{number}.png")
 
 
 def first_in_place_of(outputs: Iterable[Path], originals: Iterable[Path]) -> Path | None:

@@ -15,9 +15,16 @@ import numpy.typing as npt
 from segc.inference.draw import draw_prediction
 from segc.inference.frames import Frame
 from segc.inference.masks import Mask
-from segc.inference.output import encode_picture, overlay_suffix
+from segc.inference.output import (
+    crop_place,
+    encode_picture,
+    frame_place,
+    index_place,
+    label_place,
+    mask_place,
+    overlay_suffix,
+)
 from segc.inference.results import Prediction, json_line, json_record, json_text, label_text
-from segc.inference.sources import file_stem
 from segc.inference.tiles import DecodedPicture
 
 PictureFiles = Iterable[tuple[PurePosixPath, bytes]]
@@ -48,7 +55,7 @@ class Shown:
     @property
     def place(self) -> str:
         """Path without a suffix for what is written of this frame: that of a video has the frame's number in it."""
-        return self.stem if self.frame.seconds is None else f"{self.stem}/{self.frame.index:06d}"
+        return self.stem if self.frame.seconds is None else frame_place(self.stem, self.frame.index)
 
     def objects(self) -> list[tuple[int, str, Mask]]:
         """Number (from 1, in the order of the records), class name and mask of each detection."""
@@ -68,7 +75,7 @@ def overlay_file(shown: Shown) -> PictureFiles:
 
 def label_file(shown: Shown) -> PictureFiles:
     """A YOLO label file."""
-    return [(PurePosixPath("labels", f"{shown.place}.txt"), label_text(shown.prediction).encode())]
+    return [(label_place(shown.place), label_text(shown.prediction).encode())]
 
 
 def pixel_boxes(boxes: npt.NDArray[np.float32], height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -87,7 +94,7 @@ def crop_files(shown: Shown) -> PictureFiles:
     boxes = pixel_boxes(shown.prediction.boxes, *picture.size)
     for (number, name, _), ends in zip(shown.objects(), boxes, strict=True):
         content = encode_picture(np.ascontiguousarray(picture.region(*ends)), suffix)
-        yield PurePosixPath("crops", file_stem(name) or "_", f"{shown.place}-{number}{suffix}"), content
+        yield crop_place(name, shown.place, number, suffix), content
 
 
 def mask_pictures(shown: Shown) -> PictureFiles:
@@ -96,7 +103,7 @@ def mask_pictures(shown: Shown) -> PictureFiles:
     for number, name, mask in shown.objects():
         area = canvas[mask.y : mask.y + mask.shape[0], mask.x : mask.x + mask.shape[1]]
         np.multiply(mask.bitmap, np.uint8(255), out=area)
-        yield PurePosixPath("masks", shown.place, f"{file_stem(name)}_{number}.png"), encode_picture(canvas, ".png")
+        yield mask_place(name, shown.place, number), encode_picture(canvas, ".png")
         area[:] = 0
 
 
@@ -111,7 +118,7 @@ def index_picture(shown: Shown) -> PictureFiles:
     for number, _, mask in reversed(shown.objects()):
         rows, columns = mask.shape
         canvas[mask.y : mask.y + rows, mask.x : mask.x + columns][mask.bitmap] = number
-    return [(PurePosixPath("index", f"{shown.place}.png"), encode_picture(canvas, ".png"))]
+    return [(index_place(shown.place), encode_picture(canvas, ".png"))]
 
 
 def frame_fields(frame: Frame) -> dict[str, Any]:

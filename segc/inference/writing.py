@@ -12,9 +12,14 @@ from typing import Literal, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.earlier import Earlier
+from segc.inference.earlier import ALONE, Earlier
 from segc.inference.frames import Ended, Frame, Unread
-from segc.inference.output import file_identity, first_in_place_of, output_stems, overlay_suffix
+from segc.inference.output import (
+    file_identity,
+    first_in_place_of,
+    output_stems,
+    overlay_suffix,
+)
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
 from segc.inference.sources import ImageError, Source, SourceError
@@ -85,12 +90,11 @@ def _in_place_of(path: Path) -> SourceError:
 
 def _foreseen(plan: Plan) -> Iterator[Path]:
     """The files whose names are known before anything is predicted."""
-    places = {"txt": "labels/{}.txt", "index": "index/{}.png"}
     for kind in plan.kinds & tables().keys():
         yield plan.folder / tables()[kind].name
     for source, stem in plan.stems.items():
-        for kind in plan.kinds & places.keys():
-            yield plan.folder / places[kind].format(stem)
+        for kind in plan.kinds & ALONE.keys():
+            yield plan.folder / ALONE[kind](stem)
         if "overlay" in plan.kinds:
             suffixes = [overlay_suffix(source)] if source.is_still else []
             for suffix in (*suffixes, recording_suffix(is_live=True), recording_suffix(is_live=False)):
