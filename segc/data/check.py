@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segc.compute import processors
 from segc.data.dataset import list_images, read_split, require_objects
@@ -138,14 +138,7 @@ def sound_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks:
     Raises:
         OSError: where a folder or a label file cannot be read.
     """
-    noted = Findings()
-    try:
-        samples: Sequence[Sample] = read_split(loaded, split, noted)
-    except SegcError as error:
-        faults.extend(error.diagnostics)
-        samples, noted = _sound_part(loaded, split)
-    remarks.extend(noted)
-    return samples
+    return _gathered(read_split, _sound_part, loaded, split, (faults, remarks))
 
 
 def listed_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks: Findings) -> Sequence[Path]:
@@ -154,14 +147,29 @@ def listed_part(loaded: "LoadedProject", split: Split, faults: Findings, remarks
     Raises:
         OSError: where a folder or a list cannot be read.
     """
+    return _gathered(list_images, _images_there, loaded, split, (faults, remarks))
+
+
+_Read = TypeVar("_Read")
+
+
+def _gathered(
+    read: "Callable[[LoadedProject, Split, Findings], Sequence[_Read]]",
+    rest: "Callable[[LoadedProject, Split], tuple[Sequence[_Read], Findings]]",
+    loaded: "LoadedProject",
+    split: Split,
+    into: tuple[Findings, Findings],
+) -> Sequence[_Read]:
+    """What is read of a split, or the rest of one with faults; its faults and remarks go into these two."""
+    faults, remarks = into
     noted = Findings()
     try:
-        images: Sequence[Path] = list_images(loaded, split, noted)
+        found = read(loaded, split, noted)
     except SegcError as error:
         faults.extend(error.diagnostics)
-        images, noted = _images_there(loaded, split)
+        found, noted = rest(loaded, split)
     remarks.extend(noted)
-    return images
+    return found
 
 
 def _sound_part(loaded: "LoadedProject", split: Split) -> tuple[Sequence[Sample], Findings]:

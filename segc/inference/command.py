@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from segc.inference.filters import MOST_OVERLAP, FilterError, Filters, Tiling, choose_filters
+from segc.inference.filters import LEAST_TILE, MOST_OVERLAP, FilterError, Filters, Tiling, choose_filters
 from segc.inference.frames import reading_of
 from segc.inference.jobs import predict_sources
 from segc.inference.metadata import LARGEST_SIDE, ModelError
@@ -113,8 +113,8 @@ def share(text: str) -> float:
 def tile_side(text: str) -> int:
     """A side of tiles in pixels, or 0."""
     value = int(text)
-    if value and not 32 <= value <= LARGEST_SIDE:
-        raise argparse.ArgumentTypeError(f"{text} is not between 32 and {LARGEST_SIDE}, nor 0")
+    if value and not LEAST_TILE <= value <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text} is not between {LEAST_TILE} and {LARGEST_SIDE}, nor 0")
     return value
 
 
