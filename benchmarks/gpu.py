@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="a YOLO dataset with images/train, labels/train and data.yaml")
     parser.add_argument("--images", type=int, help="images of an epoch; 2048 on a GPU, 16 without")
     parser.add_argument("--minutes", type=float, default=9.0, help="most time for all of it")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="parts to measure, as they are named in the output")
     parser.add_argument("--output", type=Path, help="also written here, after every part")
     options = parser.parse_args()
     import torch
@@ -101,7 +102,15 @@ def main() -> None:
         folder = Path(name)
         many = repeated(options.dataset.resolve(), folder / "many", options.images or (2048 if there else 16))
         write_project(folder, options.dataset.resolve(), 100 if there else 16, 640 if there else 160)
-        for part, measured in parts(folder, many, there=there):
+        chosen = parts(folder, many, there=there)
+        if unknown := set(options.only or ()) - {part for part, _ in chosen}:
+            parser.error(
+                f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(part for part, _ in chosen)}"
+            )
+        for part, measured in chosen:
+            if options.only and part not in options.only:
+                found["not_done"].append(f"{part}: not asked for")
+                continue
             if CLOCK.is_over():
                 found["not_done"].append(f"{part}: no time was left of {options.minutes:g} minutes")
                 continue
@@ -201,13 +210,17 @@ def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: in
         return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
     measured = json.loads(done.stdout.splitlines()[-1])
     whole = sum(measured["phases"].values())
+    fast = statistics.median(measured["speeds"])
+    there = statistics.median(measured["at_hand"]) if measured["at_hand"] else None
+    waiting = max(1 - fast / there, 0.0) if there else measured["phases"].get("data wait", 0.0) / whole
     return {
         **about,
         "device": measured["device"],
         "batch": measured["batch"],
-        "images_per_second": round(statistics.median(measured["speeds"]), 2),
+        "images_per_second": round(fast, 2),
+        "with_batches_at_hand": there and round(there, 2),
         "network_alone": round(statistics.median(measured["alone"]), 2),
-        "waiting_for_data": round(measured["phases"].get("data wait", 0.0) / whole, 4),
+        "waiting_for_data": round(waiting, 4),
         "shares": {phase: round(seconds / whole, 3) for phase, seconds in measured["phases"].items()},
         "memory_gib": round(measured["memory"], 2),
     }

@@ -3,7 +3,8 @@
 Trains scale n from scratch on real images with the full recipe, mosaic included. The first epoch, which fills the image
 cache, does not count. The network alone is timed in the same process, between the epochs: forward, backward and
 optimizer on one batch that stays, without data, assignment, loss and moving average. On a GPU every other epoch tells
-where the time goes, for which it has to wait at every step, and the others how many images a second.
+where the time goes, for which it has to wait at every step, and the others how many images a second; and as a batch is
+fetched there while the GPU computes, whole steps with batches that are there tell what is left of waiting for them.
 
 Each precision is measured in a process of its own, started as `segc train` starts.
 """
@@ -94,6 +95,9 @@ def show(precision: str, found: dict[str, Any]) -> None:
     total = sum(found["phases"].values())
     shares = ", ".join(f"{name} {found['phases'][name] / total:.1%}" for name in PHASES)
     print(f"  {shares}")
+    if found["at_hand"]:
+        there = statistics.median(found["at_hand"])
+        print(f"  {there:.1f} img/s with batches that are there: {1 - speed / there:.1%} of the time waits for them")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -109,7 +113,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         training = make_training(Path(folder), options, choose_device("auto"), World())
         clock = Clock(training)
-        speeds, alone, processors = [], [], []
+        speeds, alone, processors, there = [], [], [], []
+        on_gpu = training.device.type == "cuda"
         for epoch in range(options.epochs + 1):
             training.progress.at = type(training.progress.at)()
             clock.waits = epoch % 2 == 1
@@ -119,7 +124,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             synchronise(torch, training.device)
             taken = time.perf_counter() - started
             clock.spent["rest"] = taken - sum(clock.spent.values())
-            on_gpu = training.device.type == "cuda"
             if epoch and not (on_gpu and clock.waits):
                 speeds.append(training.plan.images / taken)
                 processors.append((time.process_time() - computed) / taken)
@@ -127,11 +131,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 clock.total.update(clock.spent)
             memory = peak_memory(training.device)
             alone += network_alone(training, options)
+        clock.waits = False
+        there += at_hand(training, options.epochs + 1) if on_gpu else []
     return {
         "device": str(training.device),
         "speeds": speeds,
         "processors": processors,
         "alone": alone,
+        "at_hand": there,
         "memory": memory / 2**30,
         "batch": training.plan.batch,
         "phases": dict(clock.total),
@@ -194,6 +201,7 @@ class Clock:
         engine.update = self.timed("optimizer", engine.update)
         engine.average.update = self.timed("average", engine.average.update, part_of="optimizer")
         loader, epoch = training.loader, training.loader.epoch
+        loader.prefetch = self.timed("data wait", loader.prefetch)
         loader.epoch = lambda *arguments: self.waited(epoch(*arguments))
 
     def timed(self, phase: str, function: Callable[..., Any], part_of: str | None = None) -> Callable[..., Any]:
@@ -253,6 +261,32 @@ def network_alone(training: Any, options: argparse.Namespace, steps: int = 6) ->
         speeds.append(batch / (time.perf_counter() - started))
     engine.network.load_state_dict(kept)
     return speeds[2:]
+
+
+def at_hand(training: Any, epoch: int, steps: int = 4, times: int = 4) -> list[float]:
+    """Images a second of whole steps with batches that are there, a few steps at a time; the first ones do not count.
+
+    Args:
+        training: its engine makes the steps.
+        epoch: the batches are the first ones of it.
+        steps: how many there are at most.
+        times: how often each comes.
+    """
+    import itertools
+
+    import torch
+
+    batches = list(itertools.islice(training.loader.epoch(epoch), steps))
+    speeds = []
+    for _ in range(times + 1):
+        synchronise(torch, training.device)
+        started = time.perf_counter()
+        for batch in batches:
+            training.engine.descend(batch.to(training.device), update=True)
+            training.engine.update()
+        synchronise(torch, training.device)
+        speeds.append(sum(len(batch.images) for batch in batches) / (time.perf_counter() - started))
+    return speeds[1:]
 
 
 def synchronise(torch: Any, device: Any) -> None:

@@ -39,15 +39,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """Called by the loader, for faster copies to a GPU."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {
-            field.name: change(value)
+            field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
@@ -111,14 +104,20 @@ def packed(batch: Batch | Faults) -> tuple[Any, Arrays]:
 _SMALL = ("image_index", "classes", "boxes")
 
 
-def unpacked(value: Any, arrays: Arrays) -> Batch | Faults:
-    """The batch that a worker made, in memory of its own."""
+def unpacked(value: Any, arrays: Arrays, keep: Callable[[Tensor], Tensor] = torch.clone) -> Batch | Faults:
+    """The batch that a worker made, in memory of its own.
+
+    Args:
+        value: see :func:`packed`, as are the arrays.
+        arrays: valid only for now.
+        keep: copies a tensor, into memory from which a GPU copies faster, for example.
+    """
     if not arrays:
         faults: Faults = value
         return faults
     small, faults = value
-    images, masks = (torch.from_numpy(array).clone() for array in arrays)
-    numbers = dict(zip(_SMALL, map(torch.from_numpy, small), strict=True))
+    images, masks, *few = (keep(torch.from_numpy(array)) for array in (*arrays, *small))
+    numbers = dict(zip(_SMALL, few, strict=True))
     return Batch(images=images.permute(0, 3, 1, 2), masks=masks, faults=faults, **numbers)
 
 

@@ -394,6 +394,8 @@ class TrainingLoader:
         self._starvation = Starvation() if yielding and self._workers else None
         self._said = said
         self._batches: Iterator[Batch | Faults] = iter(())
+        self._ahead: Batch | Faults | Exception | None = None
+        """What was taken from the workers before it is asked for."""
         self._next: tuple[int, int] | None = None
         """Epoch and step of the batch that comes next where nobody asks for another one."""
 
@@ -421,11 +423,24 @@ class TrainingLoader:
             if self._starvation and self._starvation.is_lasting() and self._pool:
                 self._starvation = None
                 self._pool.restart(partial(_start_worker, self.dataset, yielding=False))
-            batch = self._wait()
+            batch, self._ahead = self._wait() if self._ahead is None else self._ahead, None
+            if isinstance(batch, Exception):
+                raise batch
             if not isinstance(batch, Batch):
                 raise SegcError(first_of(batch))
             self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
-            yield batch.pin_memory() if self._pin_memory else batch
+            yield batch
+
+    def prefetch(self) -> None:
+        """Wait for the batch that comes next and copy it for a GPU, which computes meanwhile; else do nothing.
+
+        What goes wrong is raised when that batch is asked for.
+        """
+        if self._pin_memory and self._ahead is None and self._next is not None:
+            try:
+                self._ahead = self._wait()
+            except Exception as error:  # noqa: BLE001 - the step at hand shall end first
+                self._ahead = error
 
     def set_epochs(self, epochs: int) -> None:
         """Make batches for a training of so many epochs from now on."""
@@ -435,6 +450,7 @@ class TrainingLoader:
 
     def close(self) -> None:
         """End the worker processes; asked for another batch, they are started again."""
+        self._ahead = None
         if self._pool is not None:
             self._batches, self._next = iter(()), None
             self._pool.close()
@@ -444,11 +460,12 @@ class TrainingLoader:
         self.close()
 
     def _begin(self, epoch: int, step: int) -> None:
-        self._next = None
+        self._next = self._ahead = None
+        keep = torch.Tensor.pin_memory if self._pin_memory else torch.Tensor.clone
         make = partial(_make_batch, self.dataset, self.dataset.empty())
         keys = self._order.after(epoch, step)
         if not self._workers:
-            self._batches = (unpacked(*make(key)) for key in keys)
+            self._batches = (unpacked(*make(key), keep) for key in keys)
             return
         if self._pool is None:
             self.dataset.at_hand = shared_numbers(self._workers)
@@ -462,7 +479,7 @@ class TrainingLoader:
                 mend=self.dataset.cache.mend,
             )
         self._pool.begin(keys)
-        self._batches = (unpacked(*result) for result in self._pool.results())
+        self._batches = (unpacked(*result, keep) for result in self._pool.results())
 
     def _at_hand(self, number: int) -> str:
         """What a worker was reading."""

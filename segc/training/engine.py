@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segc.data.loader import share
 from segc.diagnostics import fail
 from segc.network.lower import SegmentationNetwork, lower
 from segc.network.operators import batch_norm
@@ -82,7 +83,7 @@ class Engine:
         self._raw: nn.Module = in_stages(graph_module) if hyper.recomputes else graph_module
         if hyper.compile:
             _check_compiler(device)
-            self._raw = torch.compile(self._raw)  # type: ignore[assignment]
+            self._raw = _CompiledForFullBatches(self._raw, plan.batch, world)
         if world.size > 1:
             gpus = [device] if device.type == "cuda" else None
             self._raw = DistributedDataParallel(self._raw, device_ids=gpus, gradient_as_bucket_view=True)
@@ -170,6 +171,28 @@ class Engine:
         if isinstance(self._raw, DistributedDataParallel) and not now:
             return self._raw.no_sync()
         return nullcontext()
+
+
+class _CompiledForFullBatches(nn.Module):
+    """A network that is compiled for batches of one number of images; with another one it runs as it is.
+
+    The last batch of an epoch would have all of it compiled once more, for any number of images, which takes as long as
+    the first time and computes slower.
+
+    Args:
+        network: what is compiled when it first runs.
+        batch: images of a full batch, of all processes.
+        world: the processes that share it.
+    """
+
+    def __init__(self, network: nn.Module, batch: int, world: World) -> None:
+        super().__init__()
+        self._network, self._compiled = network, torch.compile(network)
+        first, end = share(batch, world.rank, world.size)
+        self._images = end - first
+
+    def forward(self, images: Tensor) -> Any:
+        return (self._compiled if len(images) == self._images else self._network)(images)
 
 
 class Undo:

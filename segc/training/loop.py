@@ -424,6 +424,8 @@ class Training:
         )
         self.report.begin(run)
         self.report.say(self._circumstances())
+        if self.hyper.compile:
+            self.report.say("compiling: the first step takes a minute or more")
         if lagging := self.plan.lagging():
             self.report.say(f"note: {lagging}")
         for note in unlabelled(self.loader.dataset.samples, self.val_samples):
@@ -583,6 +585,8 @@ class Training:
             images = min(self.plan.batch, self.plan.images - index * self.plan.batch)
             try:
                 at.add(self.engine.descend(batch.to(self.device), update=ends), images)
+                if index + 1 < self.plan.steps_per_epoch or epoch + 1 != self.plan.epochs:
+                    self.loader.prefetch()
                 if ends:
                     self.engine.update()
                     self.progress.skipped_in_a_row = 0

@@ -1,14 +1,16 @@
 """The mask loss: prototypes and coefficients against the masks of the objects, inside their boxes.
 
 As in YOLACT (Bolya et al., arXiv 1904.02689). The gradients are known in closed form, and worked out on the way. There
-are two ways to the same sum. On a GPU many images at once are a product of all their coefficients with all places of
-their prototypes, of which those inside boxes count: few large steps. On a processor that would be most of the time that
-the loss takes, as boxes cover a small part of an image: there each object is a product with the places in its box.
+are two ways to the same sum. On a processor each object is a product with the places in its box, of which there are few
+in an image. On a GPU, which needs few large steps, many tiles of many images are products at once, each with the
+coefficients of the cells whose box touches it, and places inside of boxes count.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import neg
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ Way = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
     tuple[Tensor, Tensor, Tensor],
 ]
-"""How the sum is worked out; see :func:`in_groups`."""
+"""How the sum is worked out; see :func:`in_tiles`."""
 
 
 def mask_loss(
@@ -43,11 +45,11 @@ def mask_loss(
         image: [P], ascending.
         target: [P], their objects, ascending.
         batch: boxes and masks.
-        work_out: :func:`in_crops` or :func:`in_groups`; what suits the device where not given.
+        work_out: :func:`in_crops` or :func:`in_tiles`; what suits the device where not given.
     """
     size = (prototypes.shape[2], prototypes.shape[3])
     if work_out is None:
-        work_out = in_crops if prototypes.device.type == "cpu" else in_groups
+        work_out = in_crops if prototypes.device.type == "cpu" else in_tiles
     found = work_out(coefficients, prototypes, image, target, _touched(batch, size), *_truth(batch, size))
     result: Tensor = _Known.apply(coefficients, prototypes, *found)  # type: ignore[no-untyped-call]
     return result
@@ -78,34 +80,32 @@ class _Known(torch.autograd.Function):
 
 
 _MOST_PLACES = 2**25
-"""Logits of a group of images: 128 MiB a tensor, enough to keep a GPU busy, and little beside what a network takes."""
-_MOST_BANDS = 16
-"""Bands of rows that an image is divided into at most: a dozen images are then some two hundred products at once."""
+"""Logits of a group of tiles: 128 MiB a tensor, enough to keep a GPU busy, and little beside what a network takes."""
+_TILES = 8
+"""Rows, and columns, of tiles that the prototypes of an image are divided into at most."""
 
 
 def _groups(counts: list[int], places: int) -> Iterator[tuple[slice, int]]:
-    """Groups of images with no more logits than are worked out at once, or of one; with the cells of its first image.
+    """Groups of tiles with no more logits than are worked out at once, or of one; with the cells of its first tile.
+
+    No tile of a group has half as many cells as its first one, or fewer: what is computed for nothing is less than the
+    rest.
 
     Args:
-        counts: cells of the images, in descending order; those without any are in no group.
-        places: of the prototypes.
+        counts: cells of the tiles, in descending order; those without any are in no group.
+        places: of a tile.
     """
-    start, some = 0, sum(count > 0 for count in counts)
+    start, some = 0, bisect_left(counts, 0, key=neg)
     while start < some:
         most = counts[start]
         end = min(start + max(_MOST_PLACES // (most * places), 1), some)
+        end = bisect_left(counts, -(most // 2), start, end, key=neg)
         yield slice(start, end), most
         start = end
 
 
-def _in_bands(values: Tensor, bands: int) -> Tensor:
-    """Values [b, N, h, ...] as [b, bands, N, rows of a band, ...], in this order in memory."""
-    shape = values.shape
-    return values.reshape(*shape[:2], bands, -1, *shape[3:]).transpose(1, 2).contiguous()
-
-
 @torch.no_grad()
-def in_groups(
+def in_tiles(
     coefficients: Tensor,
     prototypes: Tensor,
     image: Tensor,
@@ -114,7 +114,7 @@ def in_groups(
     masks: Tensor,
     numbers: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss and its gradients, worked out in groups of images; a GPU is waited for once.
+    """The loss and its gradients, worked out in groups of tiles, for those cells whose box touches the tile.
 
     Args:
         coefficients: see :func:`mask_loss`, as are the next three.
@@ -129,42 +129,68 @@ def in_groups(
         The sum, and its gradients in the coefficients [P, M] and in the prototypes [B, h, w, M].
     """
     count, device = len(image), image.device
-    height, width = prototypes.shape[2:]
-    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
-    counts = torch.bincount(image, minlength=len(prototypes))
+    size = (prototypes.shape[2], prototypes.shape[3])
+    down, across = (math.gcd(side, _TILES) for side in size)
+    x, y = (torch.arange(side, device=device) for side in (size[1] // across, size[0] // down))
+    # An object whose box touches nothing has no place for its weight to stand at.
+    share = 1 / (touched[:, 2:] - touched[:, :2]).clamp(min=0).prod(-1).clamp(min=1)
+    cell, tile = _touching(touched[target], size, (down, across)).nonzero(as_tuple=True)
+    tile = image[cell] * (down * across) + tile
+    counts = torch.bincount(tile, minlength=len(prototypes) * down * across)
     first = counts.cumsum(0) - counts
+    pair = tile.argsort(stable=True)
     counts, order = counts.sort(descending=True, stable=True)
-    # A cell more than there are, of no weight, stands where an image has fewer cells than others of its group.
-    known, target = F.pad(coefficients, (0, 0, 0, 1)), F.pad(target, (0, 1))
-    grad_known = torch.zeros_like(known)
-    channels_last = prototypes.permute(0, 2, 3, 1)
-    grad_prototypes = torch.zeros(channels_last.shape, device=device)
+    # A cell more than there are, of no weight, stands where a tile has fewer cells than others of its group.
+    known, cell, target = F.pad(coefficients, (0, 0, 0, 1)), F.pad(cell, (0, 1), value=count), F.pad(target, (0, 1))
+    pair = F.pad(pair, (0, 1), value=len(tile))
+    grad_pairs = known.new_zeros(len(cell), known.shape[1])
+    grad_prototypes = torch.zeros(prototypes.permute(0, 2, 3, 1).shape, device=device)
+    shape = (down, len(y), across, len(x))
+    prototype_tiles, grad_tiles, mask_tiles = (
+        values.unflatten(2, shape[2:]).unflatten(1, shape[:2])  # type: ignore[no-untyped-call]
+        for values in (prototypes.permute(0, 2, 3, 1), grad_prototypes, masks)
+    )
     total = torch.zeros((), device=device)
-    # A product over all places of an image would leave most of a GPU idle: bands of rows are so many products at once.
-    bands = math.gcd(height, _MOST_BANDS)
-    for group, most in _groups(counts.tolist(), height * width):
-        images, place = order[group], torch.arange(most, device=device)
+    for group, most in _groups(counts.tolist(), len(x) * len(y)):
+        images, row, column = _unravelled(order[group], down, across)
+        place = torch.arange(most, device=device)
         there = place < counts[group, None]
-        cells = torch.where(there, first[images, None] + place, count)
+        pairs = pair[torch.where(there, first[order[group], None] + place, len(tile))]
+        cells = cell[pairs]
         objects, own = target[cells], known[cells]
-        box = touched[objects]
+        box = touched[objects] - torch.stack([column * len(x), row * len(y)] * 2, -1)[:, None]
         columns = (x >= box[..., :1]) & (x < box[..., 2:3])
         rows = (y >= box[..., 1:2]) & (y < box[..., 3:])
-        # An object whose box touches nothing has no place for its weight to stand at.
-        share = there / (columns.sum(-1) * rows.sum(-1)).clamp(min=1)
-        weight = (_in_bands(rows * share[..., None], bands)[..., None] * columns[:, None, :, None]).flatten(3)
+        weight = ((rows * (there * share[objects])[..., None])[..., None] * columns[:, :, None]).flatten(2)
         if numbers is None:
-            truth = _in_bands(masks[objects], bands).flatten(3) == 1
+            truth = mask_tiles[objects, row[:, None], :, column[:, None]].flatten(2) == 1
         else:
-            truth = _in_bands(masks[images, None], bands).flatten(3) == numbers[objects][:, None, :, None]
-        seen = channels_last[images].float().reshape(len(images), bands, -1, own.shape[-1])
-        own = own[:, None].expand(-1, bands, -1, -1)
+            truth = mask_tiles[images, row, :, column].flatten(1)[:, None] == numbers[objects][..., None]
+        seen = prototype_tiles[images, row, :, column].float().flatten(1, 2)
         logits = own @ seen.mT
         total += ((F.softplus(logits) - logits * truth) * weight).sum()
         gradient = logits.sigmoid_().sub_(truth.float()).mul_(weight)
-        grad_known[cells] = (gradient @ seen).sum(1)
-        grad_prototypes[images] = (gradient.mT @ own).view(-1, height, width, own.shape[-1])
+        grad_pairs[pairs] = gradient @ seen
+        grad_tiles[images, row, :, column] = (gradient.mT @ own).unflatten(1, (len(y), len(x)))
+    # Unlike index_add, this sums in the same order each time.
+    grad_known = torch.zeros_like(known).index_put_((cell[:-1],), grad_pairs[:-1], accumulate=True)
     return total, grad_known[:count], grad_prototypes
+
+
+def _touching(boxes: Tensor, size: tuple[int, int], tiles: tuple[int, int]) -> Tensor:
+    """Whether boxes [P, 4] touch tiles, row by row: bool [P, tiles]."""
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    columns, rows = (
+        (boxes[:, axis, None] < (torch.arange(many, device=boxes.device) + 1) * (side // many))
+        & (boxes[:, axis + 2, None] > torch.arange(many, device=boxes.device) * (side // many))
+        for axis, side, many in ((0, size[1], tiles[1]), (1, size[0], tiles[0]))
+    )
+    return (has_area[:, None, None] & rows[:, :, None] & columns[:, None]).flatten(1)
+
+
+def _unravelled(tile: Tensor, down: int, across: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column of tiles."""
+    return tile // (down * across), tile // across % down, tile % across
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +257,7 @@ def in_crops(
     masks: Tensor,
     numbers: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`in_groups`; an object at a time."""
+    """See :func:`in_tiles`; an object at a time."""
     channels_last = prototypes.permute(0, 2, 3, 1)
     grad_coefficients = torch.zeros_like(coefficients)
     grad_prototypes = torch.zeros(channels_last.shape)

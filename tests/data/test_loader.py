@@ -131,6 +131,67 @@ def test_an_epoch_that_failed_can_be_entered_again(samples):
     assert equal(epochs(loader, 0), whole)
 
 
+@pytest.fixture
+def pinned(monkeypatch) -> list[int]:
+    """Memory from which a GPU copies fast, as it is where there is none; the sizes of what was put there."""
+    sizes: list[int] = []
+
+    def pin_memory(tensor):
+        sizes.append(tensor.numel())
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    return sizes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_are_fetched_ahead_are_the_same_and_copied_once(samples, workers, pinned):
+    plain = epochs(TrainingLoader(samples, hyper(batch=2)), 0, 1)
+    loader = TrainingLoader(samples, hyper(batch=2, workers=workers), pin_memory=True)
+    loader.prefetch()  # before the first one there is no next one
+    assert pinned == []
+    found = []
+    for number in (0, 1):
+        for batch in loader.epoch(number):
+            found.append(batch)
+            loader.prefetch()
+            loader.prefetch()
+    assert equal(found, plain)
+    assert len(pinned) == 5 * (len(plain) + 1)
+    assert equal(list(loader.epoch(1, start_step=2)), plain[7:])
+    loader.close()
+
+
+@pytest.mark.usefixtures("pinned")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_a_batch_that_was_fetched_ahead_is_told_when_it_is_asked_for(samples, workers):
+    whole = epochs(TrainingLoader(samples, hyper(batch=5)), 0)
+    broken = samples[int(epoch_order(len(samples), 0, 0)[7])].image
+    good = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    loader = TrainingLoader(samples, hyper(batch=5, workers=workers), pin_memory=True)
+    batches = loader.epoch(0)
+    assert equal([next(batches)], whole[:1])
+    loader.prefetch()
+    with pytest.raises(SegcError) as error:
+        next(batches)
+    assert [d.file for d in error.value.diagnostics] == [broken]
+    broken.write_bytes(good)
+    assert equal(list(loader.epoch(0, start_step=1)), whole[1:])
+    loader.close()
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_fault_in_a_batch_that_was_fetched_ahead_keeps_its_kind(samples, monkeypatch):
+    loader = TrainingLoader(samples, hyper(batch=5), pin_memory=True)
+    batches = loader.epoch(0)
+    next(batches)
+    monkeypatch.setattr(TrainingSet, "__getitem__", lambda *_: 1 / 0)
+    loader.prefetch()
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_the_shares_of_all_processes_make_the_batch(samples, world, overlap):

@@ -139,7 +139,7 @@ def test_a_compiled_network_trains_like_the_one_it_was_compiled_from(compiled, m
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     states = []
     for compile_ in (False, True):
-        loaded, build = compiled(compile=str(compile_).lower())
+        loaded, build = compiled(compile=str(compile_).lower(), batch=3)
         hyper = resolve_hyperparameters(loaded, build.graph, CPU, World(), None)
         torch.manual_seed(0)
         engine = Engine(build.graph, hyper, build.plan, CPU, "fp32", World())
@@ -149,6 +149,25 @@ def test_a_compiled_network_trains_like_the_one_it_was_compiled_from(compiled, m
             engine.update()
         states.append(engine.average.network.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
+def test_only_full_batches_are_compiled(compiled, monkeypatch, rank, world):
+    seen = []
+
+    def compile_(network):
+        return lambda images: (seen.append(len(images)), network(images))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr("segc.training.engine.DistributedDataParallel", lambda network, **_: network)
+    loaded, build = compiled(compile="true", batch=5)
+    hyper = resolve_hyperparameters(loaded, build.graph, CPU, World(), None)
+    engine = Engine(build.graph, hyper, build.plan, CPU, "fp32", World(rank, world))
+    engine.train_mode()
+    for images in range(1, 6):
+        engine.forward(trial_batch(images, hyper, 2).images)
+    assert seen == [{1: 5, 2: 3}[world]]
 
 
 def test_without_a_compiler_nothing_is_compiled(compiled, monkeypatch):

@@ -14,7 +14,7 @@ from segc.data.scene import index_map
 from segc.training.assignment import assign
 from segc.training.boxes import boxes_from_distances, cell_centres, expected_distances
 from segc.training.loss import Gains, SegmentationLoss, class_loss, distribution_loss
-from segc.training.masks import in_crops, in_groups, mask_loss
+from segc.training.masks import in_crops, in_tiles, mask_loss
 from tests.training.test_assignment import slow_ciou
 
 NC, BINS, SIZE, COEFFICIENTS = 3, 16, 64, 4
@@ -150,7 +150,7 @@ def dense_mask_loss(coefficients, prototypes, image, target, batch):
     return total
 
 
-@pytest.mark.parametrize("way", [in_groups, in_crops])
+@pytest.mark.parametrize("way", [in_tiles, in_crops])
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
