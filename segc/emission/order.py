@@ -515,7 +515,7 @@ class Order:
             return self._run_by(pool, worker, reference, self.files / name, opener, shipped=True)
 
     def _compare(self, reference: Reference, reply: RunReply, outputs: Path) -> Parity:
-        from segc.emission.verify import compare
+        from segc.emission.verify import ROUNDING, compare
 
         if parse_metadata(reply.metadata) != self.metadata:
             raise fail("T006", f"{self.name}: the model does not give back the metadata that was put into it")
@@ -529,9 +529,9 @@ class Order:
             self.suppression,
         )
         parity = found()
-        if self.metadata.precision == "fp16" and not all(one.passed for one in parity.outputs.values()):
+        if self.metadata.precision in ROUNDING and not all(one.passed for one in parity.outputs.values()):
             # Asked for only here: it is a run of PyTorch more.
-            return found(reference.rounded())
+            return found(reference.rounded(self.metadata.precision))
         return parity
 
     def _script_faults(self, reference: Reference, outputs: Path, predictions: Path) -> list[str]:

@@ -72,7 +72,7 @@ class Reference:
         self._folder = folder
         self._lock = threading.Lock()
         self._outputs: dict[str, NDArray[Any]] | None = None
-        self._rounded: dict[str, NDArray[Any]] | None = None
+        self._rounded: dict[str, dict[str, NDArray[Any]]] = {}
         self._pool, self._weights = pool, weights
         self.photographs = images
         self.cases: list[Case] = cases(images, size, dynamic=dynamic)
@@ -99,32 +99,41 @@ class Reference:
                 self._outputs = load_arrays(self._folder / "outputs.safetensors")
             return self._outputs
 
-    def rounded(self) -> dict[str, NDArray[Any]]:
-        """PyTorch's outputs where all that half precision keeps in 16 bits was rounded to them.
+    def rounded(self, precision: str) -> dict[str, NDArray[Any]]:
+        """PyTorch's outputs with another rounding, by which it shows how much the network magnifies rounding.
+
+        Args:
+            precision: of an artifact. For ``fp16`` all that half precision keeps in 16 bits was rounded to them; for
+                ``fp32`` all was computed in fp64.
 
         Raises:
             SegcError: T004, T005, T009 where the worker came to no answer.
         """
+        with self._lock:
+            if precision not in self._rounded:
+                graph, weights = (self.graph, self._weights) if precision == "fp32" else self._half()
+                outputs = self._folder / f"rounded-{precision}.safetensors"
+                worker = hire_reference(self._pool)
+                self._start(worker, graph, weights, outputs, double=precision == "fp32")
+                worker.result()
+                self._rounded[precision] = load_arrays(outputs)
+            return self._rounded[precision]
+
+    def _half(self) -> tuple[Path, Path]:
+        """Files of the network that rounds to half precision, and of its values."""
         from segc.graph.passes import fold_batch_norm, half_rounded
         from segc.graph.serial import read_graph, write_graph
 
-        with self._lock:
-            if self._rounded is None:
-                whole = read_graph(self.graph.read_text(encoding="utf-8"))
-                graph, values = half_rounded(*fold_batch_norm(whole, load_arrays(self._weights)))
-                names = "rounded.json", "rounded-weights.safetensors", "rounded.safetensors"
-                text, weights, outputs = (self._folder / name for name in names)
-                text.write_text(write_graph(graph), encoding="utf-8")
-                save_arrays(weights, values)
-                worker = hire_reference(self._pool)
-                self._start(worker, text, weights, outputs)
-                worker.result()
-                self._rounded = load_arrays(outputs)
-            return self._rounded
+        whole = read_graph(self.graph.read_text(encoding="utf-8"))
+        graph, values = half_rounded(*fold_batch_norm(whole, load_arrays(self._weights)))
+        text, weights = self._folder / "rounded.json", self._folder / "rounded-weights.safetensors"
+        text.write_text(write_graph(graph), encoding="utf-8")
+        save_arrays(weights, values)
+        return text, weights
 
-    def _start(self, worker: Worker, graph: Path, weights: Path, outputs: Path) -> None:
+    def _start(self, worker: Worker, graph: Path, weights: Path, outputs: Path, *, double: bool = False) -> None:
         """Have a worker run a network on the cases."""
-        task = ReferenceTask(str(self.images), str(outputs), graph=str(graph), weights=str(weights))
+        task = ReferenceTask(str(self.images), str(outputs), graph=str(graph), weights=str(weights), double=double)
         self._pool.start(worker, "reference", task)
 
 

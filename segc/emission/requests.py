@@ -114,10 +114,17 @@ class RunReply:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTask(Cases):
-    """Run the network in PyTorch as it was trained: the file of its graph and that of its values."""
+    """Run the network in PyTorch as it was trained: the file of its graph and that of its values.
+
+    Attributes:
+        graph: file with the graph.
+        weights: file with its values.
+        double: compute in fp64.
+    """
 
     graph: str = ""
     weights: str = ""
+    double: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 def _reference(request: dict[str, Any]) -> dict[str, Any]:
     """Run the network in PyTorch as it was trained; gives the seconds of all runs."""
-    return {"seconds": run_cases(_network(ReferenceTask(**request)).run, request)}
+    task = ReferenceTask(**request)
+    return {"seconds": run_cases(_network(task, double=task.double).run, request)}
 
 
 def _observe(request: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _open(task: RunTask | MeasureTask) -> Model:
     return model
 
 
-def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
+def _network(task: ReferenceTask | MeasureTask, *, double: bool = False) -> TorchSession:
     from segc.graph.serial import read_graph
     from segc.inference.metadata import Metadata
     from segc.network.session import TorchSession
@@ -197,7 +198,8 @@ def _network(task: ReferenceTask | MeasureTask) -> TorchSession:
     graph = read_graph(Path(task.graph).read_text(encoding="utf-8"))
     height, width = graph.metadata["size"]
     names = tuple(map(str, range(graph.metadata["nc"])))
-    return TorchSession(graph, load_arrays(Path(task.weights)), Metadata(names, (height, width), dynamic=True))
+    metadata = Metadata(names, (height, width), dynamic=True)
+    return TorchSession(graph, load_arrays(Path(task.weights)), metadata, double=double)
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {

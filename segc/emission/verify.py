@@ -85,8 +85,12 @@ TOLERANCES = {
 }
 """By the artifact's precision. Quantised values have no bound that would say anything: detections are compared."""
 
-ROUNDING = 2.0
-"""Half precision may be off by so many times what rounding alone brings: runtimes round partial sums, too."""
+ROUNDING = {"fp16": 2.0, "fp32": 4.0}
+"""By precision: an artifact may be off by so many times what rounding alone brings, as some networks magnify it.
+
+Runtimes round partial sums of half precision, too. In fp32 both sides have an error of their own, and convolutions by
+Winograd's method round several times as much as plain ones (Lavin and Gray, arXiv 1509.09308).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,11 +285,11 @@ def compare(
         suppression: ``conf``, ``iou``, ``max_det`` and ``agnostic`` of an artifact that suppresses by itself: its
             detections are compared with what is left of PyTorch's outputs by these. Boxes, scores and coefficients are
             then compared where detections match; finished masks are compared as the masks of detections.
-        rounded: PyTorch's outputs where every value outside the decode region was rounded to half precision: what an
-            artifact in half precision is off by is held against that, too, as some networks magnify rounding.
+        rounded: PyTorch's outputs with another rounding: for an artifact in half precision with every value outside the
+            decode region rounded to it, for one in fp32 in fp64. What the artifact is off by is held against that, too.
     """
     tolerance = TOLERANCES[precision]
-    allowed = _allowed(batches, tolerance, reference, rounded or {})
+    allowed = _allowed(batches, precision, reference, rounded or {})
     names = [case.name for case in batches]
     if suppression is None:
         matching = _match_all(names, reference, artifact, tolerance, CONFIDENCE)
@@ -299,14 +303,16 @@ def compare(
     return Parity(images, errors, matching, deviations(names, reference, artifact) if quantised else ())
 
 
-def _allowed(batches: Sequence[Case], tolerance: Tolerance, reference: Outputs, rounded: Outputs) -> dict[str, float]:
+def _allowed(batches: Sequence[Case], precision: str, reference: Outputs, rounded: Outputs) -> dict[str, float]:
     """How far ``<case>.<output>`` may be off."""
+    tolerance = TOLERANCES[precision]
     found = {}
     for case, output in product(batches, OUTPUTS):
         key = f"{case.name}.{output}"
         found[key] = tolerance.of(output, case.size)
         if key in rounded:
-            found[key] = max(found[key], ROUNDING * float(np.abs(rounded[key] - reference[key]).max(initial=0.0)))
+            rounding = float(np.abs(rounded[key] - reference[key]).max(initial=0.0))
+            found[key] = max(found[key], ROUNDING[precision] * rounding)
     return found
 
 

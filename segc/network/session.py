@@ -24,6 +24,7 @@ class TorchSession:
         device: a torch device.
         fused: fold batch norms first: faster, and up to 1e-3 pixels away from the network as it was trained.
         half: compute in fp16, all but the decode region.
+        double: compute in fp64.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TorchSession:
         *,
         fused: bool = False,
         half: bool = False,
+        double: bool = False,
     ) -> None:
         if fused:
             graph, weights = fold_batch_norm(graph, weights)
@@ -48,10 +50,14 @@ class TorchSession:
         load_weights(self.network, weights, typed=half)
         # Convolutions on the CPU are a sixth faster with the channels last.
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._type = torch.float64 if double else torch.float32
+        if double:
+            self.network.double()
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Images [N, 3, H, W] (RGB in 0..1) to boxes, scores, coefficients and prototypes in float32."""
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device, memory_format=torch.channels_last)
+            batch = torch.from_numpy(np.ascontiguousarray(images))
+            batch = batch.to(self.device, self._type, memory_format=torch.channels_last)
             outputs = self.network(batch)
             return {name: value.float().cpu().contiguous().numpy() for name, value in outputs.items()}

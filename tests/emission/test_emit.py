@@ -226,6 +226,16 @@ def test_a_missing_package_is_named_and_not_installed(
 def no_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
     strict = replace(verify.TOLERANCES["fp32"], boxes=0.0)
     monkeypatch.setitem(verify.TOLERANCES, "fp32", strict)
+    monkeypatch.setitem(verify.ROUNDING, "fp32", 0.0)
+
+
+def test_what_rounding_alone_does_to_a_network_is_looked_at_before_it_fails(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(verify.TOLERANCES, "fp32", replace(verify.TOLERANCES["fp32"], boxes=0.0))
+    assert run(["emit", str(project), *QUICK]) == 0, message(capsys)
+    boxes = described(project.parent / "build" / "artifacts" / "onnx")["parity"]["outputs"]["boxes"]
+    assert 0 < boxes["max_abs_error"] <= boxes["allowed"] < 1e-2
 
 
 def test_a_failed_verification_fails_the_command_and_keeps_the_last_good_artifact(
@@ -251,6 +261,7 @@ def test_a_good_emission_clears_an_earlier_failure_away(project: Path, monkeypat
     artifacts = project.parent / "build" / "artifacts"
     with monkeypatch.context() as context:
         context.setitem(verify.TOLERANCES, "fp32", replace(verify.TOLERANCES["fp32"], boxes=0.0))
+        context.setitem(verify.ROUNDING, "fp32", 0.0)
         assert run(["emit", str(project), *QUICK]) == 1
     assert not (artifacts / "onnx").exists()
     assert run(["emit", str(project), *QUICK]) == 0

@@ -51,4 +51,16 @@ def test_rounding_alone_takes_the_network_as_far_off_as_its_half_precision_is(
     halved = TorchSession(*folded, metadata, half=True).run(case.images)
     for name, value in exact.items():
         rounding = np.abs(rounded[name] - value).max()
-        assert 0 < rounding / ROUNDING <= np.abs(halved[name] - value).max() <= rounding * ROUNDING
+        assert 0 < rounding / ROUNDING["fp16"] <= np.abs(halved[name] - value).max() <= rounding * ROUNDING["fp16"]
+
+
+def test_computed_in_fp64_the_network_says_how_much_fp32_rounds(
+    folded: tuple[Graph, dict[str, np.ndarray]], shapes: Path
+) -> None:
+    (case,) = cases(sorted((shapes / "images" / "train").iterdir())[:2], SIZE, dynamic=False)
+    metadata = Metadata(("a",), SIZE)
+    single, double = (TorchSession(*folded, metadata, double=double).run(case.images) for double in (False, True))
+    assert {value.dtype for value in double.values()} == {np.dtype(np.float32)}
+    for name, value in single.items():
+        rounding = np.abs(double[name] - value).max()
+        assert 0 < rounding < 1e-3 * max(1.0, np.abs(value).max() / 100)
