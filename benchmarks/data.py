@@ -96,7 +96,7 @@ def delivery(samples: Any, hyper: Any, epochs: int) -> None:
             started = time.perf_counter()
         count = sum(len(batch.images) for batch in loader.epoch(number))
         images += count if number else 0
-    print(f"\n{hyper.workers} workers: {images / (time.perf_counter() - started):.0f} images a second")
+    print(f"\n{hyper.worker_count} workers: {images / (time.perf_counter() - started):.0f} images a second")
 
 
 def mosaics(size: int, rounds: int = 200) -> None:
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     chosen = parser.parse_args()
     cv2.setNumThreads(0)
-    settings = {"imgsz": chosen.imgsz, "batch": chosen.batch, "workers": chosen.workers}
+    settings = {"imgsz": chosen.imgsz, "batch": chosen.batch, "workers": chosen.worker_count}
     loaded = load_project(chosen.project, [f"hyperparameters.{key}={value}" for key, value in settings.items()])
     hyper, samples = loaded.project.hyperparameters, read_split(loaded, "train")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

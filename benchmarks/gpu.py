@@ -51,7 +51,6 @@ RUNTIMES = {
     "onnx-nms": ("onnx", ", nms: true"),
 }
 """Artifacts that also run on a GPU, by name: target and options."""
-DEFAULT_WORKERS = 2
 
 
 class Clock:
@@ -127,8 +126,7 @@ def main() -> None:
 
 def parts(folder: Path, many: Path, *, there: bool) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """Name and measurement of each part, what matters most first."""
-    workers = max(len(os.sched_getaffinity(0)) - 2, 1) if there else DEFAULT_WORKERS
-    fast = partial(speed, many, there=there, workers=workers)
+    fast = partial(speed, many, there=there)
     begin: list[tuple[str, Callable[[], dict[str, Any]]]] = [
         ("speed n", partial(fast, "n", compiled=False)),
         ("exact", partial(exact, folder)),
@@ -141,10 +139,6 @@ def parts(folder: Path, many: Path, *, there: bool) -> list[tuple[str, Callable[
         *begin,
         ("speed m", partial(fast, "m", compiled=False)),
         *built,
-        (
-            "speed n, workers by default",
-            partial(speed, many, "n", compiled=False, there=there, workers=DEFAULT_WORKERS),
-        ),
         ("speed n, compiled", partial(fast, "n", compiled=True)),
         ("speed m, compiled", partial(fast, "m", compiled=True)),
     ]
@@ -194,9 +188,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: int) -> dict[str, Any]:
+def speed(dataset: Path, scale: str, *, compiled: bool, there: bool) -> dict[str, Any]:
     """Images a second, the share of the time that training waits for data, memory."""
-    settings = {"compile": str(compiled).lower(), "workers": workers, "cache_gib": 8}
+    settings = {"compile": str(compiled).lower(), "cache_gib": 8}
     settings |= {"batch": "auto"} if there else {}
     given = [word for key, value in settings.items() for word in ("--set", f"hyperparameters.{key}={value}")]
     size, precision = ("640", "bf16") if there else ("160", "fp32")
@@ -205,7 +199,7 @@ def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: in
         *(str(HERE / "train.py"), str(dataset), "--alone", "--scale", scale, "--imgsz", size, "--images", str(images)),
         *("--epochs", "4" if there else "2", "--precision", precision, *given),
     )
-    about = {"scale": scale, "imgsz": int(size), "precision": precision, "compiled": compiled, "workers": workers}
+    about = {"scale": scale, "imgsz": int(size), "precision": precision, "compiled": compiled}
     if done.returncode:
         return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
     measured = json.loads(done.stdout.splitlines()[-1])
@@ -217,6 +211,7 @@ def speed(dataset: Path, scale: str, *, compiled: bool, there: bool, workers: in
         **about,
         "device": measured["device"],
         "batch": measured["batch"],
+        "workers": measured["workers"],
         "images_per_second": round(fast, 2),
         "with_batches_at_hand": there and round(there, 2),
         "network_alone": round(statistics.median(measured["alone"]), 2),

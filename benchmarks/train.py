@@ -141,6 +141,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "at_hand": there,
         "memory": memory / 2**30,
         "batch": training.plan.batch,
+        "workers": training.hyper.worker_count,
         "phases": dict(clock.total),
     }
 

@@ -251,6 +251,7 @@ def settings(hyperparameters: Hyperparameters, nc: int, plan: Plan | None) -> li
         "device": ("auto", "chosen where it trains: the best there is"),
         "epochs": ("auto", "as many as fit into the time"),
         "batch": (h.batch_size, "auto: what fits into a GPU's memory, this number elsewhere"),
+        "workers": (h.worker_count, "auto: with a GPU by its processors and memory, this number elsewhere"),
     }
     if plan is not None:
         by_auto = h.optimizer == "auto"

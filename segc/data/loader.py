@@ -341,11 +341,12 @@ class _Order:
             size = step_size(self.hyper, epoch, step)
             yield [(epoch, index, size) for index in indices[slice(*share(len(indices), self.rank, self.world))]]
 
-    def room(self) -> int:
-        """Bytes that the images and masks of a batch take at most, where all masks of an image are in one."""
-        images = -(-self.hyper.batch_size // self.world)
-        height, width = (side * (1 + self.hyper.multi_scale) + LARGEST_STRIDE for side in self.hyper.size)
-        return int(images * height * width * (3 + 4 / self.hyper.mask_ratio**2)) + 4096
+
+def room(hyper: "Hyperparameters", world: int) -> int:
+    """Bytes that the images and masks of a process's share of a batch take, where all masks of an image are in one."""
+    images = -(-hyper.batch_size // world)
+    height, width = (side * (1 + hyper.multi_scale) + LARGEST_STRIDE for side in hyper.size)
+    return int(images * height * width * (3 + 4 / hyper.mask_ratio**2)) + 4096
 
 
 def _make_batch(dataset: TrainingSet, like: TrainingItem, keys: Sequence[Key]) -> tuple[Any, Arrays]:
@@ -389,8 +390,8 @@ class TrainingLoader:
             raise ValueError(f"rank {rank} is not one of {world}")
         self.dataset = TrainingSet(samples, hyper, skip=skip)
         self._told = False
-        self._order = _Order(len(samples), hyper, rank, world)
-        self._workers, self._pin_memory = min(hyper.workers, len(self._order)), pin_memory
+        self._order, self._world = _Order(len(samples), hyper, rank, world), world
+        self._workers, self._pin_memory = min(hyper.worker_count, len(self._order)), pin_memory
         self._starvation = Starvation() if yielding and self._workers else None
         self._said = said
         self._batches: Iterator[Batch | Faults] = iter(())
@@ -472,7 +473,7 @@ class TrainingLoader:
             self._pool = Pool(
                 make,
                 self._workers,
-                room=self._order.room(),
+                room=room(self.dataset.hyper, self._world),
                 start=partial(_start_worker, self.dataset, yielding=self._starvation is not None),
                 describe=self._at_hand,
                 said=self._said,

@@ -28,7 +28,7 @@ from segc.interrupts import reset as reset_signals
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """How workers start. Forked ones start at once and share memory; elsewhere forking is not safe."""
 
-_AHEAD = 2
+AHEAD = 2
 """Batches that each process makes before they are asked for."""
 
 _MOST_DEATHS = 3
@@ -84,7 +84,7 @@ class Pool:
         self._make, self._start, self._describe, self._said, self._mend = make, start, describe, said, mend
         self._context: Any = multiprocessing.get_context(START_METHOD)
         self._room = -(-max(room, 1) // mmap.PAGESIZE) * mmap.PAGESIZE if START_METHOD == "fork" else 0
-        self._memory = mmap.mmap(-1, self._room * _AHEAD * count) if self._room else None
+        self._memory = mmap.mmap(-1, self._room * AHEAD * count) if self._room else None
         self._workers: list[_Worker] = []
         self._keys: Iterator[Any] = iter(())
         self._deaths = 0
@@ -96,7 +96,7 @@ class Pool:
         if any(worker.owed for worker in self._workers):
             self._restart([deque() for _ in self._workers])
         self._keys = keys
-        for _ in range(_AHEAD):
+        for _ in range(AHEAD):
             for worker in self._workers:
                 self._ask(worker)
 
@@ -214,7 +214,7 @@ class Pool:
 
 def _place(number: int, made: int, room: int) -> int:
     """Where in the shared memory a process puts a result, after ``made`` others: those made ahead have a place each."""
-    return (number * _AHEAD + made % _AHEAD) * room
+    return (number * AHEAD + made % AHEAD) * room
 
 
 def _ending(code: int | None) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -40,24 +41,71 @@ LARGEST_BATCH = 4096
 _SCOPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 
 
-def _batch(value: Any) -> Any:
-    if value == "auto" or (type(value) is int and 1 <= value <= LARGEST_BATCH):
+AUTO_WORKERS = 2
+"""What ``workers: auto`` comes to where the network runs on processors, and is until a device is there to ask."""
+
+MOST_WORKERS = 256
+
+MOST_AUTO_WORKERS = 16
+"""What ``workers: auto`` comes to at most: enough for the smallest network on the fastest GPU measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberOrAuto:
+    """Takes a whole number within bounds, or ``auto``.
+
+    Attributes:
+        least: the smallest.
+        most: the largest.
+        bounds: says what there may be, with ``{}`` for the bounds.
+        kind: says what it is.
+        auto: says what ``auto`` does, for numbers below the smallest.
+        example: a value that is right.
+    """
+
+    least: int
+    most: int
+    bounds: str
+    kind: str
+    auto: str
+    example: str
+
+    def __call__(self, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and self.least <= value <= self.most):
+            return value
+        if type(value) is int:
+            text = f"{self.bounds.format(f'{self.least} to {self.most}')}, not {value}"
+            # -1 is what other programs of this field call it.
+            fix = "auto" if value == -1 else None
+            refuse([Problem("S104", (), text, self.auto if value < self.least else None, fix=fix)])
+        text = f"{self.kind} or auto, not `{value}`"
+        refuse([Problem("S103" if type(value) is not str else "S105", (), text, f"for example `{self.example}`")])
         return value
-    if type(value) is int:
-        way_out = "`batch: auto` takes what fits into the memory" if value < 1 else None
-        text = f"a batch has 1 to {LARGEST_BATCH} images, not {value}"
-        # What other programs of this field call it.
-        refuse([Problem("S104", (), text, way_out, fix="auto" if value == -1 else None)])
-    text = f"a batch is a whole number of images or auto, not `{value}`"
-    refuse([Problem("S103" if type(value) is not str else "S105", (), text, "for example `batch: 16`")])
-    return value
+
+    def schema(self) -> dict[str, Any]:
+        """What it takes, as JSON schema."""
+        return {"anyOf": [{"type": "integer", "minimum": self.least, "maximum": self.most}, {"const": "auto"}]}
 
 
-Batch = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(_batch),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": LARGEST_BATCH}, {"const": "auto"}]}),
-]
+_BATCH = _NumberOrAuto(
+    least=1,
+    most=LARGEST_BATCH,
+    bounds="a batch has {} images",
+    kind="a batch is a whole number of images",
+    auto="`batch: auto` takes what fits into the memory",
+    example="batch: 16",
+)
+_WORKERS = _NumberOrAuto(
+    least=0,
+    most=MOST_WORKERS,
+    bounds="there may be {} workers",
+    kind="workers are a whole number of processes",
+    auto="`workers: auto` starts as many as keep the network busy",
+    example="workers: 4",
+)
+
+Batch = Annotated[int | Literal["auto"], BeforeValidator(_BATCH), WithJsonSchema(_BATCH.schema())]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_WORKERS), WithJsonSchema(_WORKERS.schema())]
 
 
 def _freeze(value: Any) -> Any:
@@ -385,7 +433,13 @@ class Hyperparameters(SpecModel):
         description="Most that the cache may take, in GiB; images that do not fit are decoded every time.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
-    workers: int = Field(2, ge=0, le=256, description="Processes that load images; 0 loads in the main one.")
+    workers: Workers = Field(
+        "auto",
+        description="Processes that load images, beside each that trains; 0 loads in the main one. auto: with a GPU "
+        f"all processors but one, up to {MOST_AUTO_WORKERS} and as memory allows, else {AUTO_WORKERS}, which give way "
+        "to the network.",
+        examples=[8, "auto"],
+    )
     device: Device = Field(
         "auto", description="Where to train: auto, cpu, cuda, cuda:N or mps.", examples=["cpu", "cuda:0"]
     )
@@ -451,6 +505,11 @@ class Hyperparameters(SpecModel):
     def batch_size(self) -> int:
         """Images a step; for ``batch: auto`` what it is planned with until a GPU is there to ask."""
         return AUTO_BATCH if self.batch == "auto" else self.batch
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that load images; for ``workers: auto`` as many as there are until a device is there to ask."""
+        return AUTO_WORKERS if self.workers == "auto" else self.workers
 
     @property
     def size(self) -> tuple[int, int]:

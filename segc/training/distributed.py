@@ -36,11 +36,13 @@ class World:
         rank: number of this one, from 0.
         size: how many there are.
         local_rank: number of this one on its machine, from 0.
+        local_size: how many there are on its machine.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def leads(self) -> bool:
@@ -87,7 +89,7 @@ def launched_world(environment: Mapping[str, str] = os.environ) -> World:
     return World(*(int(environment.get(key, default)) for key, default in _VARIABLES.items()))
 
 
-_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
 
 def launch_name(environment: Mapping[str, str] = os.environ) -> str:

@@ -457,7 +457,9 @@ class Training:
         compiled = ", compiled" if self.hyper.compile else ""
         recomputes = ", gradient checkpointing" if self.hyper.recomputes else ""
         how = f"{self.engine.precision}{compiled}{recomputes}"
-        return f"training on {self.device}{several}, {how}, batch {self.plan.batch}"
+        chosen = self.loaded.project.hyperparameters.workers == "auto" and self.device.type != "cpu"
+        workers = f", {self.hyper.worker_count} workers" if chosen else ""
+        return f"training on {self.device}{several}, {how}, batch {self.plan.batch}{workers}"
 
     def _epoch(self) -> None:
         """One pass over the training images, a validation where it is due, and what is kept of them."""

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from segc.compute import memory_limit, processors
 from segc.data.batch import Batch
+from segc.data.loader import room
+from segc.data.workers import AHEAD
 from segc.diagnostics import fail
 from segc.inference.metadata import PADDING_GREY
 from segc.plan import Plan, make_plan
-from segc.spec.hyperparameters import AUTO_BATCH, LARGEST_BATCH
+from segc.spec.hyperparameters import AUTO_BATCH, LARGEST_BATCH, MOST_AUTO_WORKERS
 from segc.training.distributed import World
 from segc.training.engine import Engine, NotFiniteError
 from segc.training.precision import choose_precision
@@ -42,7 +45,7 @@ def resolve_hyperparameters(
     world: World,
     checkpoint: "Checkpoint | None",
 ) -> "Hyperparameters":
-    """The hyperparameters of a project, with a batch and a precision chosen where they are ``auto``.
+    """The hyperparameters of a project, with batch, precision and workers chosen where they are ``auto``.
 
     A run that goes on keeps the batch that was chosen for it.
 
@@ -51,16 +54,44 @@ def resolve_hyperparameters(
     """
     hyper = loaded.project.hyperparameters
     hyper = hyper.model_copy(update={"precision": choose_precision(hyper.precision, device)})
-    if hyper.batch != "auto":
-        return hyper
-    if checkpoint is not None:
-        return hyper.model_copy(update={"batch": int(checkpoint.identity["hyperparameters.batch"])})
-    if device.type != "cuda":
-        return hyper.model_copy(update={"batch": max(AUTO_BATCH, world.size)})
+    if hyper.batch == "auto":
+        if checkpoint is not None:
+            batch = int(checkpoint.identity["hyperparameters.batch"])
+        elif device.type == "cuda":
+            batch = _fitting_batch(hyper, graph, loaded.project.dataset.nc, device, world)
+        else:
+            batch = max(AUTO_BATCH, world.size)
+        hyper = hyper.model_copy(update={"batch": batch})
+    if hyper.workers == "auto" and device.type != "cpu":
+        hyper = hyper.model_copy(update={"workers": choose_workers(room(hyper, world.size), world.local_size)})
+    return hyper
+
+
+def _fitting_batch(hyper: "Hyperparameters", graph: "Graph", nc: int, device: torch.device, world: World) -> int:
+    """The largest batch of all processes whose shares fit into the memory of their GPUs.
+
+    Raises:
+        SegcError: R010 where not even one image does.
+    """
     free, _ = torch.cuda.mem_get_info(device)
-    each = choose_batch(step_probe(hyper, graph, loaded.project.dataset.nc, device), int(free * MEMORY_SHARE))
+    each = choose_batch(step_probe(hyper, graph, nc, device), int(free * MEMORY_SHARE))
     torch.cuda.reset_peak_memory_stats(device)  # what the run reports shall be its own peak, not the trials'
-    return hyper.model_copy(update={"batch": min(world.least(each, device) * world.size, LARGEST_BATCH)})
+    return min(world.least(each, device) * world.size, LARGEST_BATCH)
+
+
+def choose_workers(batch_bytes: int, processes: int = 1) -> int:
+    """How many processes make batches for a GPU.
+
+    Each of the processes that train on this machine has its share of the processors, and keeps one for itself. The
+    batches that workers make ahead take a quarter of the memory at most.
+
+    Args:
+        batch_bytes: what a process's share of a batch takes.
+        processes: that train on this machine.
+    """
+    spare = processors() // processes - 1
+    fitting = memory_limit() // 4 // processes // (AHEAD * batch_bytes)
+    return max(min(spare, fitting, MOST_AUTO_WORKERS), 1)
 
 
 def choose_batch(probe: Probe, budget: int, largest: int = LARGEST_BATCH) -> int:

@@ -12,7 +12,7 @@ from segc.spec.hyperparameters import Hyperparameters
 from segc.training.distributed import World
 from segc.training.engine import Engine
 from segc.training.loop import train
-from segc.training.memory import choose_batch, resolve_hyperparameters, trial_batch, trial_step
+from segc.training.memory import choose_batch, choose_workers, resolve_hyperparameters, trial_batch, trial_step
 from segc.training.precision import choose_precision
 
 CPU = torch.device("cpu")
@@ -61,6 +61,34 @@ def test_an_image_that_does_not_fit_is_refused():
         choose_batch(Memory(GIB, GIB, GIB), GIB)
     assert error.value.diagnostics[0].code == "R010"
     assert "1.0 GiB" in error.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize(
+    ("processors", "memory", "processes", "workers"),
+    [
+        (16, 128 * GIB, 1, 15),
+        (64, 512 * GIB, 1, 16),
+        (64, 512 * GIB, 8, 7),
+        (16, 16 * GIB, 1, 4),
+        (16, 16 * GIB, 2, 2),
+        (2, 16 * GIB, 1, 1),
+        (1, GIB, 4, 1),
+    ],
+)
+def test_a_gpu_has_as_many_workers_as_processors_and_memory_allow(monkeypatch, processors, memory, processes, workers):
+    monkeypatch.setattr("segc.training.memory.processors", lambda: processors)
+    monkeypatch.setattr("segc.training.memory.memory_limit", lambda: memory)
+    assert choose_workers(GIB // 2, processes) == workers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "workers"), [("auto", "cpu", 2), ("auto", "cuda", 5), ("3", "cuda", 3), ("0", "cuda", 0)]
+)
+def test_workers_are_chosen_for_the_device_where_nobody_says_how_many(compiled, monkeypatch, wanted, device, workers):
+    monkeypatch.setattr("segc.training.memory.processors", lambda: 6)
+    loaded, build = compiled(workers=wanted, batch=4, precision="fp32")
+    hyper = resolve_hyperparameters(loaded, build.graph, torch.device(device), World(), None)
+    assert (hyper.worker_count, hyper.batch) == (workers, 4)
 
 
 def test_the_step_that_is_measured_is_a_whole_one(compiled, monkeypatch):

@@ -146,12 +146,12 @@ def test_synchronised_batch_norm_of_one_process_is_that_of_pytorch() -> None:
         torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-4, atol=1e-4)
 
 
-LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "mine"}
+LAUNCHED = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "mine"}
 
 
 def test_a_launch_is_read_from_the_environment() -> None:
     assert launched_world({}) == World(0, 1, 0)
-    assert launched_world(LAUNCHED) == World(3, 4, 1)
+    assert launched_world(LAUNCHED) == World(3, 4, 1, 2)
     assert not launched_world(LAUNCHED).leads
     assert restarts(LAUNCHED) == 0
     assert restarts({**LAUNCHED, "TORCHELASTIC_RESTART_COUNT": "2"}) == 2
