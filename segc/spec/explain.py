@@ -252,13 +252,18 @@ def _unknown_value(spot: Spot) -> Diagnostic:
         models = models_in(field.annotation if field else None)
         choices = [str(c) for m in models for c in choices_in(m.model_fields["format"].annotation)]
     else:
-        choices = [str(choice) for choice in choices_in(field.annotation if field else None)]
+        choices = [_written(choice) for choice in choices_in(field.annotation if field else None)]
     close = near(node.text, choices)
     known = f"one of {', '.join(choices)}" if len(choices) > 1 else "".join(choices)
     found = node.place.diagnostic(
         "S105", f"`{name}` is {known}, not {_found(node)}", f"did you mean `{close}`?" if close else None
     )
     return replace(found, fix=close)
+
+
+def _written(choice: Any) -> str:
+    """A value as YAML has it."""
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
 _EXPLANATIONS: tuple[tuple[frozenset[str], Callable[[Spot], Diagnostic]], ...] = (

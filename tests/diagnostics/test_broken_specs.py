@@ -14,6 +14,7 @@ from segc.spec.load import check_project
 FOLDER = Path(__file__).parent / "broken"
 
 EXPECTED = {
+    "false_misspelt": [("S105", 13, 10)],
     "workers_and_batch": [("S104", 13, 12), ("S105", 14, 10)],
     "syntax_colon": [("Y002", 2, 13)],
     "syntax_bracket": [("Y002", 11, 16)],
