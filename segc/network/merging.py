@@ -102,8 +102,8 @@ def transposed_then_plain(
         plain: of stride 1 and without bias.
         padding: what the plain one's padding leaves of its kernel less 1: the padding of both together.
     """
-    if torch.compiler.is_compiling():
-        # Compiled by PyTorch 2.11 for CUDA, gradients of weights that are computed were expected in another layout.
+    if torch.compiler.is_compiling() and x.device.type == "cuda":
+        # Compiled by PyTorch 2.11, gradients of weights that are computed were expected in another layout.
         both: Tensor = plain(transposed(x))
         return both
     around = [int(side) - 1 for side in plain.kernel_size]
