@@ -143,10 +143,10 @@ def file_stem(text: str) -> str:
 def find_sources(items: Sequence[str], failed: Callable[[SourceError], None] | None = None) -> list[Source]:
     """The sources that arguments name, in the order given; one that is named twice comes once.
 
-    An argument is a file (an image or a video), a folder (its images and videos, sorted by name, not those in folders
-    below it), a pattern with ``*``, ``?``, ``[…]``, and ``**`` for all folders below, a ``.txt`` list with one of these
-    or an address a line, an http(s) or rtsp(s) address, the number of a camera, or ``-``: an image's bytes on
-    standard input. What exists under the very name is no pattern and no camera.
+    An argument is a file (an image or a video), a folder (its images and videos, sorted by name, numbers in names by
+    their value, not those in folders below it), a pattern with ``*``, ``?``, ``[…]``, and ``**`` for all folders below,
+    a ``.txt`` list with one of these or an address a line, an http(s) or rtsp(s) address, the number of a camera, or
+    ``-``: an image's bytes on standard input. What exists under the very name is no pattern and no camera.
 
     Args:
         items: the arguments.
@@ -219,10 +219,16 @@ def _address(item: str, scheme: str) -> Source:
 
 def _files(paths: Iterable[Path], none: str) -> list[Source]:
     """The images and videos among files, sorted; an error with the text ``none`` where there are none."""
-    files = sorted(path for path in paths if _is_picture_file(path))
+    files = sorted(filter(_is_picture_file, paths), key=_by_name_and_number)
     if not files:
         raise SourceError(none)
     return [_named(path, "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image") for path in files]
+
+
+def _by_name_and_number(path: Path) -> tuple[list[list[str | int]], Path]:
+    """What paths are sorted by, so that frame 10 comes after frame 9 whether or not there are zeros before it."""
+    halves = [re.split("([0-9]+)", part) for part in path.parts]
+    return [[int(text) if index % 2 else text for index, text in enumerate(part)] for part in halves], path
 
 
 def _is_picture_file(path: Path) -> bool:

@@ -45,6 +45,20 @@ def test_a_folder_gives_its_images_sorted_and_none_from_below(folder):
     assert names([folder]) == [str(folder / name) for name in ("a.png", "b.JPG", "c.webp")]
 
 
+def test_numbers_in_names_come_in_their_order_with_or_without_zeros(tmp_path):
+    names = ["9.png", "010.png", "10.png", "a2b.png", "a10.png", "a10b1.png", "a10b02.png", "b.png", "ä1.png"]
+    for name in reversed(names):
+        (tmp_path / name).write_bytes(b"")
+    assert [source.path.name for source in find_sources([str(tmp_path)])] == [
+        "9.png", "010.png", "10.png", "a2b.png", "a10.png", "a10b1.png", "a10b02.png", "b.png", "ä1.png",
+    ]  # fmt: skip
+    (tmp_path / "2").mkdir()
+    (tmp_path / "10").mkdir()
+    for folder in ("2", "10"):
+        (tmp_path / folder / "0.png").write_bytes(b"")
+    assert [source.path.parent.name for source in find_sources([str(tmp_path / "*" / "*.png")])] == ["2", "10"]
+
+
 def test_patterns_may_reach_into_all_folders(folder):
     assert names([folder / "*.JP*"]) == [str(folder / "b.JPG")]
     found = names([folder / "**" / "*"])
