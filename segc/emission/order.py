@@ -137,6 +137,11 @@ class Job:
         return calibration_images(self.loaded)
 
     @property
+    def descent(self) -> str:
+        """What the weights descend from, in a line."""
+        return lineage.line(self.lineage) if self.trained else "weights come from a seed and were not trained"
+
+    @property
     def filters(self) -> Filters:
         """What predict scripts, and graphs that suppress by themselves, take: the project's own."""
         from segc.prediction import project_filters
@@ -165,9 +170,6 @@ class Order:
         self.accept = self.target.accepted(options)
         metadata = replace(model_metadata(project), imgsz=self.size, **settings)
         self.metadata: Metadata = with_thresholds(metadata, job.filters)
-        if self.metadata.agnostic and job.filters.by_class:
-            text = "agnostic: the project asks for a score by class, and what is below it would displace what is above"
-            raise fail("X210", f"{self.name}: {text}", help="give the target a conf, or leave agnostic out")
         names = ("conf", "iou", "max_det", "agnostic")
         self.suppression = {n: getattr(self.metadata, n) for n in names} if self.metadata.suppresses else None
         self.graph = job.graph(self.size, metadata.batch)
@@ -363,7 +365,7 @@ class Order:
             graph,
             self._filters(),
             job.lineage,
-            lineage.line(job.lineage),
+            job.descent,
             description,
         )
         (self.files / README).write_text(text, encoding="utf-8")
@@ -429,7 +431,7 @@ class Order:
             weights_digest=job.weights_digest,
             trained=job.trained,
             lineage=job.lineage,
-            filters=job.filters,
+            filters=self._filters(),
             root=job.loaded.dataset_root,
             images=self.photographs,
             calibration=self.calibration.images,
@@ -592,7 +594,7 @@ class Order:
             model,
             size,
             summary=summary,
-            descent=lineage.line(self.job.lineage),
+            descent=self.job.descent,
             notes=tuple(description.notes),
             figures=tuple(accuracy.rows(description.accuracy, self.metadata.names)) if description.accuracy else (),
         )

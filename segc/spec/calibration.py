@@ -23,5 +23,5 @@ class Calibration(SpecModel):
     method: Literal["min-max", "percentile", "mse"] = Field(
         "mse",
         description="The range of a tensor. min-max: all that was seen. percentile: all but the outermost of a hundred "
-        "thousand. mse: that of the least squared error. tflite and edgetpu take min-max whatever stands here.",
+        "thousand. mse: that of the least squared error.",
     )

@@ -247,13 +247,17 @@ def _unknown_key(spot: Spot) -> Diagnostic:
 def _unknown_value(spot: Spot) -> Diagnostic:
     node, name, field = spot.node, spot.name, spot.field
     tag = node.child("format")
+    aliases: Mapping[str, str] = {}
     if tag is not None:
+        from segc.targets.registry import targets
+
+        aliases = {alias: target.name for target in targets().values() for alias in target.aliases}
         node, name = tag, f"{name}.format"
         models = models_in(field.annotation if field else None)
         choices = [str(c) for m in models for c in choices_in(m.model_fields["format"].annotation)]
     else:
         choices = [_written(choice) for choice in choices_in(field.annotation if field else None)]
-    close = near(node.text, choices)
+    close = aliases.get(node.text) or near(node.text, choices)
     known = f"one of {', '.join(choices)}" if len(choices) > 1 else "".join(choices)
     found = node.place.diagnostic(
         "S105", f"`{name}` is {known}, not {_found(node)}", f"did you mean `{close}`?" if close else None

@@ -389,7 +389,8 @@ class Hyperparameters(SpecModel):
     clip_grad_norm: float = Field(10.0, gt=0, le=1e6, description="Largest norm of the gradients of a step.")
     freeze: Freeze = Field(
         (),
-        description="What stays as it is: a number of layers from the first on, or scopes as `segc build` lists them.",
+        description="What stays as it is: a number of layers from the first on, or scopes: layers as `segc build` "
+        "lists them, and what is below these.",
         examples=[10, ["model.0", "model.22.cv2"]],
     )
     patience: int = Field(

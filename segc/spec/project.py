@@ -1,6 +1,6 @@
 """A whole project, as one ``project.yaml`` describes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -101,11 +101,20 @@ def repeated_targets(targets: Sequence[TargetOptions]) -> list[Problem]:
 
 
 def refused_targets(targets: Sequence[TargetOptions], hyperparameters: Hyperparameters) -> list[Problem]:
-    """What the targets cannot do, from their options and the project's input size, in their own words."""
-    return [
+    """What the targets cannot do, from their options and the project's hyperparameters."""
+    refused = [
         Problem("X210", ("targets", index, *path), f"{target.format}: {message}")
         for index, target in enumerate(targets)
         for path, message in registry.refusals(target, hyperparameters.size)
+    ]
+    if not isinstance(hyperparameters.conf, Mapping):
+        return refused
+    text = "agnostic: the project asks for a score by class, and what is below it would displace what is above"
+    help_ = "leave agnostic out, or give hyperparameters.conf one score for all classes"
+    return refused + [
+        Problem("X210", ("targets", index, "agnostic"), f"{target.format}: {text}", help_)
+        for index, target in enumerate(targets)
+        if getattr(target, "agnostic", False)
     ]
 
 

@@ -64,7 +64,8 @@ def _problem(key: Any, values: Any) -> str | None:
         try:
             Hyperparameters.model_validate({name: {inner: value}} if inner else {name: value})
         except ValidationError as error:
-            return f"{value} is not possible: {error.errors(include_url=False)[0]['msg']}"
+            message = error.errors(include_url=False)[0]["msg"].replace("Input should", "it should")
+            return f"`{value}` is no value of `{key}`: {message}"
     return None
 
 

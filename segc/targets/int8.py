@@ -24,8 +24,9 @@ class KeepFloatOptions(TargetOptions):
 
     keep_float: KeepFloat = Field(
         "auto",
-        description="With int8: scopes of the network that compute in fp32 all the same, as `segc build` lists them; "
-        "`*` and `?` stand for any. auto: none, but where the artifact loses more than `accept` allows, the scopes "
+        description="With int8 (Core ML: with int8_activations): scopes of the network that compute in fp32 all the "
+        "same, layers as `segc build` lists them and what is below these, as `segc emit --sensitivity` does; `*` and "
+        "`?` stand for any. auto: none, but where the artifact loses more than `accept` allows, the scopes "
         "that bring the largest errors, as few as do and half of the arithmetic at most. false: none.",
         examples=[["model.22.cv2", "model.*.cv1"]],
     )
@@ -87,7 +88,9 @@ def quantised(request: EmitRequest, target: Target) -> tuple[Graph, dict[str, ND
     if idle:
         text = "keep_float: nothing that computes in int8 lies in the scope"
         raise SegcError(
-            Diagnostic("T014", f"{request.options.format}: {text} `{one}`", help="`segc build` lists the scopes")
+            Diagnostic(
+                "T014", f"{request.options.format}: {text} `{one}`", help="`segc emit --sensitivity` lists the scopes"
+            )
             for one in idle
         )
     return quantise(request.graph, request.weights, request.observations, scheme, request.method, patterns)

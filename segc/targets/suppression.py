@@ -69,8 +69,8 @@ class SuppressionOptions(TargetOptions):
     agnostic: bool = Field(default=False, description="With nms: a box is left out for a better one of whatever class.")
     masks: bool = Field(
         default=False,
-        description="With nms: finished masks [N, max_det, H, W] of the input's size in place of coefficients and "
-        "prototypes, 1 where they are and 0 elsewhere.",
+        description="With nms: finished masks of the input's size in place of coefficients and prototypes, 1 where "
+        "they are and 0 elsewhere: [N, max_det, H, W], or [N, H, W, max_det] where prototypes have their channels last.",
     )
 
 

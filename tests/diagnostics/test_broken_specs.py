@@ -15,6 +15,8 @@ FOLDER = Path(__file__).parent / "broken"
 
 EXPECTED = {
     "false_misspelt": [("S105", 13, 10)],
+    "agnostic_with_scores_by_class": [("X210", 15, 41)],
+    "target_by_another_name": [("S105", 12, 13), ("X225", 14, 11), ("X225", 15, 14)],
     "workers_and_batch": [("S104", 13, 12), ("S105", 14, 10)],
     "syntax_colon": [("Y002", 2, 13)],
     "syntax_bracket": [("Y002", 11, 16)],

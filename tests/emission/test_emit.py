@@ -160,6 +160,10 @@ def test_untrained_weights_are_emitted_only_when_asked_for(project: Path, capsys
     assert "W008" in message(capsys)
     assert not (project.parent / "build").exists()
     assert run(["emit", str(project), "--untrained", *QUICK]) == 0
+    assert "weights come from a seed and were not trained" in capsys.readouterr().out
+    page = (project.parent / "build" / "artifacts" / "onnx" / "README.md").read_text(encoding="utf-8")
+    assert "The weights come from a seed and were not trained." in page
+    assert "trained from scratch" not in page
     assert described(project.parent / "build" / "artifacts" / "onnx")["weights"]["trained"] is False
 
 
@@ -423,6 +427,15 @@ def test_how_a_project_looks_at_pictures_is_not_held_against_its_models(setting:
     assert made.status == "verified", made.diagnostics
     thresholds = described(project.parent / "build" / "artifacts" / "onnx")["thresholds"]
     assert thresholds.get("conf_by_class") == ({"circle": 0.95, "default": 0.1} if "circle" in setting else None)
+
+
+def test_the_record_of_a_model_that_suppresses_has_its_own_thresholds(project: Path) -> None:
+    nms = "targets=[{format: onnx, nms: true, conf: 0.6, iou: 0.45, max_det: 3}]"
+    loaded = load_project(project, ("hyperparameters.imgsz=160", nms))
+    (made,) = emit_project(loaded, project.parent / "build")
+    assert made.status == "verified", made.diagnostics
+    record = described(project.parent / "build" / "artifacts" / "onnx")
+    assert record["thresholds"] == {"conf": 0.6, "iou": 0.45, "max_det": 3}
 
 
 def test_the_live_table_has_state_seconds_size_and_parity() -> None:
