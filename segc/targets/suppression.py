@@ -70,7 +70,7 @@ class SuppressionOptions(TargetOptions):
     masks: bool = Field(
         default=False,
         description="With nms: finished masks of the input's size in place of coefficients and prototypes, 1 where "
-        "they are and 0 elsewhere: [N, max_det, H, W], or [N, H, W, max_det] where prototypes have their channels last.",
+        "they are and 0 elsewhere: [N, max_det, H, W], or [N, H, W, max_det] where prototypes have channels last.",
     )
 
 
