@@ -20,7 +20,7 @@ from segc.diagnostics import fail
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     import PIL.Image
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from segc.inference.frames import Reading
     from segc.inference.metadata import Metadata
     from segc.inference.sources import Source
+    from segc.inference.tracking import Follower
     from segc.results import Prediction
     from segc.sessions import Session
 
@@ -201,6 +202,7 @@ class Model:
         from segc.inference.tracking import Follower
         from segc.prediction import image_problem
 
+        image_id = _image_ids(found)
         follower = None if filters.track is None else Follower(filters)
         searched = search_filters(filters, self._metadata)
         with Line() as line:
@@ -211,21 +213,24 @@ class Model:
                     for remark in item.tally.remarks():
                         warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
                     continue
-                one = self._predict(item.image, searched, item)
-                if follower is not None:
-                    film = None if item.seconds is None else item.source
-                    one.found = follower.follow(one.found, film, item.index)
-                yield one
+                yield self._predict(item.image, searched, item, image_id(item), follower)
 
     def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
         if isinstance(frame, str) or hasattr(frame, "__fspath__"):
             from segc.prediction import frame_of
 
             read = frame_of(str(frame), in_parts=filters.tiles is not None)
-            return self._predict(read.image, filters, read)
+            return self._predict(read.image, filters, read, _image_ids([read.source])(read))
         return self._predict(_pixels(frame, rgb), filters)
 
-    def _predict(self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None) -> Prediction:
+    def _predict(
+        self,
+        image: NDArray[np.uint8],
+        filters: Filters,
+        frame: ReadFrame | None = None,
+        image_id: int | str | None = None,
+        follower: Follower | None = None,
+    ) -> Prediction:
         from segc.inference.metadata import ModelError
         from segc.inference.predict import predict_image, predict_tiled
         from segc.inference.sources import ImageError
@@ -243,9 +248,12 @@ class Model:
             raise fail("T006", str(error)) from None
         except ImageError as error:
             raise image_problem(error) from None
-        if frame is None or frame.seconds is None:
-            return Prediction(found, image, picture=picture)
-        return Prediction(found, image, frame=frame.index, seconds=frame.seconds)
+        is_still = frame is None or frame.seconds is None
+        if follower is not None and frame is not None:
+            found = follower.follow(found, None if is_still else frame.source, frame.index)
+        if frame is None or is_still:
+            return Prediction(found, image, picture=picture, image_id=image_id)
+        return Prediction(found, image, frame=frame.index, seconds=frame.seconds, image_id=image_id)
 
     def _run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         with self._turn:
@@ -266,6 +274,21 @@ class Model:
         own = {name: getattr(self.filters, name) for name in ("conf", "iou", "max_det")}
         chosen = chosen_filters(self._metadata, own | given, self.filters)
         return chosen if "conf" in given else replace(chosen, by_class=self.filters.by_class)
+
+
+def _image_ids(sources: Sequence[Source]) -> Callable[[ReadFrame], int | str]:
+    """What COCO's results call frames of these sources, as ``segc predict`` writes it."""
+    from segc.inference.output import output_stems
+    from segc.inference.writers import coco_image_id, coco_image_ids
+
+    stems = dict(zip(sources, output_stems(sources), strict=True))
+    given = coco_image_ids(list(stems.values()))
+
+    def image_id(frame: ReadFrame) -> int | str:
+        stem = stems[frame.source]
+        return coco_image_id(stem, given[stem], None if frame.seconds is None else frame.index)
+
+    return image_id
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:

@@ -30,6 +30,7 @@ class Prediction:
         picture: what such a picture is read from.
         frame: number of the frame in a video or stream, from 0; None for a photograph.
         seconds: since the beginning of the video or stream; None for a photograph.
+        image_id: what COCO's results call the frame; made of the path where it is not given, see :meth:`to_coco`.
 
     Attributes:
         found: everything that was found, as ``segc.inference.results.Prediction``: its ``masks`` are bitmaps of the
@@ -40,7 +41,7 @@ class Prediction:
         seconds: since the beginning of the video or stream; None for a photograph.
     """
 
-    __slots__ = ("_picture", "found", "frame", "image", "seconds")
+    __slots__ = ("_image_id", "_picture", "found", "frame", "image", "seconds")
 
     def __init__(
         self,
@@ -50,12 +51,14 @@ class Prediction:
         picture: Picture | None = None,
         frame: int | None = None,
         seconds: float | None = None,
+        image_id: int | str | None = None,
     ) -> None:
         self.found = found
         self.image = image
         self._picture = picture
         self.frame = frame
         self.seconds = seconds
+        self._image_id = image_id
 
     @property
     def path(self) -> str:
@@ -147,8 +150,14 @@ class Prediction:
             IndexError: where there is no such row.
         """
         chosen = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, int | slice) else np.asarray(rows)])
-        found = self.found.select(chosen)
-        return Prediction(found, self.image, picture=self._picture, frame=self.frame, seconds=self.seconds)
+        return Prediction(
+            self.found.select(chosen),
+            self.image,
+            picture=self._picture,
+            frame=self.frame,
+            seconds=self.seconds,
+            image_id=self._image_id,
+        )
 
     def filter(
         self,
@@ -232,7 +241,9 @@ class Prediction:
         """COCO's results, an object each: ``image_id``, ``category_id``, ``bbox``, ``score``, ``segmentation``.
 
         Args:
-            image_id: the image's; where it is not given, the number that the file's name is, else its stem.
+            image_id: the image's; where it is not given, what ``segc predict --save coco`` writes for the same sources:
+                the number that the file's name is, else its stem, and of a video the frame's number behind it,
+                ``clip/000025``.
             categories: ids of the classes' categories in the order of the classes; counted from 1 where not given, as
                 ``segc data convert --to coco`` does.
 
@@ -243,13 +254,10 @@ class Prediction:
         Raises:
             ValueError: where there are not as many categories as classes, or an id is no whole number.
         """
-        from pathlib import PurePath
-
         from segc.inference.filters import fitting
-        from segc.inference.writers import coco_image_ids, coco_rows
+        from segc.inference.writers import coco_rows
 
-        stem = PurePath(self.path).stem
-        given = coco_image_ids([stem])[stem] if image_id is None else image_id
+        given = self._own_image_id() if image_id is None else image_id
         # JSON holds no numbers of NumPy.
         own = given if isinstance(given, str) else fitting("image_id", given, int)
         if categories is not None:
@@ -257,6 +265,16 @@ class Prediction:
                 raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
             categories = [fitting("a category's id", one, int) for one in categories]
         return list(coco_rows(self.found, own, categories))
+
+    def _own_image_id(self) -> int | str:
+        if self._image_id is not None:
+            return self._image_id
+        from pathlib import PurePath
+
+        from segc.inference.writers import coco_image_id, coco_image_ids
+
+        stem = PurePath(self.path).stem
+        return coco_image_id(stem, coco_image_ids([stem])[stem], self.frame)
 
     def to_supervision(self) -> supervision.Detections:
         """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""

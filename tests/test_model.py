@@ -308,6 +308,36 @@ def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) ->
         prediction.to_coco(categories=[7])
 
 
+def test_frames_and_photographs_have_the_coco_ids_that_the_command_writes(
+    model: Model, image: np.ndarray, shapes_weights: Path, tmp_path: Path
+) -> None:
+    from segc import cli
+
+    (tmp_path / "other").mkdir()
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (image.shape[1], image.shape[0])
+    )
+    for _ in range(3):
+        writer.write(image)
+    writer.release()
+    photos = [tmp_path / name for name in ("7.png", "clip.png", "other/clip.png")]
+    assert all(cv2.imwrite(str(photo), image) for photo in photos)
+    sources = [str(tmp_path / "clip.avi"), *map(str, photos)]
+    assert (
+        cli.run(["predict", *sources, "--weights", str(shapes_weights), "-o", str(tmp_path / "out"), "--save", "coco"])
+        == 0
+    )
+    written = [row["image_id"] for row in json.loads((tmp_path / "out" / "coco_results.json").read_text())]
+    found = list(model.stream(sources))
+    assert [row["image_id"] for one in found for row in one.to_coco()] == written
+    ids = [f"clip/{number:06d}" for number in range(3)] + [7, "clip-2", "clip-3"]
+    assert list(dict.fromkeys(written)) == ids
+    assert found[1][0].to_coco()[0]["image_id"] == "clip/000001"
+    alone = segc.Prediction(found[1].found, image, frame=25, seconds=2.5)
+    assert alone.to_coco()[0]["image_id"] == "clip/000025"
+    assert model(photos[0]).to_coco()[0]["image_id"] == 7
+
+
 def test_numbers_of_numpy_select_and_number_objects(prediction: segc.Prediction) -> None:
     number = prediction.classes[0]
     assert set(prediction.filter(number).labels) == {prediction.labels[0]}

@@ -142,8 +142,20 @@ def _head(shown: Shown) -> dict[str, Any]:
 
 def coco_results(shown: Shown) -> list[str]:
     """COCO's results, one object a line."""
-    image_id = shown.image_id if shown.frame.seconds is None else shown.place
+    index = None if shown.frame.seconds is None else shown.frame.index
+    image_id = coco_image_id(shown.stem, shown.image_id, index)
     return [json_text(row) for row in coco_rows(shown.prediction, image_id)]
+
+
+def coco_image_id(stem: str, image_id: int | str, index: int | None) -> int | str:
+    """What COCO's results call a frame: that of a video has the video's stem and its number, ``clip/000025``.
+
+    Args:
+        stem: name of the source, as no other source of the run has it.
+        image_id: of a photograph, see `coco_image_ids`.
+        index: number of the frame in a video or stream; None for a photograph.
+    """
+    return image_id if index is None else frame_place(stem, index)
 
 
 def coco_image_ids(stems: Sequence[str]) -> dict[str, int | str]:
