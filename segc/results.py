@@ -228,7 +228,8 @@ class Prediction:
         """As JSON values: ``image``, ``height``, ``width``, ``frame`` and ``seconds`` of a video, and ``detections``.
 
         A detection has ``class_id``, ``class``, ``score``, ``box`` [x1, y1, x2, y2], ``area``, ``polygons`` and
-        ``mask``, COCO's uncompressed run lengths.
+        ``mask``, COCO's uncompressed run lengths; where objects are followed ``track`` as well, null for one without a
+        number yet.
         """
         record = self.found.to_json()
         found = record.pop("detections")
@@ -249,7 +250,8 @@ class Prediction:
 
         Returns:
             ``bbox`` is [x, y, width, height] in pixels, ``segmentation`` compressed run lengths,
-            ``{"size": [height, width], "counts": text}``; all of it values for JSON.
+            ``{"size": [height, width], "counts": text}``; all of it values for JSON. An object that is followed and has
+            its number has it as ``track_id``.
 
         Raises:
             ValueError: where there are not as many categories as classes, or an id is no whole number.
@@ -277,7 +279,10 @@ class Prediction:
         return coco_image_id(stem, coco_image_ids([stem])[stem], self.frame)
 
     def to_supervision(self) -> supervision.Detections:
-        """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""
+        """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``.
+
+        ``tracker_id`` is an array wherever objects are followed, -1 for one without a number yet; else None.
+        """
         import supervision
 
         return supervision.Detections(
@@ -285,7 +290,7 @@ class Prediction:
             mask=self.masks,
             confidence=self.scores.copy(),
             class_id=self.classes.copy(),
-            tracker_id=None if self.identities is None else self.identities.copy(),
+            tracker_id=None if self.identities is None else np.where(self.identities > 0, self.identities, -1),
             data={"class_name": np.array(self.labels, dtype=np.str_)},
         )
 
@@ -293,7 +298,7 @@ class Prediction:
         """A row an object; needs ``pip install 'segc[pandas]'``.
 
         Columns: ``class_id``, ``class``, ``score``, ``x1``, ``y1``, ``x2``, ``y2`` and ``area`` in pixels; ``identity``
-        where objects are followed, ``frame`` and ``seconds`` of a video.
+        (Int64, missing for one without a number yet) where objects are followed, ``frame`` and ``seconds`` of a video.
         """
         import pandas as pd
 
@@ -301,7 +306,7 @@ class Prediction:
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T, strict=True))
         columns["area"] = self.areas
         if self.identities is not None:
-            columns["identity"] = self.identities
+            columns["identity"] = pd.Series(self.identities, dtype="Int64").where(self.identities > 0)
         if self.frame is not None:
             columns |= {"frame": self.frame, "seconds": self.seconds}
         return pd.DataFrame(columns)

@@ -370,6 +370,27 @@ def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
     assert len(prediction[:0].to_supervision()) == len(prediction[:0].to_pandas()) == 0
 
 
+def test_an_object_without_a_number_yet_has_none_wherever_it_is_told(prediction: segc.Prediction) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("supervision")
+    from dataclasses import replace
+
+    for numbers in ([0, 7], [0, 0], []):
+        found = replace(prediction[: len(numbers)].found, identities=np.array(numbers, np.int64))
+        followed = segc.Prediction(found, prediction.image)
+        told = [number or None for number in numbers]
+        assert [one["track"] for one in followed.to_json()["detections"]] == told
+        assert [one.get("track_id") for one in followed.to_coco()] == told
+        assert all(one.get("track_id", 1) for one in followed.to_coco())
+        column = followed.to_pandas()["identity"]
+        assert column.dtype == "Int64"
+        assert [None if missing else number for number, missing in zip(column, column.isna(), strict=True)] == told
+        tracker_id = followed.to_supervision().tracker_id
+        assert tracker_id is not None
+        assert tracker_id.tolist() == [number or -1 for number in numbers]
+    assert prediction.to_supervision().tracker_id is None
+
+
 def test_large_pictures_in_tiles_are_read_in_parts(
     model: Model, image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

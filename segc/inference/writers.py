@@ -180,10 +180,11 @@ def coco_rows(
             1, as ``segc data convert --to coco`` counts them.
 
     Yields:
-        A row an object; where objects are followed with ``track_id``, its number, 0 for none.
+        A row an object; where objects are followed with ``track_id``, its number, where it has one.
     """
-    for number, (mask, class_id, score, box) in enumerate(
-        zip(found.masks, found.classes, found.scores, found.boxes, strict=True)
+    identities = [0] * len(found) if found.identities is None else found.identities.tolist()
+    for mask, class_id, score, box, identity in zip(
+        found.masks, found.classes, found.scores, found.boxes, identities, strict=True
     ):
         x1, y1, x2, y2 = (float(side) for side in box)
         counts = compressed_counts(mask.run_lengths(found.height, found.width))
@@ -193,7 +194,7 @@ def coco_rows(
             "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(float(score), 5),
             "segmentation": {"size": [found.height, found.width], "counts": counts},
-            **({} if found.identities is None else {"track_id": int(found.identities[number])}),
+            **({"track_id": identity} if identity else {}),
         }
 
 
