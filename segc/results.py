@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from segc.inference.tiles import Picture
 
 
+_Array = TypeVar("_Array", bound="NDArray[Any]")
+
+
+def _read_only(array: _Array) -> _Array:
+    """The same memory, as an array through which it cannot be written."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
 class Prediction:
-    """Objects found on one frame, best score first. Never changes: selecting gives another one.
+    """Objects found on one frame, best score first. Never changes: selecting gives another one, arrays are read-only.
 
     ``prediction[0]``, ``prediction[2:5]`` and ``prediction[prediction.scores > 0.5]`` are predictions with those
     objects alone; iterating gives one for each object. In a notebook it shows itself as a picture.
@@ -53,8 +63,14 @@ class Prediction:
         seconds: float | None = None,
         image_id: int | str | None = None,
     ) -> None:
-        self.found = found
-        self.image = image
+        self.found = replace(
+            found,
+            boxes=_read_only(found.boxes),
+            scores=_read_only(found.scores),
+            classes=_read_only(found.classes),
+            identities=None if found.identities is None else _read_only(found.identities),
+        )
+        self.image = _read_only(image)
         self._picture = picture
         self.frame = frame
         self.seconds = seconds

@@ -370,6 +370,24 @@ def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
     assert len(prediction[:0].to_supervision()) == len(prediction[:0].to_pandas()) == 0
 
 
+def test_a_prediction_cannot_be_written_and_what_it_is_made_of_can(model: Model, image: np.ndarray) -> None:
+    from dataclasses import replace
+
+    frame = image.copy()
+    made = model(frame, conf=0.1)
+    numbers = np.arange(len(made))
+    followed = segc.Prediction(replace(made.found, identities=numbers), frame)
+    for one in (followed, followed[0], model([frame], conf=0.1)[0]):
+        for array in (one.boxes, one.scores, one.classes, one.identities, one.image, one.found.masks[0].bitmap):
+            if array is not None:
+                with pytest.raises(ValueError, match="read-only"):
+                    array[0] = 0
+        one.masks[:] = one.areas[:] = one.plot()[:] = 0  # made anew each time
+        one.crop()[0][:] = 0
+    assert np.shares_memory(followed.image, frame)
+    frame[:], numbers[:] = 0, 0
+
+
 def test_an_object_without_a_number_yet_has_none_wherever_it_is_told(prediction: segc.Prediction) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("supervision")
