@@ -11,6 +11,8 @@ for prediction in model.stream("clip.mp4"):  # folders, patterns, videos, camera
 
 from __future__ import annotations
 
+import numbers
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 from segc.diagnostics import fail
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
@@ -180,7 +181,7 @@ class Model:
         Raises:
             SegcError: I001 where there are no sources; I002 where one cannot be read; I006 where the latest frames of
                 files are asked for; else as for a call.
-            TypeError: as for a call.
+            TypeError: where a source is something else, or nothing is called as what is asked for.
             ValueError: as for a call; where ``every`` is something else, or ``stride`` no whole number from 1 up.
         """
         from segc.inference.filters import fitting
@@ -189,7 +190,9 @@ class Model:
         one_of("every", every, (None, "frame", "latest"))
         stride = fitting("stride", stride, int, 1)
         filters = self._asked(asked)
-        found = found_sources([source] if isinstance(source, str) or not isinstance(source, Iterable) else source)
+        found = found_sources(
+            [source] if isinstance(source, str | bytes) or not isinstance(source, Iterable) else source
+        )
         taken = replace(reading(found, every, stride), in_parts=filters.tiles is not None)
         return self._stream(found, filters, taken)
 
@@ -306,13 +309,23 @@ def found_sources(sources: Iterable[object]) -> list[Source]:
 
     Raises:
         SegcError: I001 where there are none, or one names nothing.
+        TypeError: where one is neither a path, an address nor a number.
     """
     from segc.prediction import find
 
-    names = [str(one) for one in sources]
+    names = [_source_name(one) for one in sources]
     if not names:
         raise fail("I001", "no sources are given", help="name files, folders, patterns, addresses or cameras")
     return find(names)
+
+
+def _source_name(source: object) -> str:
+    if not isinstance(source, str | os.PathLike | numbers.Integral):
+        raise TypeError(
+            "a source is a path, an address or the number of a camera, or a list of these; "
+            f"one of type {type(source).__name__} is none, but may be a frame to call the model with"
+        )
+    return str(source)
 
 
 def _sides(imgsz: object) -> tuple[int, int] | None:

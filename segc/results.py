@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -190,7 +191,7 @@ class Prediction:
             area: least pixels of a mask, or the least and the most.
 
         Raises:
-            ValueError: where there is no such class, score or area.
+            ValueError: where there is no such class, score or area, or the least area is above the most.
         """
         from segc.inference.filters import class_numbers, fitting
 
@@ -201,7 +202,11 @@ class Prediction:
             kept &= self.scores > fitting("score", score, float, 0, 1)
         if area is not None:
             bounds = area if isinstance(area, tuple) else (area, np.inf)
+            if len(bounds) != 2:
+                raise ValueError(f"area is the least pixels of a mask, or the least and the most, not {area!r:.60}")
             least, most = (fitting("area", bound, float, 0) for bound in bounds)
+            if least > most:
+                raise ValueError(f"area is the least pixels of a mask and the most, not {area!r:.60}")
             kept &= (self.areas >= least) & (self.areas <= most)
         return self[kept]
 
@@ -270,7 +275,7 @@ class Prediction:
             its number has it as ``track_id``.
 
         Raises:
-            ValueError: where there are not as many categories as classes, or an id is no whole number.
+            ValueError: where there are not as many categories as classes, or an id is no whole number or that of two.
         """
         from segc.inference.filters import fitting
         from segc.inference.writers import coco_rows
@@ -282,6 +287,8 @@ class Prediction:
             if len(categories) != len(self.names):
                 raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
             categories = [fitting("a category's id", one, int) for one in categories]
+            if shared := [one for one, times in Counter(categories).items() if times > 1]:
+                raise ValueError(f"{shared[0]} is the category of several classes: each has one of its own")
         return list(coco_rows(self.found, own, categories))
 
     def _own_image_id(self) -> int | str:

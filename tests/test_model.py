@@ -118,6 +118,23 @@ def test_how_a_stream_is_to_be_read_is_checked_before_it_is(
         model.stream(photos, **given)
 
 
+@pytest.mark.parametrize(
+    "source", [np.zeros((8, 8, 3), np.uint8), [np.zeros((8, 8, 3), np.uint8)], b"clip.mp4", 1.5, ["a.png", None]]
+)
+def test_what_is_no_source_is_told_with_what_one_is(model: Model, source: Any) -> None:
+    with pytest.raises(TypeError, match="a source is a path, an address or the number of a camera"):
+        model.stream(source)
+
+
+@pytest.mark.parametrize(("name", "code"), [("nope", "X207"), ("./nope", "F001"), (Path("nope.onnx"), "F001")])
+def test_a_model_that_is_not_there_has_the_code_that_the_page_names(name: Any, code: str) -> None:
+    with pytest.raises(segc.SegcError) as raised:
+        segc.load(name)
+    assert raised.value.diagnostics[0].code == code
+    assert segc.load.__doc__ is not None
+    assert code in segc.load.__doc__
+
+
 def test_a_stream_of_no_sources_is_an_error_at_once(model: Model) -> None:
     for nothing in ([], (), iter(())):
         with pytest.raises(segc.SegcError, match=r"I001.*no sources"):
@@ -353,6 +370,11 @@ def test_what_cannot_select_or_number_objects_is_refused(prediction: segc.Predic
         prediction.to_coco(categories=list("abcdef"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"image_id is a whole number, not 1\.5"):
         prediction.to_coco(1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 is the category of several classes"):
+        prediction.to_coco(categories=[2, 1, 1, 3, 4, 5])
+    for area in ((9, 1), (1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match="area is the least pixels of a mask"):
+            prediction.filter(area=area)  # type: ignore[arg-type]
     for given in ({"score": 2}, {"score": float("nan")}, {"score": "0.5"}, {"area": float("nan")}, {"area": (-1, 5)}):
         with pytest.raises(ValueError, match=rf"{min(given)} is a number .*, not "):
             prediction.filter(**given)
