@@ -48,6 +48,10 @@ FFmpeg reads playlists and other texts too, which may name any file or address; 
 """
 
 
+COUNTED_START = rb"(?s:.{4})(ftyp|moov|mdat|free|skip|wide)|RIFF(?s:.{4})AVI "
+"""How files begin that hold the number of their frames: MP4, MOV, AVI. Of others OpenCV tells duration times rate."""
+
+
 class SourceError(ValueError):
     """A source that names no image."""
 
@@ -240,20 +244,20 @@ def _file_source(path: Path) -> Source:
     if suffix in IMAGE_SUFFIXES:
         return _named(path, "image")
     try:
-        is_video = suffix in VIDEO_SUFFIXES or (path.is_file() and begins_as_video(path))
+        is_video = suffix in VIDEO_SUFFIXES or (path.is_file() and begins_as(path))
     except OSError:  # reading it will tell
         is_video = False
     return _named(path, "video" if is_video else "image")
 
 
-def begins_as_video(path: Path) -> bool:
-    """Whether a file has the first bytes of a video of a kind that is read.
+def begins_as(path: Path, start: bytes = VIDEO_START) -> bool:
+    """Whether a file has the first bytes of a video of a kind that is read, or of those kinds that ``start`` matches.
 
     Raises:
         OSError: where it cannot be read.
     """
     with path.open("rb") as file:
-        return re.match(VIDEO_START, file.read(512)) is not None
+        return re.match(start, file.read(512)) is not None
 
 
 def _listed(path: Path, item: str) -> Iterator[Source | SourceError]:
