@@ -14,6 +14,7 @@ from __future__ import annotations
 import numbers
 import os
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
@@ -197,8 +198,6 @@ class Model:
         return self._stream(found, filters, taken)
 
     def _stream(self, found: Sequence[Source], filters: Filters, reading: Reading) -> Iterator[Prediction]:
-        import warnings
-
         from segc.inference.filters import search_filters
         from segc.inference.frames import Ended, Unread, read_frames
         from segc.inference.pipeline import Line
@@ -216,6 +215,8 @@ class Model:
                     for remark in item.tally.remarks():
                         warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
                     continue
+                for remark in item.remarks():
+                    warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
                 yield self._predict(item.image, searched, item, image_id(item), follower)
 
     def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
@@ -223,6 +224,8 @@ class Model:
             from segc.prediction import frame_of
 
             read = frame_of(str(frame), in_parts=filters.tiles is not None)
+            for remark in read.remarks():
+                warnings.warn(f"{read.source.name}: {remark}", stacklevel=3)
             return self._predict(read.image, filters, read, _image_ids([read.source])(read))
         return self._predict(_pixels(frame, rgb), filters)
 

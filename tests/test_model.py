@@ -194,6 +194,21 @@ def test_what_is_asked_of_a_call_holds_for_it_alone(model: Model, image: np.ndar
         model(image, classes="circl")
 
 
+def test_of_a_file_of_several_pictures_those_that_are_not_seen_are_warned_of(
+    model: Model, image: np.ndarray, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    first = Image.fromarray(image[:, :, ::-1])
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[first, first])
+    said = r"pages\.tif: only the first picture of the file, without 2 more"
+    with pytest.warns(UserWarning, match=said):
+        alone = model(tmp_path / "pages.tif")
+    with pytest.warns(UserWarning, match=said):
+        (streamed,) = model.stream(tmp_path / "pages.tif")
+    assert same(alone, streamed)
+
+
 @pytest.mark.parametrize(
     "asked", [{"conf": 25}, {"iou": float("nan")}, {"max_det": 0}, {"retina": "no"}, {"mask_memory": 0}, {"tile": -1}]
 )

@@ -138,6 +138,7 @@ class Frame:
         is_live: from a camera or a stream, which do not wait.
         tally: what happened to the source's frames until now; None for a photograph.
         picture: what the whole photograph is read from, where ``image`` is a smaller picture of it.
+        further: pictures that a photograph's file holds behind this one, which are left out.
     """
 
     image: npt.NDArray[np.uint8]
@@ -148,6 +149,11 @@ class Frame:
     is_live: bool = False
     tally: Tally | None = None
     picture: Picture | None = None
+    further: int = 0
+
+    def remarks(self) -> list[str]:
+        """What is to be said of a photograph; nothing where all goes as it should."""
+        return [f"only the first picture of the file, without {self.further} more"] if self.further else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +241,14 @@ def read_still(source: Source, *, in_parts: bool) -> Frame | Unread:
         source: the photograph.
         in_parts: see `Reading`.
     """
+    further: list[int] = []
     try:
         if not in_parts:
-            return Frame(source.read(), source)
-        picture = open_picture(source)
+            return Frame(source.read(noted=further.append), source, further=sum(further))
+        picture = open_picture(source, further.append)
         if isinstance(picture, DecodedPicture):
-            return Frame(picture.image, source)
-        return Frame(picture.reduced(OVERVIEW), source, picture=picture)
+            return Frame(picture.image, source, further=sum(further))
+        return Frame(picture.reduced(OVERVIEW), source, picture=picture, further=sum(further))
     except ImageError as error:
         return Unread(source, error)
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.image_headers import MAX_PIXELS, HeaderError, check_image_header, quiet_decoders
+from segc.inference.image_headers import MAX_PIXELS, HeaderError, check_image_header, further_pictures, quiet_decoders
 from segc.inference.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MAX_DOWNLOAD = 64 << 20
@@ -106,17 +106,23 @@ class Source:
             return f"camera-{self.name}" if self.kind == "camera" else self.kind
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(self.name).path)).name
 
-    def read(self, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    def read(
+        self, most_pixels: int = MAX_PIXELS, noted: Callable[[int], object] = lambda _: None
+    ) -> npt.NDArray[np.uint8]:
         """The image, [h, w, 3] BGR, turned as its EXIF orientation says.
 
         Args:
             most_pixels: that it may have.
+            noted: takes how many more pictures the file holds, see `further_pictures`.
 
         Raises:
             ImageError: where it cannot be fetched, read or decoded; the text names it. ``StreamFoundError`` for a
                 stream.
         """
-        return decode_image(self._bytes(), self.name, most_pixels)
+        data = self._bytes()
+        image = decode_image(data, self.name, most_pixels)
+        noted(further_pictures(data))
+        return image
 
     def local(self) -> contextlib.AbstractContextManager["Source"]:
         """While the block lasts, the same source as a file of this machine, if it can be one.
