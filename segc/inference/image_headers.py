@@ -6,6 +6,7 @@ held against the file, and the size against a bound. The formats are those of PN
 (RFC 9649), TIFF 6.0 and BigTIFF, JPEG 2000 (ITU T.800), GIF 89a, BMP, AVIF (ISO 23008-12), Netpbm, PFM, Radiance, Sun.
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -14,7 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 
 import cv2
@@ -366,7 +367,7 @@ def further_pictures(data: bytes | mmap.mmap) -> int:
     """  # noqa: D205 - the first sentence is long
     found = 0
     pictures = next((pictures for magic, pictures in _SEVERAL if re.match(magic, data)), lambda _: iter(()))
-    with suppress(struct.error, IndexError, HeaderError):
+    with contextlib.suppress(struct.error, IndexError, HeaderError):
         for _ in pictures(data):
             found += 1
     return max(0, found - 1)
