@@ -269,7 +269,8 @@ class Project:
 
         Raises:
             SegcError: I001 where there are no sources, I002 where one cannot be read; else as :meth:`model`.
-            TypeError, ValueError: as :meth:`model`.
+            TypeError: where a source is something else; else as :meth:`model`.
+            ValueError: as :meth:`model`.
         """
         from segc.model import found_sources
 
@@ -365,7 +366,8 @@ def load(
             by itself, else the project's, else ``conf`` 0.25, ``iou`` 0.7, ``max_det`` 300.
 
     Raises:
-        SegcError: F001 where there is no such file, and what else there is to say about the model.
+        SegcError: X207 where a name without folder and suffix is none of published weights, and nothing lies there;
+            F001 where a path leads to no file; and what else there is to say about the model.
         TypeError: where nothing is called as what is asked for.
         ValueError: where a value is of another kind or out of its bounds, or a runtime is asked for of an artifact,
             which has its own.

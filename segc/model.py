@@ -11,7 +11,10 @@ for prediction in model.stream("clip.mp4"):  # folders, patterns, videos, camera
 
 from __future__ import annotations
 
+import numbers
+import os
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
@@ -19,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 from segc.diagnostics import fail
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     import PIL.Image
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from segc.inference.frames import Reading
     from segc.inference.metadata import Metadata
     from segc.inference.sources import Source
+    from segc.inference.tracking import Follower
     from segc.results import Prediction
     from segc.sessions import Session
 
@@ -179,7 +182,7 @@ class Model:
         Raises:
             SegcError: I001 where there are no sources; I002 where one cannot be read; I006 where the latest frames of
                 files are asked for; else as for a call.
-            TypeError: as for a call.
+            TypeError: where a source is something else, or nothing is called as what is asked for.
             ValueError: as for a call; where ``every`` is something else, or ``stride`` no whole number from 1 up.
         """
         from segc.inference.filters import fitting
@@ -188,19 +191,20 @@ class Model:
         one_of("every", every, (None, "frame", "latest"))
         stride = fitting("stride", stride, int, 1)
         filters = self._asked(asked)
-        found = found_sources([source] if isinstance(source, str) or not isinstance(source, Iterable) else source)
+        found = found_sources(
+            [source] if isinstance(source, str | bytes) or not isinstance(source, Iterable) else source
+        )
         taken = replace(reading(found, every, stride), in_parts=filters.tiles is not None)
         return self._stream(found, filters, taken)
 
     def _stream(self, found: Sequence[Source], filters: Filters, reading: Reading) -> Iterator[Prediction]:
-        import warnings
-
         from segc.inference.filters import search_filters
         from segc.inference.frames import Ended, Unread, read_frames
         from segc.inference.pipeline import Line
         from segc.inference.tracking import Follower
         from segc.prediction import image_problem
 
+        image_id = _image_ids(found)
         follower = None if filters.track is None else Follower(filters)
         searched = search_filters(filters, self._metadata)
         with Line() as line:
@@ -211,21 +215,28 @@ class Model:
                     for remark in item.tally.remarks():
                         warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
                     continue
-                one = self._predict(item.image, searched, item)
-                if follower is not None:
-                    film = None if item.seconds is None else item.source
-                    one.found = follower.follow(one.found, film, item.index)
-                yield one
+                for remark in item.remarks():
+                    warnings.warn(f"{item.source.name}: {remark}", stacklevel=2)
+                yield self._predict(item.image, searched, item, image_id(item), follower)
 
     def _one(self, frame: Frame, rgb: bool, filters: Filters) -> Prediction:
         if isinstance(frame, str) or hasattr(frame, "__fspath__"):
             from segc.prediction import frame_of
 
             read = frame_of(str(frame), in_parts=filters.tiles is not None)
-            return self._predict(read.image, filters, read)
+            for remark in read.remarks():
+                warnings.warn(f"{read.source.name}: {remark}", stacklevel=3)
+            return self._predict(read.image, filters, read, _image_ids([read.source])(read))
         return self._predict(_pixels(frame, rgb), filters)
 
-    def _predict(self, image: NDArray[np.uint8], filters: Filters, frame: ReadFrame | None = None) -> Prediction:
+    def _predict(
+        self,
+        image: NDArray[np.uint8],
+        filters: Filters,
+        frame: ReadFrame | None = None,
+        image_id: int | str | None = None,
+        follower: Follower | None = None,
+    ) -> Prediction:
         from segc.inference.metadata import ModelError
         from segc.inference.predict import predict_image, predict_tiled
         from segc.inference.sources import ImageError
@@ -243,9 +254,12 @@ class Model:
             raise fail("T006", str(error)) from None
         except ImageError as error:
             raise image_problem(error) from None
-        if frame is None or frame.seconds is None:
-            return Prediction(found, image, picture=picture)
-        return Prediction(found, image, frame=frame.index, seconds=frame.seconds)
+        is_still = frame is None or frame.seconds is None
+        if follower is not None and frame is not None:
+            found = follower.follow(found, None if is_still else frame.source, frame.index)
+        if frame is None or is_still:
+            return Prediction(found, image, picture=picture, image_id=image_id)
+        return Prediction(found, image, frame=frame.index, seconds=frame.seconds, image_id=image_id)
 
     def _run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         with self._turn:
@@ -268,6 +282,21 @@ class Model:
         return chosen if "conf" in given else replace(chosen, by_class=self.filters.by_class)
 
 
+def _image_ids(sources: Sequence[Source]) -> Callable[[ReadFrame], int | str]:
+    """What COCO's results call frames of these sources, as ``segc predict`` writes it."""
+    from segc.inference.output import output_stems
+    from segc.inference.writers import coco_image_id, coco_image_ids
+
+    stems = dict(zip(sources, output_stems(sources), strict=True))
+    given = coco_image_ids(list(stems.values()))
+
+    def image_id(frame: ReadFrame) -> int | str:
+        stem = stems[frame.source]
+        return coco_image_id(stem, given[stem], None if frame.seconds is None else frame.index)
+
+    return image_id
+
+
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """See that a value is one of these.
 
@@ -283,13 +312,23 @@ def found_sources(sources: Iterable[object]) -> list[Source]:
 
     Raises:
         SegcError: I001 where there are none, or one names nothing.
+        TypeError: where one is neither a path, an address nor a number.
     """
     from segc.prediction import find
 
-    names = [str(one) for one in sources]
+    names = [_source_name(one) for one in sources]
     if not names:
         raise fail("I001", "no sources are given", help="name files, folders, patterns, addresses or cameras")
     return find(names)
+
+
+def _source_name(source: object) -> str:
+    if not isinstance(source, str | os.PathLike | numbers.Integral):
+        raise TypeError(
+            "a source is a path, an address or the number of a camera, or a list of these; "
+            f"one of type {type(source).__name__} is none, but may be a frame to call the model with"
+        )
+    return str(source)
 
 
 def _sides(imgsz: object) -> tuple[int, int] | None:

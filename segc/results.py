@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
     from segc.inference.tiles import Picture
 
 
+_Array = TypeVar("_Array", bound="NDArray[Any]")
+
+
+def _read_only(array: _Array) -> _Array:
+    """The same memory, as an array through which it cannot be written."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
 class Prediction:
-    """Objects found on one frame, best score first. Never changes: selecting gives another one.
+    """Objects found on one frame, best score first. Never changes: selecting gives another one, arrays are read-only.
 
     ``prediction[0]``, ``prediction[2:5]`` and ``prediction[prediction.scores > 0.5]`` are predictions with those
     objects alone; iterating gives one for each object. In a notebook it shows itself as a picture.
@@ -30,6 +41,7 @@ class Prediction:
         picture: what such a picture is read from.
         frame: number of the frame in a video or stream, from 0; None for a photograph.
         seconds: since the beginning of the video or stream; None for a photograph.
+        image_id: what COCO's results call the frame; made of the path where it is not given, see :meth:`to_coco`.
 
     Attributes:
         found: everything that was found, as ``segc.inference.results.Prediction``: its ``masks`` are bitmaps of the
@@ -40,7 +52,7 @@ class Prediction:
         seconds: since the beginning of the video or stream; None for a photograph.
     """
 
-    __slots__ = ("_picture", "found", "frame", "image", "seconds")
+    __slots__ = ("_image_id", "_picture", "found", "frame", "image", "seconds")
 
     def __init__(
         self,
@@ -50,12 +62,20 @@ class Prediction:
         picture: Picture | None = None,
         frame: int | None = None,
         seconds: float | None = None,
+        image_id: int | str | None = None,
     ) -> None:
-        self.found = found
-        self.image = image
+        self.found = replace(
+            found,
+            boxes=_read_only(found.boxes),
+            scores=_read_only(found.scores),
+            classes=_read_only(found.classes),
+            identities=None if found.identities is None else _read_only(found.identities),
+        )
+        self.image = _read_only(image)
         self._picture = picture
         self.frame = frame
         self.seconds = seconds
+        self._image_id = image_id
 
     @property
     def path(self) -> str:
@@ -147,8 +167,14 @@ class Prediction:
             IndexError: where there is no such row.
         """
         chosen = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, int | slice) else np.asarray(rows)])
-        found = self.found.select(chosen)
-        return Prediction(found, self.image, picture=self._picture, frame=self.frame, seconds=self.seconds)
+        return Prediction(
+            self.found.select(chosen),
+            self.image,
+            picture=self._picture,
+            frame=self.frame,
+            seconds=self.seconds,
+            image_id=self._image_id,
+        )
 
     def filter(
         self,
@@ -165,7 +191,7 @@ class Prediction:
             area: least pixels of a mask, or the least and the most.
 
         Raises:
-            ValueError: where there is no such class, score or area.
+            ValueError: where there is no such class, score or area, or the least area is above the most.
         """
         from segc.inference.filters import class_numbers, fitting
 
@@ -176,7 +202,11 @@ class Prediction:
             kept &= self.scores > fitting("score", score, float, 0, 1)
         if area is not None:
             bounds = area if isinstance(area, tuple) else (area, np.inf)
+            if len(bounds) != 2:
+                raise ValueError(f"area is the least pixels of a mask, or the least and the most, not {area!r:.60}")
             least, most = (fitting("area", bound, float, 0) for bound in bounds)
+            if least > most:
+                raise ValueError(f"area is the least pixels of a mask and the most, not {area!r:.60}")
             kept &= (self.areas >= least) & (self.areas <= most)
         return self[kept]
 
@@ -219,7 +249,8 @@ class Prediction:
         """As JSON values: ``image``, ``height``, ``width``, ``frame`` and ``seconds`` of a video, and ``detections``.
 
         A detection has ``class_id``, ``class``, ``score``, ``box`` [x1, y1, x2, y2], ``area``, ``polygons`` and
-        ``mask``, COCO's uncompressed run lengths.
+        ``mask``, COCO's uncompressed run lengths; where objects are followed ``track`` as well, null for one without a
+        number yet.
         """
         record = self.found.to_json()
         found = record.pop("detections")
@@ -232,34 +263,49 @@ class Prediction:
         """COCO's results, an object each: ``image_id``, ``category_id``, ``bbox``, ``score``, ``segmentation``.
 
         Args:
-            image_id: the image's; where it is not given, the number that the file's name is, else its stem.
+            image_id: the image's; where it is not given, what ``segc predict --save coco`` writes for the same sources:
+                the number that the file's name is, else its stem, and of a video the frame's number behind it,
+                ``clip/000025``.
             categories: ids of the classes' categories in the order of the classes; counted from 1 where not given, as
                 ``segc data convert --to coco`` does.
 
         Returns:
             ``bbox`` is [x, y, width, height] in pixels, ``segmentation`` compressed run lengths,
-            ``{"size": [height, width], "counts": text}``; all of it values for JSON.
+            ``{"size": [height, width], "counts": text}``; all of it values for JSON. An object that is followed and has
+            its number has it as ``track_id``.
 
         Raises:
-            ValueError: where there are not as many categories as classes, or an id is no whole number.
+            ValueError: where there are not as many categories as classes, or an id is no whole number or that of two.
         """
-        from pathlib import PurePath
-
         from segc.inference.filters import fitting
-        from segc.inference.writers import coco_image_ids, coco_rows
+        from segc.inference.writers import coco_rows
 
-        stem = PurePath(self.path).stem
-        given = coco_image_ids([stem])[stem] if image_id is None else image_id
+        given = self._own_image_id() if image_id is None else image_id
         # JSON holds no numbers of NumPy.
         own = given if isinstance(given, str) else fitting("image_id", given, int)
         if categories is not None:
             if len(categories) != len(self.names):
                 raise ValueError(f"there are {len(categories)} categories for {len(self.names)} classes")
             categories = [fitting("a category's id", one, int) for one in categories]
+            if shared := [one for one, times in Counter(categories).items() if times > 1]:
+                raise ValueError(f"{shared[0]} is the category of several classes: each has one of its own")
         return list(coco_rows(self.found, own, categories))
 
+    def _own_image_id(self) -> int | str:
+        if self._image_id is not None:
+            return self._image_id
+        from pathlib import PurePath
+
+        from segc.inference.writers import coco_image_id, coco_image_ids
+
+        stem = PurePath(self.path).stem
+        return coco_image_id(stem, coco_image_ids([stem])[stem], self.frame)
+
     def to_supervision(self) -> supervision.Detections:
-        """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``."""
+        """As supervision's detections, ``class_name`` among their data; needs ``pip install 'segc[supervision]'``.
+
+        ``tracker_id`` is an array wherever objects are followed, -1 for one without a number yet; else None.
+        """
         import supervision
 
         return supervision.Detections(
@@ -267,7 +313,7 @@ class Prediction:
             mask=self.masks,
             confidence=self.scores.copy(),
             class_id=self.classes.copy(),
-            tracker_id=None if self.identities is None else self.identities.copy(),
+            tracker_id=None if self.identities is None else np.where(self.identities > 0, self.identities, -1),
             data={"class_name": np.array(self.labels, dtype=np.str_)},
         )
 
@@ -275,7 +321,7 @@ class Prediction:
         """A row an object; needs ``pip install 'segc[pandas]'``.
 
         Columns: ``class_id``, ``class``, ``score``, ``x1``, ``y1``, ``x2``, ``y2`` and ``area`` in pixels; ``identity``
-        where objects are followed, ``frame`` and ``seconds`` of a video.
+        (Int64, missing for one without a number yet) where objects are followed, ``frame`` and ``seconds`` of a video.
         """
         import pandas as pd
 
@@ -283,7 +329,7 @@ class Prediction:
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T, strict=True))
         columns["area"] = self.areas
         if self.identities is not None:
-            columns["identity"] = self.identities
+            columns["identity"] = pd.Series(self.identities, dtype="Int64").where(self.identities > 0)
         if self.frame is not None:
             columns |= {"frame": self.frame, "seconds": self.seconds}
         return pd.DataFrame(columns)

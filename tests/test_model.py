@@ -118,6 +118,23 @@ def test_how_a_stream_is_to_be_read_is_checked_before_it_is(
         model.stream(photos, **given)
 
 
+@pytest.mark.parametrize(
+    "source", [np.zeros((8, 8, 3), np.uint8), [np.zeros((8, 8, 3), np.uint8)], b"clip.mp4", 1.5, ["a.png", None]]
+)
+def test_what_is_no_source_is_told_with_what_one_is(model: Model, source: Any) -> None:
+    with pytest.raises(TypeError, match="a source is a path, an address or the number of a camera"):
+        model.stream(source)
+
+
+@pytest.mark.parametrize(("name", "code"), [("nope", "X207"), ("./nope", "F001"), (Path("nope.onnx"), "F001")])
+def test_a_model_that_is_not_there_has_the_code_that_the_page_names(name: Any, code: str) -> None:
+    with pytest.raises(segc.SegcError) as raised:
+        segc.load(name)
+    assert raised.value.diagnostics[0].code == code
+    assert segc.load.__doc__ is not None
+    assert code in segc.load.__doc__
+
+
 def test_a_stream_of_no_sources_is_an_error_at_once(model: Model) -> None:
     for nothing in ([], (), iter(())):
         with pytest.raises(segc.SegcError, match=r"I001.*no sources"):
@@ -175,6 +192,21 @@ def test_what_is_asked_of_a_call_holds_for_it_alone(model: Model, image: np.ndar
         model(image, confidence=0.1)  # type: ignore[call-overload]
     with pytest.raises(segc.SegcError, match=r"X215.*there is no class 'circl'; did you mean circle"):
         model(image, classes="circl")
+
+
+def test_of_a_file_of_several_pictures_those_that_are_not_seen_are_warned_of(
+    model: Model, image: np.ndarray, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    first = Image.fromarray(image[:, :, ::-1])
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[first, first])
+    said = r"pages\.tif: only the first picture of the file, without 2 more"
+    with pytest.warns(UserWarning, match=said):
+        alone = model(tmp_path / "pages.tif")
+    with pytest.warns(UserWarning, match=said):
+        (streamed,) = model.stream(tmp_path / "pages.tif")
+    assert same(alone, streamed)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +340,36 @@ def test_coco_results_are_those_that_are_written(prediction: segc.Prediction) ->
         prediction.to_coco(categories=[7])
 
 
+def test_frames_and_photographs_have_the_coco_ids_that_the_command_writes(
+    model: Model, image: np.ndarray, shapes_weights: Path, tmp_path: Path
+) -> None:
+    from segc import cli
+
+    (tmp_path / "other").mkdir()
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (image.shape[1], image.shape[0])
+    )
+    for _ in range(3):
+        writer.write(image)
+    writer.release()
+    photos = [tmp_path / name for name in ("7.png", "clip.png", "other/clip.png")]
+    assert all(cv2.imwrite(str(photo), image) for photo in photos)
+    sources = [str(tmp_path / "clip.avi"), *map(str, photos)]
+    assert (
+        cli.run(["predict", *sources, "--weights", str(shapes_weights), "-o", str(tmp_path / "out"), "--save", "coco"])
+        == 0
+    )
+    written = [row["image_id"] for row in json.loads((tmp_path / "out" / "coco_results.json").read_text())]
+    found = list(model.stream(sources))
+    assert [row["image_id"] for one in found for row in one.to_coco()] == written
+    ids = [f"clip/{number:06d}" for number in range(3)] + [7, "clip-2", "clip-3"]
+    assert list(dict.fromkeys(written)) == ids
+    assert found[1][0].to_coco()[0]["image_id"] == "clip/000001"
+    alone = segc.Prediction(found[1].found, image, frame=25, seconds=2.5)
+    assert alone.to_coco()[0]["image_id"] == "clip/000025"
+    assert model(photos[0]).to_coco()[0]["image_id"] == 7
+
+
 def test_numbers_of_numpy_select_and_number_objects(prediction: segc.Prediction) -> None:
     number = prediction.classes[0]
     assert set(prediction.filter(number).labels) == {prediction.labels[0]}
@@ -323,6 +385,11 @@ def test_what_cannot_select_or_number_objects_is_refused(prediction: segc.Predic
         prediction.to_coco(categories=list("abcdef"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"image_id is a whole number, not 1\.5"):
         prediction.to_coco(1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 is the category of several classes"):
+        prediction.to_coco(categories=[2, 1, 1, 3, 4, 5])
+    for area in ((9, 1), (1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match="area is the least pixels of a mask"):
+            prediction.filter(area=area)  # type: ignore[arg-type]
     for given in ({"score": 2}, {"score": float("nan")}, {"score": "0.5"}, {"area": float("nan")}, {"area": (-1, 5)}):
         with pytest.raises(ValueError, match=rf"{min(given)} is a number .*, not "):
             prediction.filter(**given)
@@ -338,6 +405,45 @@ def test_other_libraries_get_their_objects(prediction: segc.Prediction) -> None:
     assert (found.mask == prediction.masks).all()
     assert found.data["class_name"].tolist() == prediction.labels
     assert len(prediction[:0].to_supervision()) == len(prediction[:0].to_pandas()) == 0
+
+
+def test_a_prediction_cannot_be_written_and_what_it_is_made_of_can(model: Model, image: np.ndarray) -> None:
+    from dataclasses import replace
+
+    frame = image.copy()
+    made = model(frame, conf=0.1)
+    numbers = np.arange(len(made))
+    followed = segc.Prediction(replace(made.found, identities=numbers), frame)
+    for one in (followed, followed[0], model([frame], conf=0.1)[0]):
+        for array in (one.boxes, one.scores, one.classes, one.identities, one.image, one.found.masks[0].bitmap):
+            if array is not None:
+                with pytest.raises(ValueError, match="read-only"):
+                    array[0] = 0
+        one.masks[:] = one.areas[:] = one.plot()[:] = 0  # made anew each time
+        one.crop()[0][:] = 0
+    assert np.shares_memory(followed.image, frame)
+    frame[:], numbers[:] = 0, 0
+
+
+def test_an_object_without_a_number_yet_has_none_wherever_it_is_told(prediction: segc.Prediction) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("supervision")
+    from dataclasses import replace
+
+    for numbers in ([0, 7], [0, 0], []):
+        found = replace(prediction[: len(numbers)].found, identities=np.array(numbers, np.int64))
+        followed = segc.Prediction(found, prediction.image)
+        told = [number or None for number in numbers]
+        assert [one["track"] for one in followed.to_json()["detections"]] == told
+        assert [one.get("track_id") for one in followed.to_coco()] == told
+        assert all(one.get("track_id", 1) for one in followed.to_coco())
+        column = followed.to_pandas()["identity"]
+        assert column.dtype == "Int64"
+        assert [None if missing else number for number, missing in zip(column, column.isna(), strict=True)] == told
+        tracker_id = followed.to_supervision().tracker_id
+        assert tracker_id is not None
+        assert tracker_id.tolist() == [number or -1 for number in numbers]
+    assert prediction.to_supervision().tracker_id is None
 
 
 def test_large_pictures_in_tiles_are_read_in_parts(

@@ -18,6 +18,7 @@ from segc.inference.image_headers import MAX_PIXELS, quiet_decoders
 from segc.inference.pipeline import Line
 from segc.inference.regions import open_picture
 from segc.inference.sources import (
+    COUNTED_START,
     MAX_DOWNLOAD,
     SOCKET_SECONDS,
     ImageError,
@@ -25,7 +26,7 @@ from segc.inference.sources import (
     SourceError,
     StreamFoundError,
     WebExchange,
-    begins_as_video,
+    begins_as,
     decode_image,
     web_problem,
 )
@@ -47,6 +48,12 @@ PART_HEADER = 8192
 OVERVIEW = 2048
 """Pixels, at least, of the longer side of a picture that stands for one that is read in parts."""
 
+STEADY_FRAMES = 1.0
+"""Frames by which times of a video may be off its rate, where its duration times its rate is to tell their number."""
+
+LONGER_SECONDS = 1.0
+"""What a file may last longer than its frames, where that is to tell their number: sound ends a little later."""
+
 VARIABLE_RATE = 1.5
 """The longest interval between two frames over the shortest one, from which on the rate is called variable."""
 
@@ -65,6 +72,7 @@ class Tally:
 
     Attributes:
         promised: how many the file speaks of; 0 where nothing does.
+        counted: that is its own number, and not its duration times its rate.
         seen: how many came, those included that were not asked for.
         broken: not decoded, between others that were.
         dropped: of a live source, gone before there was time for them.
@@ -75,6 +83,7 @@ class Tally:
     """
 
     promised: int = 0
+    counted: bool = False
     seen: int = 0
     broken: int = 0
     dropped: int = 0
@@ -101,7 +110,14 @@ class Tally:
                 (self.turned, f"turned by {self.turned} degrees as the file says"),
                 (varies, f"variable frame rate: {self.shortest * 1000:.0f} to {self.longest * 1000:.0f} ms a frame"),
                 (self.broken, f"{self.broken} broken and left out"),
-                (missing > 0, f"the file speaks of {self.promised} frames: {missing} are not in it"),
+                (
+                    missing > 0 and self.counted,
+                    f"the file speaks of {self.promised} frames: {missing} are not in it",
+                ),
+                (
+                    missing > 0 and not self.counted,
+                    f"duration and rate of the file make {self.promised} frames: {missing} are not in it",
+                ),
                 (self.dropped, f"{self.dropped} dropped, as newer ones were there"),
                 (self.reconnected, f"lost and asked for again {self.reconnected} times"),
             )
@@ -122,6 +138,7 @@ class Frame:
         is_live: from a camera or a stream, which do not wait.
         tally: what happened to the source's frames until now; None for a photograph.
         picture: what the whole photograph is read from, where ``image`` is a smaller picture of it.
+        further: pictures that a photograph's file holds behind this one, which are left out.
     """
 
     image: npt.NDArray[np.uint8]
@@ -132,6 +149,11 @@ class Frame:
     is_live: bool = False
     tally: Tally | None = None
     picture: Picture | None = None
+    further: int = 0
+
+    def remarks(self) -> list[str]:
+        """What is to be said of a photograph; nothing where all goes as it should."""
+        return [f"only the first picture of the file, without {self.further} more"] if self.further else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +241,14 @@ def read_still(source: Source, *, in_parts: bool) -> Frame | Unread:
         source: the photograph.
         in_parts: see `Reading`.
     """
+    further: list[int] = []
     try:
         if not in_parts:
-            return Frame(source.read(), source)
-        picture = open_picture(source)
+            return Frame(source.read(noted=further.append), source, further=sum(further))
+        picture = open_picture(source, further.append)
         if isinstance(picture, DecodedPicture):
-            return Frame(picture.image, source)
-        return Frame(picture.reduced(OVERVIEW), source, picture=picture)
+            return Frame(picture.image, source, further=sum(further))
+        return Frame(picture.reduced(OVERVIEW), source, picture=picture, further=sum(further))
     except ImageError as error:
         return Unread(source, error)
 
@@ -239,7 +262,9 @@ def _moving(
         with quiet_decoders():  # all the time: threads of FFmpeg decode ahead, and speak between two frames
             if source.kind == "video":
                 with source.local() as file:
-                    yield from _video_frames(source, _open_file(file), tally, reading)
+                    capture = _open_file(file)
+                    tally.counted = file.path is not None and begins_as(file.path, COUNTED_START)
+                    yield from _video_frames(source, capture, tally, reading)
             elif content.startswith("multipart/"):
                 yield from _live_frames(source, lambda: _motion_jpeg(source.name), tally, line, reading, told)
             elif content and (capture := _open_capture(source)).get(cv2.CAP_PROP_FRAME_COUNT) > 0:
@@ -256,7 +281,7 @@ def _open_file(source: Source) -> cv2.VideoCapture:
     try:
         if source.path is None or not source.path.is_file():
             raise ImageError(f"{source.name}: not a file")
-        if not begins_as_video(source.path):
+        if not begins_as(source.path):
             raise ImageError(f"{source.name}: not a video of a kind that is read, or its beginning is damaged")
     except OSError as error:
         raise ImageError(f"{source.name}: {error.strerror or error}") from None
@@ -301,7 +326,7 @@ def _video_frames(source: Source, capture: cv2.VideoCapture, tally: Tally, readi
     tally.promised = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     tally.turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
     rate = max(0.0, capture.get(cv2.CAP_PROP_FPS))
-    index, missed, before = 0, 0, -1.0
+    index, missed, before, first, last = 0, 0, -1.0, (0, 0.0), (0, 0.0)
     try:
         while missed < MOST_MISSED:
             image = _grab(capture, wanted=index % reading.stride == 0)
@@ -315,12 +340,28 @@ def _video_frames(source: Source, capture: cv2.VideoCapture, tally: Tally, readi
             if before >= 0 and not missed:
                 tally.interval(seconds - before)
             missed, before = 0, seconds
+            first, last = first if tally.seen > 1 else (index, seconds), (index, seconds)
             if not isinstance(image, bool):
                 yield Frame(image, source, index - 1, seconds, rate, tally=tally)
     finally:
         capture.release()
     if not tally.seen:
         raise ImageError(f"{source.name}: none of its frames can be decoded")
+    if not tally.counted and not _tells_number(tally.promised, rate, first, last):
+        tally.promised = 0
+
+
+def _tells_number(promised: int, rate: float, first: tuple[int, float], last: tuple[int, float]) -> bool:
+    """Whether a number that is duration times rate may be that of the frames.
+
+    Args:
+        promised: the number.
+        rate: frames a second.
+        first: number and seconds of the first frame that was read.
+        last: likewise.
+    """
+    off = abs((last[1] - first[1]) * rate - (last[0] - first[0]))
+    return off <= STEADY_FRAMES and promised - last[0] > LONGER_SECONDS * rate
 
 
 def _position(capture: cv2.VideoCapture) -> float:

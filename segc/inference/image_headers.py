@@ -6,6 +6,7 @@ held against the file, and the size against a bound. The formats are those of PN
 (RFC 9649), TIFF 6.0 and BigTIFF, JPEG 2000 (ITU T.800), GIF 89a, BMP, AVIF (ISO 23008-12), Netpbm, PFM, Radiance, Sun.
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -207,10 +208,7 @@ def tiff_entries(data: bytes | mmap.mmap) -> tuple[str, list[tuple[int, int, int
         HeaderError: where a length reaches beyond the end of the file.
         struct.error: where it is cut off.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    # BigTIFF has 64-bit counts and offsets in place of 32-bit ones.
-    word, few, row, first = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    order, word, few, row, first = _tiff_form(data)
     start = struct.unpack_from(f"{order}{word}", data, first)[0]
     number = struct.unpack_from(f"{order}{few}", data, _reach(0, start, data, "headers"))[0]
     at = start + struct.calcsize(few)
@@ -225,6 +223,14 @@ def tiff_entries(data: bytes | mmap.mmap) -> tuple[str, list[tuple[int, int, int
             place = struct.unpack_from(f"{order}{word}", data, place)[0]
         entries.append((tag, kind, count, place))
     return order, entries
+
+
+def _tiff_form(data: bytes | mmap.mmap) -> tuple[str, str, str, int, int]:
+    """Byte order, codes of offsets and of numbers of entries, bytes of an entry, where the first directory is named."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    # BigTIFF has 64-bit counts and offsets in place of 32-bit ones.
+    return (order, "Q", "Q", 20, 8) if big else (order, "I", "H", 12, 4)
 
 
 def _tiff_header(data: bytes) -> tuple[int, int] | None:
@@ -352,6 +358,84 @@ _IMAGE_FORMATS: tuple[tuple[bytes, Callable[[bytes], tuple[int, int] | None]], .
     (rb"\x59\xa6\x6a\x95", _sun_header),
 )
 """The first bytes of the formats that are decoded, and what reads their size and checks their lengths."""
+
+
+def further_pictures(data: bytes | mmap.mmap) -> int:
+    """How many pictures an image file holds behind the first, which alone is decoded: frames of a GIF, PNG or WebP that
+    moves, pages of a TIFF file; what shows the same smaller, or is a mask, is none. Of a damaged file those before the
+    damage count.
+    """  # noqa: D205 - the first sentence is long
+    found = 0
+    pictures = next((pictures for magic, pictures in _SEVERAL if re.match(magic, data)), lambda _: iter(()))
+    with contextlib.suppress(struct.error, IndexError, HeaderError):
+        for _ in pictures(data):
+            found += 1
+    return max(0, found - 1)
+
+
+def _gif_pictures(data: bytes | mmap.mmap) -> Iterator[int]:
+    at = 13 + _gif_palette(data[10])
+    while data[at] in (0x21, 0x2C):
+        if data[at] == 0x2C:
+            yield at
+            at += 11 + _gif_palette(data[at + 9])
+        else:
+            at += 2
+        while length := data[at]:
+            at += 1 + length
+        at += 1
+
+
+def _gif_palette(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _png_pictures(data: bytes | mmap.mmap) -> Iterator[int]:
+    at, is_moving = 8, False
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        is_moving |= kind == b"acTL"
+        if kind == b"fcTL":
+            yield at
+        elif kind == b"IDAT" and not is_moving:
+            return
+        at += 12 + length
+
+
+def _webp_pictures(data: bytes | mmap.mmap) -> Iterator[int]:
+    at = 12
+    while True:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind == b"ANMF":
+            yield at
+        elif kind in (b"VP8 ", b"VP8L"):
+            return
+        at += 8 + length + length % 2
+
+
+def _tiff_pictures(data: bytes | mmap.mmap) -> Iterator[int]:
+    order, word, few, row, at = _tiff_form(data)
+    seen, entries = set(), 0
+    while (start := struct.unpack_from(f"{order}{word}", data, at)[0]) and start not in seen:
+        seen.add(start)
+        number = struct.unpack_from(f"{order}{few}", data, start)[0]
+        entries += 1 + number
+        _bounded(entries, "entries")
+        first, at = start + struct.calcsize(few), start + struct.calcsize(few) + number * row
+        tags = {struct.unpack_from(f"{order}H", data, entry)[0]: entry for entry in range(first, at, row)}
+        # NewSubfileType: 1 is of a smaller one of the same, 4 of a mask.
+        place = 4 + struct.calcsize(word)
+        if 254 not in tags or not struct.unpack_from(f"{order}I", data, tags[254] + place)[0] & 5:
+            yield start
+
+
+_SEVERAL: tuple[tuple[bytes, Callable[[bytes | mmap.mmap], Iterator[int]]], ...] = (
+    (rb"GIF8[79]a", _gif_pictures),
+    (rb"\x89PNG\r\n\x1a\n", _png_pictures),
+    (rb"RIFF(?s:.{4})WEBP", _webp_pictures),
+    (rb"II[*+]\0|MM\0[*+]", _tiff_pictures),
+)
+"""The first bytes of formats whose files may hold several pictures, and what tells where each stands."""
 
 
 def _log_level(level: int) -> int:

@@ -25,7 +25,7 @@ class Mask:
     Args:
         x: column of the bitmap's left edge in the image.
         y: row of the bitmap's top edge in the image.
-        bitmap: [rows, columns] bool; may be empty.
+        bitmap: [rows, columns] bool; may be empty. It is not copied.
 
     Attributes:
         x: column of the bitmap's left edge in the image.
@@ -38,11 +38,12 @@ class Mask:
     def __init__(self, x: int, y: int, bitmap: npt.NDArray[np.bool_]) -> None:
         self.x, self.y = x, y
         self.shape: tuple[int, int] = (bitmap.shape[0], bitmap.shape[1])
-        self._held: npt.NDArray[Any] = bitmap
+        self._held: npt.NDArray[Any] = bitmap.view()
+        self._held.setflags(write=False)
 
     @property
     def bitmap(self) -> npt.NDArray[np.bool_]:
-        """[rows, columns] bool; of a mask that is packed made anew each time."""
+        """[rows, columns] bool, read-only; of a mask that is packed made anew each time."""
         if self._held.dtype == np.bool_:
             return self._held
         return self._rows(0, self.shape[0])
@@ -74,7 +75,8 @@ class Mask:
     def of_bits(cls, x: int, y: int, bits: npt.NDArray[np.uint8], columns: int) -> "Mask":
         """A packed mask from the bits [rows, columns / 8] uint8 of its rows, the first pixel the highest bit."""
         mask = cls(x, y, np.zeros((0, 0), np.bool_))
-        mask.shape, mask._held = (len(bits), columns), bits
+        mask.shape, mask._held = (len(bits), columns), bits.view()
+        mask._held.setflags(write=False)
         return mask
 
     def _rows(self, first: int, last: int) -> npt.NDArray[np.bool_]:

@@ -8,14 +8,21 @@ import contextlib
 import mmap
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.image_headers import MOST_BLOCKS, TIFF_SIZES, HeaderError, quiet_decoders, tiff_entries
+from segc.inference.image_headers import (
+    MOST_BLOCKS,
+    TIFF_SIZES,
+    HeaderError,
+    further_pictures,
+    quiet_decoders,
+    tiff_entries,
+)
 from segc.inference.sources import ImageError, Source
 from segc.inference.tiles import DecodedPicture, Picture
 
@@ -57,6 +64,11 @@ class TiffPicture:
         self._lay_out()
         self._decoded: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
         self._bytes = 0
+
+    @property
+    def further(self) -> int:
+        """How many more pictures the file holds."""
+        return further_pictures(self._data)
 
     def _values(self, tag: int, default: Sequence[int] = ()) -> Sequence[int]:
         """The whole numbers of an entry, or ``default`` where there is none."""
@@ -205,8 +217,12 @@ class TiffPicture:
         return head + content + b"\0" * (len(content) % 2) + directory + bytes(4) + values
 
 
-def open_picture(source: Source) -> Picture:
+def open_picture(source: Source, noted: Callable[[int], object] = lambda _: None) -> Picture:
     """A source as a picture whose parts can be had: a TIFF file is read in parts where it can be, else it is decoded.
+
+    Args:
+        source: the source.
+        noted: takes how many more pictures the file holds, see `further_pictures`.
 
     Raises:
         ImageError: where it cannot be fetched, read or decoded; the text names it.
@@ -214,8 +230,9 @@ def open_picture(source: Source) -> Picture:
     if source.path is not None:
         with contextlib.suppress(OSError):
             if (picture := tiff_picture(source.path, source.name)) is not None:
+                noted(picture.further)
                 return picture
-    return DecodedPicture(source.read(MOST_DECODED_PIXELS))
+    return DecodedPicture(source.read(MOST_DECODED_PIXELS, noted))
 
 
 def tiff_picture(path: Path, name: str) -> TiffPicture | None:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.image_headers import MAX_PIXELS, HeaderError, check_image_header, quiet_decoders
+from segc.inference.image_headers import MAX_PIXELS, HeaderError, check_image_header, further_pictures, quiet_decoders
 from segc.inference.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 MAX_DOWNLOAD = 64 << 20
@@ -46,6 +46,10 @@ VIDEO_START = (
 
 FFmpeg reads playlists and other texts too, which may name any file or address; none of them begins so.
 """
+
+
+COUNTED_START = rb"(?s:.{4})(ftyp|moov|mdat|free|skip|wide)|RIFF(?s:.{4})AVI "
+"""How files begin that hold the number of their frames: MP4, MOV, AVI. Of others OpenCV tells duration times rate."""
 
 
 class SourceError(ValueError):
@@ -102,17 +106,23 @@ class Source:
             return f"camera-{self.name}" if self.kind == "camera" else self.kind
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(self.name).path)).name
 
-    def read(self, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    def read(
+        self, most_pixels: int = MAX_PIXELS, noted: Callable[[int], object] = lambda _: None
+    ) -> npt.NDArray[np.uint8]:
         """The image, [h, w, 3] BGR, turned as its EXIF orientation says.
 
         Args:
             most_pixels: that it may have.
+            noted: takes how many more pictures the file holds, see `further_pictures`.
 
         Raises:
             ImageError: where it cannot be fetched, read or decoded; the text names it. ``StreamFoundError`` for a
                 stream.
         """
-        return decode_image(self._bytes(), self.name, most_pixels)
+        data = self._bytes()
+        image = decode_image(data, self.name, most_pixels)
+        noted(further_pictures(data))
+        return image
 
     def local(self) -> contextlib.AbstractContextManager["Source"]:
         """While the block lasts, the same source as a file of this machine, if it can be one.
@@ -246,20 +256,20 @@ def _file_source(path: Path) -> Source:
     if suffix in IMAGE_SUFFIXES:
         return _named(path, "image")
     try:
-        is_video = suffix in VIDEO_SUFFIXES or (path.is_file() and begins_as_video(path))
+        is_video = suffix in VIDEO_SUFFIXES or (path.is_file() and begins_as(path))
     except OSError:  # reading it will tell
         is_video = False
     return _named(path, "video" if is_video else "image")
 
 
-def begins_as_video(path: Path) -> bool:
-    """Whether a file has the first bytes of a video of a kind that is read.
+def begins_as(path: Path, start: bytes = VIDEO_START) -> bool:
+    """Whether a file has the first bytes of a video of a kind that is read, or of those kinds that ``start`` matches.
 
     Raises:
         OSError: where it cannot be read.
     """
     with path.open("rb") as file:
-        return re.match(VIDEO_START, file.read(512)) is not None
+        return re.match(start, file.read(512)) is not None
 
 
 def _listed(path: Path, item: str) -> Iterator[Source | SourceError]:

@@ -142,8 +142,20 @@ def _head(shown: Shown) -> dict[str, Any]:
 
 def coco_results(shown: Shown) -> list[str]:
     """COCO's results, one object a line."""
-    image_id = shown.image_id if shown.frame.seconds is None else shown.place
+    index = None if shown.frame.seconds is None else shown.frame.index
+    image_id = coco_image_id(shown.stem, shown.image_id, index)
     return [json_text(row) for row in coco_rows(shown.prediction, image_id)]
+
+
+def coco_image_id(stem: str, image_id: int | str, index: int | None) -> int | str:
+    """What COCO's results call a frame: that of a video has the video's stem and its number, ``clip/000025``.
+
+    Args:
+        stem: name of the source, as no other source of the run has it.
+        image_id: of a photograph, see `coco_image_ids`.
+        index: number of the frame in a video or stream; None for a photograph.
+    """
+    return image_id if index is None else frame_place(stem, index)
 
 
 def coco_image_ids(stems: Sequence[str]) -> dict[str, int | str]:
@@ -168,10 +180,11 @@ def coco_rows(
             1, as ``segc data convert --to coco`` counts them.
 
     Yields:
-        A row an object; where objects are followed with ``track_id``, its number, 0 for none.
+        A row an object; where objects are followed with ``track_id``, its number, where it has one.
     """
-    for number, (mask, class_id, score, box) in enumerate(
-        zip(found.masks, found.classes, found.scores, found.boxes, strict=True)
+    identities = [0] * len(found) if found.identities is None else found.identities.tolist()
+    for mask, class_id, score, box, identity in zip(
+        found.masks, found.classes, found.scores, found.boxes, identities, strict=True
     ):
         x1, y1, x2, y2 = (float(side) for side in box)
         counts = compressed_counts(mask.run_lengths(found.height, found.width))
@@ -181,7 +194,7 @@ def coco_rows(
             "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(float(score), 5),
             "segmentation": {"size": [found.height, found.width], "counts": counts},
-            **({} if found.identities is None else {"track_id": int(found.identities[number])}),
+            **({"track_id": identity} if identity else {}),
         }
 
 

@@ -227,7 +227,8 @@ class Outputs:
             there = "" if overlay is None else f" -> {printable(overlay)}"
             size, milliseconds = f"{prediction.width}x{prediction.height}", item.found.seconds * 1000
             name = printable(frame.source.name)
-            self._told(f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms{there}")
+            said = f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms"
+            self._told("; ".join([said, *frame.remarks()]) + there)
             self._finished(frame.source)
             return
         if self._progress is None:

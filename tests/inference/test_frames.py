@@ -9,7 +9,7 @@ from segc.inference.frames import Ended, Frame, Multipart, Reading, Unread, read
 from segc.inference.pipeline import Line
 from segc.inference.sources import ImageError, SourceError, find_sources
 from tests.inference.streams import serving
-from tests.inference.videos import pictures, turn, vary_rate, write_video
+from tests.inference.videos import pictures, time_matroska, turn, vary_rate, write_video
 
 
 def read(items, **reading):
@@ -97,6 +97,36 @@ def test_of_a_file_that_is_cut_off_the_frames_that_are_there_are_read(tmp_path):
     frames, _, (tally,), _ = read([path])
     assert 4 < len(frames) < 16
     assert tally.remarks() == [f"the file speaks of 20 frames: {20 - len(frames)} are not in it"]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_number_that_is_duration_times_rate_is_not_held_against_frames_of_a_variable_rate(tmp_path, suffix):
+    path = write_video(tmp_path / "clip.mkv", 20).rename(tmp_path / f"clip{suffix}")
+    times = [number * number * 17 for number in range(20)]
+    time_matroska(path, times, 1, times[-1] + 20)
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) > 1000
+    frames, errors, (tally,), _ = read([path])
+    assert not errors
+    assert [frame.seconds for frame in frames] == pytest.approx([time / 1000 for time in times])
+    assert tally.remarks() == ["variable frame rate: 17 to 629 ms a frame"]
+
+
+@pytest.mark.parametrize(("duration", "said"), [(2000, False), (2600, False), (4000, True)])
+def test_a_file_that_lasts_much_longer_than_its_frames_at_their_steady_rate_is_told(tmp_path, duration, said):
+    path = write_video(tmp_path / "clip.mkv", 20)
+    time_matroska(path, list(range(0, 2000, 100)), 100, duration)
+    frames, _, (tally,), _ = read([path])
+    assert len(frames) == 20
+    assert tally.remarks() == ["duration and rate of the file make 40 frames: 20 are not in it"] * said
+
+
+def test_of_a_matroska_file_that_is_cut_off_the_missing_frames_are_told(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", 40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames, _, (tally,), _ = read([path])
+    missing = 40 - len(frames)
+    assert 10 < missing < 30
+    assert tally.remarks() == [f"duration and rate of the file make 40 frames: {missing} are not in it"]
 
 
 @pytest.mark.parametrize(

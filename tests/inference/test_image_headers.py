@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from segc.inference import image_headers
-from segc.inference.image_headers import HeaderError, check_image_header, quiet_decoders
-from segc.inference.sources import ImageError, decode_image
+from segc.inference.frames import read_still
+from segc.inference.image_headers import HeaderError, check_image_header, further_pictures, quiet_decoders
+from segc.inference.sources import ImageError, decode_image, find_sources
 
 FORMATS = (
     ".avif",
@@ -211,3 +213,46 @@ def test_a_process_forked_while_another_thread_decodes_decodes_too():
         finally:
             image_headers._quietness()._lock.release()
         assert os.waitpid(child, 0)[1] == 0
+
+
+def several(path, **options):
+    """A file of four pictures."""
+    first, *others = (Image.fromarray(np.full((20, 30, 3), 60 * number, np.uint8)) for number in range(4))
+    first.save(path, save_all=True, append_images=others, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+def test_the_pictures_of_a_file_behind_its_first_one_are_counted(tmp_path, suffix):
+    data = several(tmp_path / f"a{suffix}").read_bytes()
+    assert further_pictures(data) == 3
+    assert [further_pictures(data[:end]) for end in range(12)] == [0] * 12
+    assert all(0 <= further_pictures(data[:end]) <= 3 for end in range(len(data)))
+    Image.new("RGB", (30, 20)).save(tmp_path / f"b{suffix}")
+    assert further_pictures((tmp_path / f"b{suffix}").read_bytes()) == 0
+
+
+def test_smaller_ones_of_a_picture_and_pages_in_a_circle_are_no_more_pictures(tmp_path):
+    image, small = Image.new("RGB", (30, 20)), Image.new("RGB", (15, 10))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    assert further_pictures((tmp_path / "a.tif").read_bytes()) == 0
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
+    data = (tmp_path / "a.tif").read_bytes()
+    assert further_pictures(data) == 1
+    start = struct.unpack_from("<I", data, 4)[0]
+    number = struct.unpack_from("<H", data, start)[0]
+    circle = bytearray(data)
+    struct.pack_into("<I", circle, start + 2 + 12 * number, start)
+    assert further_pictures(bytes(circle)) == 0
+
+
+@pytest.mark.parametrize(("suffix", "tile"), [(".gif", False), (".tif", False), (".tif", True)])
+def test_of_several_pictures_in_a_file_the_others_are_told_with_their_number(tmp_path, suffix, tile):
+    (source,) = find_sources([str(several(tmp_path / f"a{suffix}"))])
+    frame = read_still(source, in_parts=tile)
+    assert (frame.picture is not None) == tile
+    assert frame.remarks() == ["only the first picture of the file, without 3 more"]
+    assert cv2.imwrite(str(tmp_path / "b.jpg"), frame.image)
+    (source,) = find_sources([str(tmp_path / "b.jpg")])
+    assert read_still(source, in_parts=tile).remarks() == []

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from segc import cli
 from segc.inference import jobs
@@ -122,6 +123,14 @@ def test_a_model_of_a_fixed_batch_gets_as_many_pictures_together(here, predict, 
     assert predict("saved", "--save", "jsonl", "--no-overlay", network=network) == 1
     assert lines() == expected
     assert len(network.batches) == -(-8 // batch)
+
+
+def test_pictures_behind_the_first_of_a_file_are_told(here, predict, capsys):
+    first = Image.new("RGB", (64, 48))
+    first.save(here / "pages.tif", save_all=True, append_images=[first, first])
+    assert predict("pages.tif") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pages.tif: ")]
+    assert "; only the first picture of the file, without 2 more -> " in line
 
 
 def test_an_error_is_told_in_its_place(here, predict, capfd):

@@ -160,8 +160,9 @@ def test_neighbours_of_one_class_stay_two():
 
 def test_a_small_thing_on_a_large_one_of_its_class_stays_its_own():
     hole = disc(150, 80, 10)
-    plate = Mask(100, 30, np.ones((100, 100), np.bool_))
-    plate.bitmap[hole.y - 30 : hole.y - 9, hole.x - 100 : hole.x - 79] &= ~hole.bitmap
+    pixels = np.ones((100, 100), np.bool_)
+    pixels[hole.y - 30 : hole.y - 9, hole.x - 100 : hole.x - 79] &= ~hole.bitmap
+    plate = Mask(100, 30, pixels)
     found = merged([(plate, 0, 0.9), (hole, 0, 0.8)], (160, 288), Tiling(160, 0.2))
     assert full(found) == full(predicted((160, 288), [plate, hole]))
 

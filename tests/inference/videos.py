@@ -1,5 +1,6 @@
 """Videos for tests, written by OpenCV; what it cannot write is changed in the bytes."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -46,4 +47,24 @@ def vary_rate(path: Path, durations: list[tuple[int, int]]):
     for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
         at = data.index(box) - 4
         struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] + more)
+    path.write_bytes(data)
+
+
+def time_matroska(path: Path, milliseconds: list[int], frame: float, duration: float):
+    """Give the frames of a Matroska file other times, and the file another length of a frame and duration (RFC 9559).
+
+    Args:
+        path: a file of one cluster, as OpenCV writes it.
+        milliseconds: when each frame is shown.
+        frame: what the file says a frame lasts, in milliseconds.
+        duration: likewise of the whole.
+    """
+    data = bytearray(path.read_bytes())
+    blocks = list(re.finditer(rb"(?s)\xa3(?:[\x80-\xff]|[\x40-\x7f].)\x81(..)[\x00\x80]", data))
+    assert len(blocks) == len(milliseconds)
+    for block, time in zip(blocks, milliseconds, strict=True):
+        struct.pack_into(">h", data, block.start(1), time)
+    for mark, kind, value in ((b"\x44\x89\x88", ">d", duration), (b"\x23\xe3\x83\x84", ">I", round(frame * 1e6))):
+        assert data.count(mark) == 1
+        struct.pack_into(kind, data, data.index(mark) + len(mark), value)
     path.write_bytes(data)
