@@ -15,10 +15,12 @@ import numpy.typing as npt
 from segc.inference.earlier import ALONE, Earlier
 from segc.inference.frames import Ended, Frame, Unread
 from segc.inference.output import (
+    abandoned_files,
     file_identity,
     first_in_place_of,
     output_stems,
     overlay_suffix,
+    partial_path,
 )
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
@@ -184,6 +186,11 @@ class Outputs:
         self.failures = self._pictures = 0
 
     def __enter__(self) -> "Outputs":
+        abandoned = [path for path in abandoned_files(self._plan.folder) if not self._is_source(path)]
+        for path in abandoned:
+            path.unlink(missing_ok=True)
+        if abandoned:
+            self._told(f"{printable(self._plan.folder)}: {len(abandoned)} unfinished files of killed runs removed")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -364,7 +371,7 @@ class _TableFile:
         self.grows = table.grows
         self._written_to = self._path
         if not table.grows:
-            self._written_to = self._path.with_name(f".{path.name}.{os.getpid()}.partial")
+            self._written_to = partial_path(path)
         self._file: TextIO | None = None
         self._is_empty = True
 
@@ -432,7 +439,7 @@ class _TableFile:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, creating the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         partial.write_bytes(content)
         partial.replace(path)
