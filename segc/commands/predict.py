@@ -135,7 +135,8 @@ if TYPE_CHECKING:
 @click.option(
     "--track/--no-track",
     default=None,
-    help="Follow objects through the frames of a video, or images in order; each keeps a number.",
+    help="Follow objects through the frames of a video, or images in order; each keeps a number. Numbers start again "
+    "with each video: image and track together name an object of several videos.",
 )
 @click.pass_context
 def command(
@@ -216,10 +217,10 @@ def command(
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, {**filtered, **looks, "mask_memory": mask_memory}, loaded)
     warn(without_effect(metadata, filtered, loaded))
-    if filters.track is not None and (resume or shard is not None):
+    if filters.track is not None and (resume or shard is not None) and sum(source.is_still for source in sources) > 1:
         option = "--resume" if resume else "--shard"
         raise click.UsageError(
-            f"{option} leaves sources out, and numbers go on through all of them: --no-track", context
+            f"{option} leaves sources out, and numbers go on through all images: --no-track, or videos alone", context
         )
     if shard is not None:
         files = replace(files, mark=f"-{shard[0]}of{shard[1]}")
