@@ -92,7 +92,12 @@ def is_running(process: int) -> bool:
         os.kill(process, 0)
     except OSError as error:  # another user's may not be asked
         return not isinstance(error, ProcessLookupError)
-    return True
+    try:
+        status = Path("/proc", str(process), "stat").read_bytes()
+    except OSError:  # no Linux, or it has ended since
+        return True
+    # One that was killed keeps its number until it is waited for, which in a container may be never.
+    return status.rpartition(b")")[2].split()[:1] != [b"Z"]
 
 
 def first_in_place_of(outputs: Iterable[Path], originals: Iterable[Path]) -> Path | None:
