@@ -1,19 +1,36 @@
-"""What a prediction of many images has done, so that one that ended early goes on: ``segc predict --resume``.
+"""What a prediction of many sources has done, so that one that ended early goes on: ``segc predict --resume``.
 
-A record in the output folder has a line an image: its name, the digest of its content, and how long the tables were
-once it was written. It begins with the digest of all that the results depend on but the images.
+A record in the output folder has a line an image or video: its name, the digest of its content, and how long the tables
+were once it was written. What is to be done anew though it has rows in tables, as a camera, has a line without a
+digest. The record begins with the digest of all that the results depend on but the sources.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segc.files import canonical_json, digest, digest_file, write_atomic
+from segc.files import atomic_path, canonical_json, digest, digest_file, sweep, write_atomic
 
 if TYPE_CHECKING:
     from segc.inference.sources import Source
-    from segc.inference.writing import Plan
+    from segc.inference.writing import Plan, Written
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of the record.
+
+    Attributes:
+        name: of the source.
+        digest: of its content; None where it is not done.
+        tables: bytes of the tables with all its rows, by kind.
+    """
+
+    name: str
+    digest: str | None
+    tables: Mapping[str, int]
 
 
 class Record:
@@ -21,26 +38,33 @@ class Record:
 
     Args:
         path: its file.
-        options: all that results depend on but the images, as JSON values.
+        options: all that results depend on but the sources, as JSON values.
         tables: the tables that are written beside pictures, by kind; each grows line by line.
+        heads: bytes of what they begin with.
 
     Attributes:
         lengths: bytes of the tables that are kept.
         outdated: why nothing of an earlier run is kept, where there was one; else empty.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, Any], tables: Mapping[str, Path]) -> None:
-        self._path, self._tables = path, tables
+    def __init__(
+        self, path: Path, options: Mapping[str, Any], tables: Mapping[str, Path], heads: Mapping[str, int]
+    ) -> None:
+        self._path, self._tables, self._heads = path, tables, heads
         self._head = {"options": digest(canonical_json(dict(options)))}
         self.lengths: dict[str, int] = {}
         self.outdated = ""
 
     def remaining(self, sources: "Sequence[Source]") -> "list[Source]":
-        """The sources that are still to be done; the record is begun anew where what it says no longer holds."""
-        done, lengths = self._read()
+        """The sources that are still to be done, whose rows are taken out of the tables.
+
+        The record is begun anew where what it says no longer holds.
+        """
+        rows = self._read()
+        done = {row.name: row.digest for row in rows if row.digest is not None}
         left: list[Source] = []
         for source in sources:
-            if source.path is None or source.kind != "image":
+            if source.path is None:
                 left.append(source)
                 continue
             known = done.get(source.name)
@@ -51,47 +75,66 @@ class Record:
                 self.outdated = f"{source.name} has changed since, and its rows stand in a table"
                 break
             left.append(source)
-        if not self.outdated and any(not self._holds(kind, lengths.get(kind, 0)) for kind in self._tables if done):
+        if not self.outdated and any(not self._holds(kind, rows[-1].tables) for kind in self._tables if rows):
             self.outdated = "a table of that run is gone, or shorter than it was"
         if self.outdated:
-            done, lengths, left = {}, {}, list(sources)
-        self.lengths = lengths
-        lines: list[Mapping[str, Any]] = [
-            self._head,
-            *({"name": name, "digest": known, "tables": lengths} for name, known in done.items()),
-        ]
+            rows, left = [], list(sources)
+        for path in (self._path, *self._tables.values()):
+            sweep(path.parent, path.name)
+        rows = self._without(rows, {source.name for source in left})
+        self.lengths = dict(rows[-1].tables) if rows else {}
+        lines = [self._head, *map(asdict, rows)]
         write_atomic(self._path, "".join(f"{_line(line)}\n" for line in lines))
         return left
 
-    def add(self, source: "Source") -> None:
-        """An image is done, and all of it is written."""
-        if source.path is None or source.kind != "image":
-            return
-        lengths = {kind: path.stat().st_size for kind, path in self._tables.items() if path.exists()}
+    def add(self, written: "Written") -> None:
+        """Nothing more is written of a source."""
+        source = written.source
+        known = _digest(source.path) if written.is_whole and source.path is not None else None
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line({"name": source.name, "digest": _digest(source.path), "tables": lengths}) + "\n")
+            file.write(_line(asdict(_Row(source.name, known, written.lengths))) + "\n")
 
-    def _read(self) -> tuple[dict[str, str], dict[str, int]]:
-        """Digests of what is done by name, and the last lengths of the tables."""
+    def _without(self, rows: Sequence[_Row], names: Collection[str]) -> list[_Row]:
+        """The rows of other sources than these, with tables as long as they are without what these wrote into them."""
+        lengths = {kind: self._take_out(kind, rows, names) for kind in self._tables}
+        left = [row for row in rows if row.name not in names]
+        return [replace(row, tables={kind: lengths[kind][at] for kind in lengths}) for at, row in enumerate(left)]
+
+    def _take_out(self, kind: str, rows: Sequence[_Row], names: Collection[str]) -> list[int]:
+        """Take what these sources wrote out of a table; its length behind each of the others."""
+        ends = [row.tables.get(kind, 0) for row in rows]
+        before = length = min(self._heads[kind], max(ends, default=0))
+        parts, lengths = [(0, length)], []
+        for row, end in zip(rows, ends, strict=True):
+            begin, before = before, max(before, end)
+            if row.name not in names:
+                parts.append((begin, before))
+                length += before - begin
+                lengths.append(length)
+        if length < before:
+            _keep(self._tables[kind], parts)
+        return lengths
+
+    def _read(self) -> list[_Row]:
+        """What an earlier run with the same options has recorded."""
         try:
             # The last line of a run that was killed may be torn.
             lines = self._path.read_text("utf-8").splitlines(keepends=True)
             head, *rows = [json.loads(line) for line in lines if line.endswith("\n")]
-            done = {str(row["name"]): str(row["digest"]) for row in rows}
-            lengths = {str(kind): int(size) for kind, size in rows[-1]["tables"].items()} if rows else {}
+            known = [_row(row) for row in rows]
         except FileNotFoundError:
-            return {}, {}
+            return []
         except (ValueError, KeyError, TypeError, AttributeError):
             self.outdated = f"{self._path} is damaged"
-            return {}, {}
+            return []
         if head != self._head:
             self.outdated = "it had another model or other options"
-            return {}, {}
-        return done, lengths
+            return []
+        return known
 
-    def _holds(self, kind: str, length: int) -> bool:
+    def _holds(self, kind: str, lengths: Mapping[str, int]) -> bool:
         path = self._tables[kind]
-        return length > 0 and path.is_file() and path.stat().st_size >= length
+        return path.is_file() and path.stat().st_size >= lengths.get(kind, 0)
 
 
 def record_of(plan: "Plan", options: Mapping[str, Any]) -> Record:
@@ -99,12 +142,34 @@ def record_of(plan: "Plan", options: Mapping[str, Any]) -> Record:
 
     Args:
         plan: what is written.
-        options: all that results depend on but the images and what is written, as JSON values.
+        options: all that results depend on but the sources and what is written, as JSON values.
     """
     from segc.inference.writers import tables
 
-    paths = {kind: plan.table_path(table) for kind, table in tables().items() if kind in plan.kinds}
-    return Record(plan.folder / f"done{plan.mark}.jsonl", {**options, "kinds": sorted(plan.kinds)}, paths)
+    written = {kind: table for kind, table in tables().items() if kind in plan.kinds}
+    return Record(
+        plan.folder / f"done{plan.mark}.jsonl",
+        {**options, "kinds": sorted(plan.kinds)},
+        {kind: plan.table_path(table) for kind, table in written.items()},
+        {kind: len(table.head) for kind, table in written.items()},
+    )
+
+
+def _row(given: Mapping[str, Any]) -> _Row:
+    known = given["digest"]
+    tables = {str(kind): int(size) for kind, size in given["tables"].items()}
+    return _Row(str(given["name"]), None if known is None else str(known), tables)
+
+
+def _keep(path: Path, parts: Iterable[tuple[int, int]]) -> None:
+    """Leave of a file what is between these bytes."""
+    with atomic_path(path) as kept, path.open("rb") as file, kept.open("wb") as copy:
+        for begin, end in parts:
+            file.seek(begin)
+            left = end - begin
+            while data := file.read(min(left, 1 << 20)):
+                copy.write(data)
+                left -= len(data)
 
 
 def _digest(path: Path) -> str:

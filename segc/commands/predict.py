@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
     from segc.inference.show import Window
     from segc.inference.sources import Source
-    from segc.inference.writing import Plan
+    from segc.inference.writing import Plan, Written
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
 
@@ -121,8 +121,9 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Keep a record of what is done in the output folder, and skip images of the same content that a run with "
-    "the same model and options has done.",
+    help="Keep a record of what is done in the output folder, and skip images and videos of the same content that a "
+    "run with the same model and options has done. A video that did not come to its end, a camera and an address are "
+    "done anew, and their rows in jsonl and csv are taken back.",
 )
 @tile_options
 @click.option(
@@ -134,7 +135,8 @@ if TYPE_CHECKING:
 @click.option(
     "--track/--no-track",
     default=None,
-    help="Follow objects through the frames of a video, or images in order; each keeps a number.",
+    help="Follow objects through the frames of a video, or images in order; each keeps a number. Numbers start again "
+    "with each video: image and track together name an object of several videos.",
 )
 @click.pass_context
 def command(
@@ -215,10 +217,10 @@ def command(
     filtered = {"conf": conf, "iou": iou, "max_det": max_det, "retina": retina, "agnostic": agnostic, "classes": asked}
     filters = filters_of(session, {**filtered, **looks, "mask_memory": mask_memory}, loaded)
     warn(without_effect(metadata, filtered, loaded))
-    if filters.track is not None and (resume or shard is not None):
+    if filters.track is not None and (resume or shard is not None) and sum(source.is_still for source in sources) > 1:
         option = "--resume" if resume else "--shard"
         raise click.UsageError(
-            f"{option} leaves sources out, and numbers go on through all of them: --no-track", context
+            f"{option} leaves sources out, and numbers go on through all images: --no-track, or videos alone", context
         )
     if shard is not None:
         files = replace(files, mark=f"-{shard[0]}of{shard[1]}")
@@ -251,8 +253,8 @@ def _sources(items: tuple[str, ...], every: str | None, stride: int) -> "tuple[l
 
 def _resumed(
     files: "Plan", sources: "Sequence[Source]", model: Path | None, options: dict[str, Any]
-) -> "tuple[Plan, list[Source], Callable[[Source], None]]":
-    """What is left to be done after an earlier run, where its tables end, and what hears of an image that is done."""
+) -> "tuple[Plan, list[Source], Callable[[Written], None]]":
+    """What is left to be done after an earlier run, where its tables end, and what hears of a source that is done."""
     from segc.resuming import identity, record_of
     from segc.version import __version__
 
@@ -343,7 +345,7 @@ def _run(
     filters: "Filters",
     reading: "Reading",
     metadata: "Metadata",
-    finished: "Callable[[Source], None] | None",
+    finished: "Callable[[Written], None] | None",
     window: "Window | None",
 ) -> int:
     """Predict every source, a line each on standard output; the exit status."""

@@ -83,7 +83,11 @@ def read_arguments(
         metavar="MIB",
         help=f"most memory for the masks of one image, the worst beyond it are left out; {defaults.mask_memory}",
     )
-    add("--track", action=argparse.BooleanOptionalAction, help=f"follow objects from frame to frame; {track}")
+    add(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help=f"follow objects from frame to frame; {track}; numbers start again with each video",
+    )
     add("--model", type=Path, default=model, metavar="PATH", help="a model to run instead; from people you trust")
     where = f"where it runs: {', '.join(devices)}; {devices[0]} if not given"
     add("--device", "--provider", dest="device", metavar="NAME", help=where)

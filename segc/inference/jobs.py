@@ -27,7 +27,7 @@ from segc.inference.text import printable, while_read
 from segc.inference.tiles import DecodedPicture
 from segc.inference.tracking import Follower
 from segc.inference.writers import PICTURES, PictureFiles, Shown, tables
-from segc.inference.writing import Event, Outputs, Plan, Predicted, Rendered, picture_error
+from segc.inference.writing import Event, Outputs, Plan, Predicted, Rendered, Written, picture_error
 
 MOST_UNDER_WAY = 1 << 28
 """Bytes of pictures between reading and writing; few pictures may be under way whatever their size."""
@@ -79,7 +79,7 @@ def predict_sources(
     told: Callable[[str], None],
     failed: Callable[[ImageError], None],
     reading: Reading,
-    finished: Callable[[Source], None] = lambda _: None,
+    finished: Callable[[Written], None] = lambda _: None,
     window: Window | None = None,
 ) -> int:
     """Predict source after source and write what is planned.
@@ -97,7 +97,7 @@ def predict_sources(
         told: takes a line about each photograph, and some about each video.
         failed: takes what is wrong with one that cannot be predicted; the others go on.
         reading: how frames are taken.
-        finished: hears of a photograph once all of it is written.
+        finished: hears of a photograph once all of it is written, and of a video or stream that has no more frames.
         window: shows every annotated frame, as fast as they are predicted; a photograph stays until a key is pressed.
             Where a person ends it, the rest of the sources is left out, and what was predicted is written.
 

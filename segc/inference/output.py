@@ -1,6 +1,11 @@
 """What predictions become on disk: names that do not clash, and encoded pictures."""
 
-from collections.abc import Iterable, Sequence
+import os
+import re
+import socket
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -10,6 +15,9 @@ import numpy.typing as npt
 from segc.inference.sources import Source, file_stem
 
 JPEG_QUALITY = 92
+
+FOLDERS = ("labels", "index", "crops", "masks")
+"""Folders of an output folder that have files of pictures, some in folders below."""
 
 
 def output_stems(sources: Sequence[Source]) -> list[str]:
@@ -54,6 +62,42 @@ def crop_place(name: str, place: str, number: int, suffix: str) -> PurePosixPath
 def mask_place(name: str, place: str, number: int) -> PurePosixPath:
     """Where the mask of an object is, likewise."""
     return PurePosixPath("masks", place, f"{file_stem(name)}_{number}.png")
+
+
+def partial_path(path: Path, suffix: str = "") -> Path:
+    """Where a file is while it is written: the name says by whom, see `abandoned_files`; ``suffix`` is its last one."""
+    # Many file systems have 255 bytes for a name, and letters of up to four.
+    return path.with_name(f".{path.name[-50:]}.{machine_mark()}.{os.getpid()}.partial{suffix}")
+
+
+def machine_mark() -> str:
+    """What tells machines apart that write into the same folder: on each one, processes are counted anew."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def abandoned_files(folder: Path) -> Iterator[Path]:
+    """Files of an output folder that processes of this machine were writing when they were killed."""
+    pattern = re.compile(rf"\..+\.{machine_mark()}\.([1-9][0-9]{{0,8}})\.partial(\.[a-z0-9]+)?")
+    for place, _, names in chain(islice(os.walk(folder), 1), *(os.walk(folder / name) for name in FOLDERS)):
+        for name in names:
+            if (match := pattern.fullmatch(name)) and not is_running(int(match[1])):
+                yield Path(place, name)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number; where that cannot be asked without harm, there is."""
+    if os.name != "posix":  # elsewhere the signal would reach it
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError as error:  # another user's may not be asked
+        return not isinstance(error, ProcessLookupError)
+    try:
+        status = Path("/proc", str(process), "stat").read_bytes()
+    except OSError:  # no Linux, or it has ended since
+        return True
+    # One that was killed keeps its number until it is waited for, which in a container may be never.
+    return status.rpartition(b")")[2].split()[:1] != [b"Z"]
 
 
 def first_in_place_of(outputs: Iterable[Path], originals: Iterable[Path]) -> Path | None:

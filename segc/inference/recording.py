@@ -1,6 +1,5 @@
 """Annotated videos: frames drawn on, one after another, at a constant rate that keeps their times."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from segc.inference.frames import Frame
 from segc.inference.image_headers import quiet_decoders
+from segc.inference.output import partial_path
 from segc.inference.sources import ImageError
 from segc.inference.text import named_in_text
 
@@ -45,7 +45,7 @@ class Recording:
         self.path = stem.with_name(stem.name + recording_suffix(is_live=first.is_live))
         self._written_to = self.path
         if not first.is_live:
-            self._written_to = stem.with_name(f".{stem.name}.{os.getpid()}.partial{self.path.suffix}")
+            self._written_to = partial_path(stem, self.path.suffix)
         rate = LIVE_RATE if first.is_live else first.rate / stride
         self._rate = rate if BELIEVED_RATES[0] <= rate <= BELIEVED_RATES[1] else LIVE_RATE
         self._writer: cv2.VideoWriter | None = None

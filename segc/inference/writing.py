@@ -15,10 +15,12 @@ import numpy.typing as npt
 from segc.inference.earlier import ALONE, Earlier
 from segc.inference.frames import Ended, Frame, Unread
 from segc.inference.output import (
+    abandoned_files,
     file_identity,
     first_in_place_of,
     output_stems,
     overlay_suffix,
+    partial_path,
 )
 from segc.inference.recording import Recording, recording_suffix
 from segc.inference.results import Prediction
@@ -126,6 +128,21 @@ class Rendered:
     error: PictureError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A source that nothing more is written of.
+
+    Attributes:
+        source: the source.
+        lengths: bytes of the tables that grow, by kind, with all its rows.
+        is_whole: it came to its end, and nothing of it failed.
+    """
+
+    source: Source
+    lengths: Mapping[str, int]
+    is_whole: bool
+
+
 Event = Unread | Ended
 """What comes between frames, and goes through all stages in its place."""
 
@@ -152,7 +169,7 @@ class Outputs:
         told: Callable[[str], None],
         failed: Callable[[ImageError], None],
         stride: int,
-        finished: Callable[[Source], None],
+        finished: Callable[[Written], None],
     ) -> None:
         self._plan, self._told, self._failed = plan, told, failed
         self._earlier = Earlier(plan.folder, plan.kinds, names, self._is_source)
@@ -165,9 +182,15 @@ class Outputs:
         self._kept: set[tuple[int, int] | None] | None = None
         self._progress: _Progress | None = None
         self._noun = "images"
+        self._failing: Source | None = None
         self.failures = self._pictures = 0
 
     def __enter__(self) -> "Outputs":
+        abandoned = [path for path in abandoned_files(self._plan.folder) if not self._is_source(path)]
+        for path in abandoned:
+            path.unlink(missing_ok=True)
+        if abandoned:
+            self._told(f"{printable(self._plan.folder)}: {len(abandoned)} unfinished files of killed runs removed")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -199,11 +222,22 @@ class Outputs:
         match item:
             case Rendered(error=None):
                 self._write_frame(item)
-            case Unread(error=error) | Rendered(error=PictureError() as error):
-                self.failures += 1
-                self._failed(error)
-            case Ended():
+            case Unread(source, error):
+                self._fail(source, error)
+            case Rendered(error=PictureError() as error):
+                self._fail(item.found.frame.source, error)
+            case Ended(source):
                 self._end(at_end=True)
+                self._finish(source)
+
+    def _fail(self, source: Source, error: ImageError) -> None:
+        self.failures += 1
+        self._failing = source
+        self._failed(error)
+
+    def _finish(self, source: Source) -> None:
+        lengths = {kind: table.length for kind, table in self._tables.items() if table.grows}
+        self._finished(Written(source, lengths, source != self._failing))
 
     def _write_frame(self, item: Rendered) -> None:
         frame, prediction = item.found.frame, item.found.prediction
@@ -216,8 +250,7 @@ class Outputs:
         except SourceError:  # ends the run: what was planned is wrong, not this frame
             raise
         except ValueError as error:
-            self.failures += 1
-            self._failed(picture_error(item.found, error))
+            self._fail(frame.source, picture_error(item.found, error))
             return
         for kind, texts in item.texts.items():
             self._tables[kind].add(texts)
@@ -229,7 +262,7 @@ class Outputs:
             name = printable(frame.source.name)
             said = f"{name}: {size}, {prediction.summary()}, {milliseconds:.0f} ms"
             self._told("; ".join([said, *frame.remarks()]) + there)
-            self._finished(frame.source)
+            self._finish(frame.source)
             return
         if self._progress is None:
             self._progress, self._noun = _Progress(frame), "images and frames"
@@ -251,8 +284,7 @@ class Outputs:
             progress.recording.add(item.picture, frame.seconds or 0.0)
         except ImageError as error:
             progress.is_unrecorded = True
-            self.failures += 1
-            self._failed(PictureError(str(error)))
+            self._fail(frame.source, PictureError(str(error)))
 
     def _end(self, *, at_end: bool) -> None:
         """The video or stream at hand has no more frames, or is left before its end."""
@@ -266,8 +298,7 @@ class Outputs:
                 said = progress.recording.finish()
                 there = f" -> {printable(progress.recording.path)} ({said})"
             except ImageError as error:
-                self.failures += 1
-                self._failed(PictureError(str(error)))
+                self._fail(progress.source, PictureError(str(error)))
         self._told("; ".join([progress.line(), *progress.remarks(at_end=at_end)]) + there)
 
     def _write(self, place: PurePosixPath, content: bytes) -> Path:
@@ -329,13 +360,19 @@ class _Progress:
 
 
 class _TableFile:
-    """A table on its way to disk."""
+    """A table on its way to disk.
+
+    Attributes:
+        grows: see `Table`.
+        length: bytes of what grows, whole lines; 0 before the first.
+    """
 
     def __init__(self, path: Path, table: Table, length: int) -> None:
-        self._table, self._path, self._length = table, path, length
+        self._table, self._path, self.length = table, path, length
+        self.grows = table.grows
         self._written_to = self._path
         if not table.grows:
-            self._written_to = self._path.with_name(f".{path.name}.{os.getpid()}.partial")
+            self._written_to = partial_path(path)
         self._file: TextIO | None = None
         self._is_empty = True
 
@@ -348,10 +385,10 @@ class _TableFile:
         try:
             for text in texts:
                 file = self._open()
-                if self._table.grows:
+                if self.grows:
                     file.write(text + self._table.between)
                     file.flush()
-                    self._length = file.tell()
+                    self.length = file.tell()
                 else:
                     file.write((self._table.head if self._is_empty else self._table.between) + text)
                 self._is_empty = False
@@ -362,12 +399,12 @@ class _TableFile:
     def _open(self) -> TextIO:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            goes_on = self._length > 0
+            goes_on = self.length > 0
             if goes_on:
-                os.truncate(self._written_to, self._length)
+                os.truncate(self._written_to, self.length)
             mode: Literal["a", "w"] = "a" if goes_on else "w"
             self._file = self._written_to.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
-            if self._table.grows and not goes_on:
+            if self.grows and not goes_on:
                 self._file.write(self._table.head)
         return self._file
 
@@ -379,7 +416,7 @@ class _TableFile:
         """
         try:
             file = self._open()
-            if not self._table.grows:
+            if not self.grows:
                 file.write(self._table.empty if self._is_empty else self._table.foot)
             file.close()
             self._written_to.replace(self._path)
@@ -394,8 +431,8 @@ class _TableFile:
             return
         with contextlib.suppress(OSError):  # a full disk, once more
             self._file.close()
-        if self._table.grows and self._length:
-            os.truncate(self._written_to, self._length)
+        if self.grows and self.length:
+            os.truncate(self._written_to, self.length)
         else:
             self._written_to.unlink(missing_ok=True)
 
@@ -403,7 +440,7 @@ class _TableFile:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, creating the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         partial.write_bytes(content)
         partial.replace(path)

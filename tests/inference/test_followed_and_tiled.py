@@ -127,8 +127,29 @@ def test_what_is_asked_of_tiles_that_are_not_there_is_told(tmp_path, predict, ca
 @pytest.mark.parametrize("option", [("--resume",), ("--shard", "1/2")])
 def test_sources_are_not_left_out_of_what_is_followed(tmp_path, predict, capsys, option):
     squares(tmp_path / "a.png", (30, 30))
-    assert predict("a.png", "--track", *option) == 2
+    squares(tmp_path / "b.png", (30, 30))
+    write_video(tmp_path / "clip.mp4")
+    assert predict("a.png", "clip.mp4", "b.png", "--track", *option) == 2
     assert f"{option[0]} leaves sources out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_numbers_of_videos_are_the_same_whatever_videos_are_left_out(tmp_path, predict):
+    squares(tmp_path / "c.png", (30, 30))
+    (tmp_path / "model.onnx").write_bytes(b"one")
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name)
+    arguments = ["a.mp4", "b.mp4", "c.png", "--track", "--save", "csv", "--no-overlay"]
+    table = Path("out/predictions.csv")
+    assert predict(*arguments) == 0
+    whole = table.read_text().splitlines()
+    assert {tuple(row.split(",")[:5:4]) for row in whole[1:]} == {(name, "1") for name in ("a.mp4", "b.mp4", "c.png")}
+    for part in ("1/2", "2/2"):
+        assert predict(*arguments, "--shard", part) == 0
+    first, second = (Path(f"out/predictions-{part}of2.csv").read_text().splitlines()[1:] for part in (1, 2))
+    assert sorted(first + second) == sorted(whole[1:])
+    assert predict(arguments[0], *arguments[3:], "--resume") == 0
+    assert predict(*arguments, "--resume") == 0
+    assert table.read_text().splitlines() == whole
 
 
 def test_files_of_very_many_objects_are_made_one_by_one_and_are_the_same(tmp_path, predict, monkeypatch, capsys):

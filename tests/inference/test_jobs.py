@@ -23,6 +23,7 @@ from segc.inference.filters import Filters
 from segc.inference.frames import Frame, Reading
 from segc.inference.jobs import predict_sources
 from segc.inference.metadata import ModelError
+from segc.inference.output import partial_path
 from segc.inference.pipeline import Line
 from segc.inference.recording import Recording
 from segc.inference.sources import Source, SourceError, find_sources
@@ -334,6 +335,43 @@ def test_after_a_kill_all_lines_but_perhaps_the_last_are_whole(here):
     assert len(whole) >= 20
     assert not (here / "out/predictions.json").exists()
     assert not (here / "out/clip.mp4").exists()
+
+
+def test_what_killed_runs_have_not_finished_goes_and_what_others_are_writing_stays(here, predict, capsys):
+    write_video(here / "clip.mkv", 400)
+    save(here / "in", pictures(1))
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.DEVNULL, env=paths())
+    try:
+        while process.poll() is None and len(leftovers(here / "out")) < 2:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        mine = set(leftovers(here / "out"))
+        assert len(mine) == 2
+        assert predict("in", "--save", "txt") == 0
+        assert set(leftovers(here / "out")) == mine
+        assert "removed" not in capsys.readouterr().out
+    finally:
+        process.kill()
+        # On Linux it counts as gone before anybody has waited for it.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | (os.WNOWAIT if sys.platform == "linux" else 0))
+    (here / "out/labels/.000.txt").write_text("")
+    other = partial_path(here / "out/labels/000.txt")
+    alike = other.with_name(other.name.replace(str(os.getpid()), str(process.pid)))
+    elsewhere = other.with_name(f".000.txt.{'0' * 8}.{process.pid}.partial")
+    for path in (other, alike, elsewhere):
+        path.write_text("")
+    assert predict("in") == 0
+    assert "out: 3 unfinished files of killed runs removed" in capsys.readouterr().out
+    assert sorted(leftovers(here / "out")) == sorted([other, elsewhere])
+    assert (here / "out/labels/.000.txt").exists()
+    process.wait()
+
+
+def test_files_with_the_longest_names_are_written(here, predict):
+    save(here / "in", pictures(1))
+    (here / "in/000.png").rename(here / "in" / f"{'狗' * 80}.png")
+    assert predict("in", "--save", "json") == 0
+    assert (here / "out" / f"{'狗' * 80}.png").exists()
 
 
 def paths():

@@ -9,6 +9,10 @@ from segc.commands import predict as predict_command
 from segc.data.labels import parse_labels
 from segc.data.samples import rasterise
 from segc.inference.metadata import Metadata
+from segc.inference.recording import Recording
+from segc.inference.sources import ImageError
+from tests.inference.streams import serving
+from tests.inference.videos import write_video
 
 NAMES = ["cat", "dog"]
 
@@ -334,6 +338,122 @@ def test_what_is_done_counts_only_with_the_same_content_model_and_options(here, 
     (here / "build" / "predictions" / "done.jsonl").write_text("[]\n{}\n")
     assert "is damaged: all is done anew" in said("--conf", "0.3", "--save", "csv")
     assert cli.run([*pictures, "--save", "json"]) == 2
+
+
+def moving(here, *, number=6):
+    """Two videos and a photograph between them."""
+    write_video(here / "a.mp4", number)
+    photo(here / "b.png")
+    write_video(here / "c.mp4", number)
+    (here / "model.onnx").write_bytes(b"one")
+    return ["predict", "a.mp4", "b.png", "c.mp4"]
+
+
+def rows(folder):
+    """Image and frame of all lines of both tables, in their order."""
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    head, *table = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()]
+    assert head[0] == "image"
+    found = [(line["image"], line.get("frame", "")) for line in lines]
+    assert [(name, number and int(number)) for name, number, *_ in table] == found
+    return found
+
+
+def test_a_video_that_came_to_its_end_is_done(here, artifact, capsys):
+    arguments = [*moving(here), *artifact, *KINDS, "--resume", "-o", "out"]
+    assert cli.run(arguments) == 0
+    before = written(here / "out")
+    assert len(rows(here / "out")) == len(set(rows(here / "out"))) == 13
+    assert cli.run(arguments) == 0
+    assert "3 of 3 done" in capsys.readouterr().err
+    assert written(here / "out") == before
+
+
+@pytest.mark.parametrize("last", [3, 9])
+def test_rows_of_a_video_that_was_not_at_its_end_are_taken_back(here, artifact, monkeypatch, last):
+    arguments = [*moving(here), *artifact, *KINDS, "--resume"]
+    assert cli.run([*arguments, "-o", "whole"]) == 0
+    run, seen = Session.run, []
+
+    def dying(self, images):
+        seen.append(1)
+        if len(seen) > last:
+            raise MemoryError
+        return run(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", dying)
+        assert cli.run([*arguments, "-o", "out"]) == 1
+    # A kill leaves rows of frames, the last of which may be torn.
+    with (here / "out" / "predictions.jsonl").open("a") as file:
+        file.write((here / "whole" / "predictions.jsonl").read_text().splitlines(keepends=True)[-1] + '{"image": "c')
+    assert cli.run([*arguments, "-o", "out"]) == 0
+    assert written(here / "out") == written(here / "whole")
+
+
+def test_rows_between_others_of_a_video_that_failed_are_taken_back(here, artifact, monkeypatch, capsys):
+    arguments = [*moving(here), *artifact, *KINDS, "--resume", "-o", "out"]
+    add = Recording.add
+
+    def fails_for_the_first(self, picture, seconds):
+        if self.path.stem == "a" and seconds > 0.2:
+            raise ImageError("a codec that fails")
+        add(self, picture, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recording, "add", fails_for_the_first)
+        assert cli.run(arguments) == 1
+    capsys.readouterr()
+    assert cli.run(arguments) == 0
+    assert "2 of 3 done" in capsys.readouterr().err
+    found = rows(here / "out")
+    assert found == [("b.png", ""), *(("c.mp4", i) for i in range(6)), *(("a.mp4", i) for i in range(6))]
+    assert cli.run(arguments) == 0
+    assert "3 of 3 done" in capsys.readouterr().err
+    assert rows(here / "out") == found
+
+
+def test_rows_of_what_is_no_file_here_are_those_of_the_last_run(here, artifact, monkeypatch, capsys):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    arguments = [*moving(here), *artifact, *KINDS, "--resume", "--every", "frame", "-o", "out"]
+    with serving() as address:
+        arguments.insert(1, f"{address}/live")
+        for done in (0, 3):
+            assert cli.run(arguments) == 0
+            assert f"{done} of 4 done" in capsys.readouterr().err
+            found = rows(here / "out")
+            assert len(found) == len(set(found)) == 21
+        others = [*arguments[:1], *arguments[2:]]
+        assert cli.run(others) == 0
+    assert rows(here / "out") == found
+
+
+def test_a_table_without_rows_goes_on_and_not_after_those_of_another_run(here, artifact, monkeypatch, capsys):
+    arguments = [*moving(here), *artifact, "--save", "csv", "--resume", "-o", "out"]
+    table = here / "out" / "predictions.csv"
+    table.parent.mkdir()
+    table.write_text("image,frame\nof another run,3\n")
+    run, seen = Session.run, []
+
+    def blind(self, images):
+        seen.append(1)
+        if len(seen) == 12:
+            raise MemoryError
+        return {name: 0 * value for name, value in run(self, images).items()}
+
+    monkeypatch.setattr(Session, "run", blind)
+    assert cli.run(arguments) == 1
+    done = len((here / "out" / "done.jsonl").read_text().splitlines()) - 1
+    capsys.readouterr()
+    assert cli.run(arguments) == 0
+    assert f"resume: {done} of 3 done" in capsys.readouterr().err
+    assert done
+    head = "image,frame,seconds,object,track,class_id,class,score,x1,y1,x2,y2,area\n"
+    assert table.read_text() == head
+    assert cli.run(arguments) == 0
+    assert "3 of 3 done" in capsys.readouterr().err
+    assert table.read_text() == head
 
 
 @pytest.mark.parametrize("option", ["--classes", "--save"])
