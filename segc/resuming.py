@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segc.diagnostics import fail
 from segc.files import canonical_json, digest, digest_file, write_atomic
 
 if TYPE_CHECKING:
@@ -100,11 +101,20 @@ def record_of(plan: "Plan", options: Mapping[str, Any]) -> Record:
     Args:
         plan: what is written.
         options: all that results depend on but the images and what is written, as JSON values.
+
+    Raises:
+        SegcError: I003 where a file of its name is there that no run wrote.
     """
+    from segc.inference.earlier import Written
     from segc.inference.writers import tables
+    from segc.inference.writing import foreign_file
 
     paths = {kind: plan.table_path(table) for kind, table in tables().items() if kind in plan.kinds}
-    return Record(plan.folder / f"done{plan.mark}.jsonl", {**options, "kinds": sorted(plan.kinds)}, paths)
+    path, written = plan.folder / f"done{plan.mark}.jsonl", Written(plan.folder)
+    if written.is_foreign(path):
+        raise fail("I003", str(foreign_file(path)), file=plan.folder)
+    written.add(path)
+    return Record(path, {**options, "kinds": sorted(plan.kinds)}, paths)
 
 
 def _digest(path: Path) -> str:

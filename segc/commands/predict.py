@@ -349,7 +349,8 @@ def _run(
     """Predict every source, a line each on standard output; the exit status."""
     from segc.inference.jobs import predict_sources
     from segc.inference.metadata import ModelError
-    from segc.prediction import image_problem
+    from segc.inference.sources import SourceError
+    from segc.prediction import image_problem, output_problem
 
     try:
         failures = predict_sources(
@@ -367,4 +368,6 @@ def _run(
         )
     except ModelError as error:
         raise fail("T006", str(error), help="emit it again, or copy it again") from None
+    except SourceError as error:
+        raise output_problem(error, files.folder) from None
     return 1 if failures else 0

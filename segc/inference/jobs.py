@@ -108,6 +108,7 @@ def predict_sources(
         KeyboardInterrupt: after a signal; all that was predicted is written.
         ModelError: where the model cannot be run. Tables that are written whole are then not written.
         OSError: where a file cannot be written; likewise.
+        SourceError: where a file that no earlier run wrote would be replaced.
     """
     asked = search_filters(filters, metadata)
     told, failed = while_read(told, sys.stdout), while_read(failed, sys.stderr)
