@@ -146,7 +146,7 @@ CODES: dict[str, str] = {
     # I is for images to predict on
     "I001": "source not found",
     "I002": "image cannot be read",
-    "I003": "output would replace a source",
+    "I003": "output would replace a source or another file of yours",
     "I004": "picture cannot be written",
     "I005": "model has left out what is asked for",
     "I006": "frames of files are not dropped",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segc.inference.frames import Frame, Reading
     from segc.inference.metadata import Metadata
     from segc.inference.results import Prediction
-    from segc.inference.sources import ImageError, Source
+    from segc.inference.sources import ImageError, Source, SourceError
     from segc.inference.writing import Plan
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
@@ -236,10 +236,10 @@ def image_problem(error: "ImageError") -> SegcError:
 
 
 def plan(sources: "Sequence[Source]", folder: Path, kinds: "Iterable[str]") -> "Plan":
-    """What is written of sources, no two files the same and none in place of a source or of its dataset label.
+    """What is written of sources, no two files the same and none in place of a source, of its label or of another file.
 
     Raises:
-        SegcError: I003 where the output folder would have them replaced.
+        SegcError: I003 where the output folder would have such a file replaced, or files come among labels.
     """
     from segc.data.samples import label_path
     from segc.inference.sources import SourceError
@@ -249,7 +249,12 @@ def plan(sources: "Sequence[Source]", folder: Path, kinds: "Iterable[str]") -> "
     try:
         return plan_files(sources, folder, kinds, kept=map(label_path, images))
     except SourceError as error:
-        raise fail("I003", str(error), file=folder) from None
+        raise output_problem(error, folder) from None
+
+
+def output_problem(error: "SourceError", folder: Path) -> SegcError:
+    """Why nothing is written into an output folder, as a diagnostic."""
+    return fail("I003", str(error), file=folder)
 
 
 def reading(sources: "Sequence[Source]", every: str | None, stride: int) -> "Reading":

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segc.diagnostics import fail
 from segc.files import atomic_path, canonical_json, digest, digest_file, sweep, write_atomic
 
 if TYPE_CHECKING:
     from segc.inference.sources import Source
-    from segc.inference.writing import Plan, Written
+    from segc.inference.writing import Completed, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Record:
         write_atomic(self._path, "".join(f"{_line(line)}\n" for line in lines))
         return left
 
-    def add(self, written: "Written") -> None:
+    def add(self, written: "Completed") -> None:
         """Nothing more is written of a source."""
         source = written.source
         known = _digest(source.path) if written.is_whole and source.path is not None else None
@@ -143,12 +144,21 @@ def record_of(plan: "Plan", options: Mapping[str, Any]) -> Record:
     Args:
         plan: what is written.
         options: all that results depend on but the sources and what is written, as JSON values.
-    """
-    from segc.inference.writers import tables
 
+    Raises:
+        SegcError: I003 where a file of its name is there that no run wrote.
+    """
+    from segc.inference.earlier import Written
+    from segc.inference.writers import tables
+    from segc.inference.writing import foreign_file
+
+    path, own = plan.folder / f"done{plan.mark}.jsonl", Written(plan.folder)
+    if own.is_foreign(path):
+        raise fail("I003", str(foreign_file(path)), file=plan.folder)
+    own.add(path)
     written = {kind: table for kind, table in tables().items() if kind in plan.kinds}
     return Record(
-        plan.folder / f"done{plan.mark}.jsonl",
+        path,
         {**options, "kinds": sorted(plan.kinds)},
         {kind: plan.table_path(table) for kind, table in written.items()},
         {kind: len(table.head) for kind, table in written.items()},

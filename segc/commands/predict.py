@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from segc.inference.metadata import Metadata
     from segc.inference.show import Window
     from segc.inference.sources import Source
-    from segc.inference.writing import Plan, Written
+    from segc.inference.writing import Completed, Plan
     from segc.sessions import Session
     from segc.spec.load import LoadedProject
 
@@ -253,7 +253,7 @@ def _sources(items: tuple[str, ...], every: str | None, stride: int) -> "tuple[l
 
 def _resumed(
     files: "Plan", sources: "Sequence[Source]", model: Path | None, options: dict[str, Any]
-) -> "tuple[Plan, list[Source], Callable[[Written], None]]":
+) -> "tuple[Plan, list[Source], Callable[[Completed], None]]":
     """What is left to be done after an earlier run, where its tables end, and what hears of a source that is done."""
     from segc.resuming import identity, record_of
     from segc.version import __version__
@@ -345,13 +345,14 @@ def _run(
     filters: "Filters",
     reading: "Reading",
     metadata: "Metadata",
-    finished: "Callable[[Written], None] | None",
+    finished: "Callable[[Completed], None] | None",
     window: "Window | None",
 ) -> int:
     """Predict every source, a line each on standard output; the exit status."""
     from segc.inference.jobs import predict_sources
     from segc.inference.metadata import ModelError
-    from segc.prediction import image_problem
+    from segc.inference.sources import SourceError
+    from segc.prediction import image_problem, output_problem
 
     try:
         failures = predict_sources(
@@ -369,4 +370,6 @@ def _run(
         )
     except ModelError as error:
         raise fail("T006", str(error), help="emit it again, or copy it again") from None
+    except SourceError as error:
+        raise output_problem(error, files.folder) from None
     return 1 if failures else 0

@@ -27,7 +27,7 @@ from segc.inference.text import printable, while_read
 from segc.inference.tiles import DecodedPicture
 from segc.inference.tracking import Follower
 from segc.inference.writers import PICTURES, PictureFiles, Shown, tables
-from segc.inference.writing import Event, Outputs, Plan, Predicted, Rendered, Written, picture_error
+from segc.inference.writing import Completed, Event, Outputs, Plan, Predicted, Rendered, picture_error
 
 MOST_UNDER_WAY = 1 << 28
 """Bytes of pictures between reading and writing; few pictures may be under way whatever their size."""
@@ -79,7 +79,7 @@ def predict_sources(
     told: Callable[[str], None],
     failed: Callable[[ImageError], None],
     reading: Reading,
-    finished: Callable[[Written], None] = lambda _: None,
+    finished: Callable[[Completed], None] = lambda _: None,
     window: Window | None = None,
 ) -> int:
     """Predict source after source and write what is planned.
@@ -108,6 +108,7 @@ def predict_sources(
         KeyboardInterrupt: after a signal; all that was predicted is written.
         ModelError: where the model cannot be run. Tables that are written whole are then not written.
         OSError: where a file cannot be written; likewise.
+        SourceError: where a file that no earlier run wrote would be replaced.
     """
     asked = search_filters(filters, metadata)
     told, failed = while_read(told, sys.stdout), while_read(failed, sys.stderr)

@@ -1,6 +1,7 @@
 """Writing what was found: files for each picture, tables, annotated videos, and the lines that tell of it."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Literal, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from segc.inference.earlier import ALONE, Earlier
+from segc.inference.earlier import ALONE, Earlier, Written, first_beside
 from segc.inference.frames import Ended, Frame, Unread
 from segc.inference.output import (
     abandoned_files,
@@ -74,7 +75,8 @@ def plan_files(sources: Sequence[Source], folder: Path, kinds: Iterable[str], *,
         kept: files that must not be replaced, beside the sources themselves.
 
     Raises:
-        SourceError: where a source, or one of ``kept``, would be replaced, or the folder is a file.
+        SourceError: where a source, one of ``kept``, or a file that no earlier run wrote would be replaced, where files
+            would come among labels of the sources, or where the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise SourceError(f"{printable(folder)} is a file: name a folder with -o")
@@ -83,7 +85,22 @@ def plan_files(sources: Sequence[Source], folder: Path, kinds: Iterable[str], *,
     plan = Plan(folder, frozenset(kinds), stems, coco_image_ids(list(stems.values())), (*originals, *kept))
     if replaced := first_in_place_of(_foreseen(plan), plan.kept):
         raise _in_place_of(replaced)
+    written = Written(folder)
+    if foreign := next(filter(written.is_foreign, _foreseen(plan)), None):
+        raise foreign_file(foreign)
+    if label := first_beside(folder, plan.kinds, (path.absolute() for path in originals)):
+        raise SourceError(
+            f"{printable(label)} is beside the sources, may be a label of theirs, and no earlier run wrote it: choose "
+            "another folder with -o"
+        )
     return plan
+
+
+def foreign_file(path: Path) -> SourceError:
+    """What is wrong where a file of the user would be replaced."""
+    return SourceError(
+        f"{printable(path)} is there already, and no earlier run wrote it: choose another folder with -o"
+    )
 
 
 def _in_place_of(path: Path) -> SourceError:
@@ -98,9 +115,25 @@ def _foreseen(plan: Plan) -> Iterator[Path]:
         for kind in plan.kinds & ALONE.keys():
             yield plan.folder / ALONE[kind](stem)
         if "overlay" in plan.kinds:
-            suffixes = [overlay_suffix(source)] if source.is_still else []
-            for suffix in (*suffixes, recording_suffix(is_live=True), recording_suffix(is_live=False)):
+            for suffix in _overlay_suffixes(source):
                 yield plan.folder / f"{stem}{suffix}"
+
+
+def _overlay_suffixes(source: Source) -> list[str]:
+    """What an overlay of a source may end with: an address tells only when it is read what it gives."""
+    recorded = [recording_suffix(is_live=is_live) for is_live in RECORDED_LIVE[source.kind]]
+    return [*([overlay_suffix(source)] if source.is_still else []), *recorded]
+
+
+RECORDED_LIVE: Mapping[str, tuple[bool, ...]] = {
+    "image": (),
+    "stdin": (),
+    "video": (False,),
+    "camera": (True,),
+    "stream": (True,),
+    "web": (False, True),
+}
+"""Whether the video that is made of a source is one of a live source, by the source's kind; perhaps there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +162,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Completed:
     """A source that nothing more is written of.
 
     Attributes:
@@ -160,6 +193,9 @@ class Outputs:
 
     Attributes:
         failures: sources that could not be predicted.
+
+    Raises:
+        SourceError: where a file that no earlier run wrote might be replaced.
     """
 
     def __init__(
@@ -169,17 +205,22 @@ class Outputs:
         told: Callable[[str], None],
         failed: Callable[[ImageError], None],
         stride: int,
-        finished: Callable[[Written], None],
+        finished: Callable[[Completed], None],
     ) -> None:
         self._plan, self._told, self._failed = plan, told, failed
-        self._earlier = Earlier(plan.folder, plan.kinds, names, self._is_source)
+        self._written = Written(plan.folder)
+        self._earlier = Earlier(plan.folder, plan.kinds, names, self._is_kept)
         self._stride, self._finished = stride, finished
+        self._kept: set[tuple[int, int] | None] | None = None
         self._tables = {
-            kind: _TableFile(plan.table_path(table), table, (plan.lengths or {}).get(kind, 0))
+            kind: _TableFile(plan.table_path(table), table, (plan.lengths or {}).get(kind, 0), self._claim)
             for kind, table in tables().items()
             if kind in plan.kinds
         }
-        self._kept: set[tuple[int, int] | None] | None = None
+        alike = self._earlier.called_alike({*plan.stems.values()})
+        for path in itertools.chain((table.path for table in self._tables.values()), alike):
+            if self._written.is_foreign(path) and not self._is_source(path):
+                raise foreign_file(path)
         self._progress: _Progress | None = None
         self._noun = "images"
         self._failing: Source | None = None
@@ -205,7 +246,7 @@ class Outputs:
             for table in self._tables.values():
                 path = table.finish()
                 self._told(f"{printable(path)}: {self._pictures} of {self._pictures + self.failures} {self._noun}")
-        except OSError:
+        except (OSError, SourceError):
             self._discard_tables()
             raise
         if removed := self._earlier.removed:
@@ -237,7 +278,7 @@ class Outputs:
 
     def _finish(self, source: Source) -> None:
         lengths = {kind: table.length for kind, table in self._tables.items() if table.grows}
-        self._finished(Written(source, lengths, source != self._failing))
+        self._finished(Completed(source, lengths, source != self._failing))
 
     def _write_frame(self, item: Rendered) -> None:
         frame, prediction = item.found.frame, item.found.prediction
@@ -280,7 +321,7 @@ class Outputs:
             if progress.recording is None:
                 stem = self._plan.folder / self._plan.stems[frame.source]
                 progress.recording = Recording(stem, frame, self._stride)
-                self._check(progress.recording.path)
+                self._claim(progress.recording.path)
             progress.recording.add(item.picture, frame.seconds or 0.0)
         except ImageError as error:
             progress.is_unrecorded = True
@@ -303,14 +344,20 @@ class Outputs:
 
     def _write(self, place: PurePosixPath, content: bytes) -> Path:
         path = self._plan.folder / place
-        self._check(path)
+        self._claim(path)
         write_whole(path, content)
         return path
 
-    def _check(self, path: Path) -> None:
-        """Whatever was planned, no source is ever replaced."""
+    def _claim(self, path: Path) -> None:
+        """Name a file as one of this run; whatever was planned, no source and no foreign file is ever replaced."""
         if self._is_source(path):
             raise _in_place_of(path)
+        if self._written.is_foreign(path):
+            raise foreign_file(path)
+        self._written.add(path)
+
+    def _is_kept(self, path: Path) -> bool:
+        return self._written.is_foreign(path) or self._is_source(path)
 
     def _is_source(self, path: Path) -> bool:
         if (identity := file_identity(path)) is None:
@@ -363,14 +410,15 @@ class _TableFile:
     """A table on its way to disk.
 
     Attributes:
+        path: where it goes.
         grows: see `Table`.
         length: bytes of what grows, whole lines; 0 before the first.
     """
 
-    def __init__(self, path: Path, table: Table, length: int) -> None:
-        self._table, self._path, self.length = table, path, length
+    def __init__(self, path: Path, table: Table, length: int, claim: Callable[[Path], None]) -> None:
+        self.path, self._table, self.length, self._claim = path, table, length, claim
         self.grows = table.grows
-        self._written_to = self._path
+        self._written_to = self.path
         if not table.grows:
             self._written_to = partial_path(path)
         self._file: TextIO | None = None
@@ -393,12 +441,14 @@ class _TableFile:
                     file.write((self._table.head if self._is_empty else self._table.between) + text)
                 self._is_empty = False
         except OSError as error:
-            error.filename = error.filename or os.fspath(self._path)
+            error.filename = error.filename or os.fspath(self.path)
             raise
 
     def _open(self) -> TextIO:
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self.grows:
+                self._claim(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             goes_on = self.length > 0
             if goes_on:
                 os.truncate(self._written_to, self.length)
@@ -419,11 +469,13 @@ class _TableFile:
             if not self.grows:
                 file.write(self._table.empty if self._is_empty else self._table.foot)
             file.close()
-            self._written_to.replace(self._path)
+            if not self.grows:
+                self._claim(self.path)
+            self._written_to.replace(self.path)
         except OSError as error:
-            error.filename = error.filename or os.fspath(self._path)
+            error.filename = error.filename or os.fspath(self.path)
             raise
-        return self._path
+        return self.path
 
     def discard(self) -> None:
         """Close the file; what was to be whole is gone, and what grows ends with its last whole line."""

@@ -293,6 +293,19 @@ def test_a_source_is_never_overwritten(standalone: Standalone, shapes: Path, tmp
     assert photo.read_bytes() == photographs(shapes)[0].read_bytes()
 
 
+def test_a_file_that_no_run_wrote_is_never_overwritten(standalone: Standalone, shapes: Path, tmp_path: Path) -> None:
+    photo, mine = tmp_path / "a.webp", tmp_path / "a.jpg"
+    photo.write_bytes(photographs(shapes)[0].read_bytes())
+    mine.write_text("mine")
+    done = standalone(photo, "-o", tmp_path)
+    assert done.returncode == 1
+    assert "a.jpg is there already, and no earlier run wrote it: choose another folder" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.webp"]
+    mine.unlink()
+    for _ in range(2):
+        assert standalone(photo, "-o", tmp_path).returncode == 0
+
+
 def test_a_missing_package_is_named_with_the_command_that_brings_it(standalone: Standalone, shapes: Path) -> None:
     (standalone.blocked / "onnxruntime.py").write_text(
         "raise ModuleNotFoundError('no onnxruntime', name='onnxruntime')"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segc import cli
+from segc.inference.earlier import Written
 from segc.inference.sources import find_sources
 from segc.inference.writing import plan_files
 from tests.inference.stand_in import Bright
@@ -29,7 +30,7 @@ def predict(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("segc.sessions.artifact.open_artifact", lambda *_, **__: Bright())
         capsys.readouterr()
-        status = cli.run(["predict", *map(str, arguments), "--artifact", "model.onnx", "-o", "out"])
+        status = cli.run(["predict", "-o", "out", *map(str, arguments), "--artifact", "model.onnx"])
         return status, capsys.readouterr()
 
     return run
@@ -40,6 +41,12 @@ def photograph(path, bright):
     image[10:30, 10:40, 2] = 255 * bright
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+def of_an_earlier_run(out, name):
+    Written(out).add(out / name)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("an earlier run's")
 
 
 def written(folder):
@@ -68,8 +75,7 @@ def test_objects_of_an_earlier_run_go_and_everything_else_stays(here, predict):
 def test_an_object_that_has_become_one_of_another_class_leaves_no_crop_behind(here, predict):
     photograph(here / "a.png", bright=True)
     for number in (1, 2):
-        (here / "out/crops/cat").mkdir(parents=True, exist_ok=True)
-        (here / f"out/crops/cat/a-{number}.png").write_text("a cat")
+        of_an_earlier_run(here / "out", f"crops/cat/a-{number}.png")
     assert predict("a.png", "--save", "crops")[0] == 0
     assert written(here / "out/crops") == ["dog/a-1.png"]
 
@@ -144,6 +150,113 @@ def test_a_file_in_place_of_the_output_folder_is_named(here, predict):
     assert status == 1
     assert "I003" in said.err
     assert "out is a file: name a folder with -o" in said.err
+
+
+MINE = [
+    ("overlay", "a.jpg"),
+    ("json", "predictions.json"),
+    ("csv", "predictions.csv"),
+    ("txt", "labels/a.txt"),
+    ("index", "index/a.png"),
+    ("crops", "crops/cat/a-7.jpg"),
+    ("masks", "masks/a/dog_7.png"),
+    ("masks", "masks/clip/000003/dog_7.png"),
+    ("txt", "labels/clip/000003.txt"),
+    ("overlay", "clip.mp4"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), MINE)
+def test_a_file_that_no_run_wrote_is_neither_replaced_nor_removed(here, predict, kind, name):
+    photograph(here / "a.webp", bright=True)
+    write_video(here / "clip.avi")
+    (here / "out" / name).parent.mkdir(parents=True)
+    (here / "out" / name).write_text("mine")
+    status, said = predict("a.webp", "clip.avi", "--save", kind)
+    assert status == 1
+    assert "I003" in said.err
+    assert f"out/{name} is there already, and no earlier run wrote it: choose another folder with -o" in said.err
+    assert written(here / "out") == [name]
+    assert (here / "out" / name).read_text() == "mine"
+
+
+def test_a_file_of_the_user_in_the_folder_of_the_sources_stays(here, predict):
+    photograph(here / "a.webp", bright=True)
+    (here / "a.jpg").write_text("mine")
+    status, said = predict("a.webp", "-o", ".")
+    assert status == 1
+    assert "I003" in said.err
+    assert written(here) == ["a.jpg", "a.webp"]
+
+
+def test_tables_of_a_part_and_the_record_of_a_run_replace_no_file_of_the_user(here, predict):
+    photograph(here / "a.png", bright=True)
+    (here / "out").mkdir()
+    for name, options in {
+        "predictions-1of1.csv": ["--shard", "1/1", "--save", "csv"],
+        "done.jsonl": ["--resume"],
+    }.items():
+        (here / "out" / name).write_text("mine")
+        status, said = predict("a.png", *options)
+        assert status == 1
+        assert f"out/{name} is there already" in said.err
+        assert written(here / "out") == [name]
+        (here / "out" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [
+        ("masks", "masks/a/circle_7.png"),
+        ("masks", "masks/a.png"),
+        ("masks", "masks/b/dog_1.png"),
+        ("txt", "labels/b.txt"),
+        ("index", "index/b.png"),
+    ],
+)
+@pytest.mark.parametrize("images", ["images", "images/train", "."])
+def test_nothing_is_written_among_labels_of_the_sources(here, predict, kind, label, images):
+    photograph(here / "set" / images / "a.png", bright=True)
+    (here / "set" / label).parent.mkdir(parents=True)
+    (here / "set" / label).write_text("a label")
+    before = written(here)
+    status, said = predict(here / "set" / images, "--save", kind, "--no-overlay", "-o", "set")
+    assert status == 1
+    assert "I003" in said.err
+    assert f"set/{label} is beside the sources, may be a label of theirs" in said.err
+    assert written(here) == before
+
+
+def test_a_run_into_the_folder_of_its_sources_can_be_repeated(here, predict):
+    photograph(here / "images" / "a.webp", bright=True)
+    arguments = ("images", "--save", "json,crops,masks,index", "-o", ".")
+    assert predict(*arguments)[0] == 0
+    before = written(here)
+    assert {"a.jpg", "masks/a/dog_1.png", "crops/dog/a-1.jpg"} < set(before)
+    assert predict(*arguments)[0] == 0
+    assert written(here) == before
+
+
+def test_a_run_that_was_killed_can_be_repeated(here, predict, monkeypatch):
+    for name in ("a", "b"):
+        photograph(here / f"{name}.png", bright=True)
+    whole = Written.add
+
+    def killed(self, path):
+        whole(self, path)
+        if path.name == "b.png":
+            # Whatever the process had of a line is left.
+            with (here / "out/.segc-predict").open("a") as file:
+                file.write('\n"mas')
+            raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Written, "add", killed)
+        with pytest.raises(SystemExit):
+            predict("a.png", "b.png", "--save", BY_FRAME)
+    assert "a.png" in written(here / "out")
+    for _ in range(2):
+        assert predict("a.png", "b.png", "--save", BY_FRAME)[0] == 0
 
 
 class _Gone:

@@ -162,7 +162,7 @@ def test_files_of_very_many_objects_are_made_one_by_one_and_are_the_same(tmp_pat
         written.append({path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()})
         assert "-> out/large.png" in capsys.readouterr().out
     assert written[0] == written[1]
-    assert len(written[0]) == 1 + 1 + 1 + 3 + 3 + 1
+    assert len(written[0]) == 1 + 1 + 1 + 3 + 3 + 1 + 1
     monkeypatch.setattr("segc.inference.writers.MOST_NUMBERED", 2)
     for most in (1000, 0):
         monkeypatch.setattr("segc.inference.jobs.MOST_READY", most)

@@ -69,6 +69,7 @@ def test_overlays_json_and_labels_are_written(here, artifact, capsys):
     assert cli.run(["predict", "in", *artifact, "--save-json", "--save-txt"]) == 0
     out = here / "build" / "predictions"
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
+        ".segc-predict",
         "a.jpg",
         "b.png",
         "labels/a.txt",
@@ -108,7 +109,8 @@ def test_sources_of_one_stem_get_files_of_their_own(here, artifact):
     photo(here / "x" / "a.jpg")
     photo(here / "y" / "a.png")
     assert cli.run(["predict", "x", "y", *artifact, "-o", "out", "--save-txt"]) == 0
-    assert sorted(p.name for p in (here / "out").rglob("*.*")) == ["a-2.png", "a-2.txt", "a.jpg", "a.txt"]
+    names = [".segc-predict", "a-2.png", "a-2.txt", "a.jpg", "a.txt"]
+    assert sorted(p.name for p in (here / "out").rglob("*.*")) == names
 
 
 def test_a_bad_image_is_reported_and_the_rest_goes_on(here, artifact, capsys):
@@ -263,6 +265,8 @@ def test_parts_together_are_the_whole(here, artifact):
     for part in ("1/3", "2/3", "3/3"):
         assert cli.run(["predict", *sources, *artifact, *KINDS, "-o", "parts", "--shard", part]) == 0
     whole, parts = written(here / "whole"), written(here / "parts")
+    # Its lines name the tables, and are in another order.
+    assert all(files.pop(".segc-predict") for files in (whole, parts))
     rows = [b"".join(sorted(whole.pop("predictions.jsonl").splitlines(True)))]
     rows.append(b"".join(sorted(b"".join(parts.pop(f"predictions-{i}of3.jsonl") for i in (1, 2, 3)).splitlines(True))))
     assert rows[0] == rows[1]

@@ -480,6 +480,19 @@ def test_the_program_never_overwrites_a_photograph(program: Path, shapes: Path, 
     assert photo.read_bytes() == before
 
 
+def test_the_program_never_overwrites_a_file_that_no_run_wrote(program: Path, shapes: Path, tmp_path: Path) -> None:
+    photo = min((shapes / "images" / "train").iterdir())
+    for name in (f"{photo.stem}.jpg", "predictions.json"):
+        (tmp_path / name).write_text("mine")
+        done = run_program(program, photo, "-o", tmp_path)
+        assert done.returncode == 1
+        assert f"{name} is there already, and no earlier run wrote it" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    for _ in range(2):
+        assert run_program(program, photo, "-o", tmp_path).returncode == 0
+
+
 def test_class_names_of_any_kind_stand_in_the_program() -> None:
     names = ('say "cheese"', "back\\slash", "??/", "né")
     options = NcnnOptions(format="ncnn")
