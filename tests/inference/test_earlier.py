@@ -111,7 +111,7 @@ def test_photographs_whose_names_are_the_same_number_keep_ids_of_their_own(here,
         photograph(here / "in" / f"{name}.png", bright=True)
     _, said = predict("in", "--save", "coco", "--no-overlay")
     rows = json.loads((here / "out/coco_results.json").read_text())
-    assert [row["image_id"] for row in rows] == ["007", 12, "7", "photo"]
+    assert [row["image_id"] for row in rows] == ["007", "7", 12, "photo"]
     assert "2 names are the same number (007, 7): the names are the image_id" in said.out
     assert "same number" not in predict("in", "--no-overlay", "--save", "json")[1].out
 

@@ -8,6 +8,7 @@ from segc import cli
 from segc.commands import predict as predict_command
 from segc.data.labels import parse_labels
 from segc.data.samples import rasterise
+from segc.inference.earlier import Written
 from segc.inference.metadata import Metadata
 from segc.inference.recording import Recording
 from segc.inference.sources import ImageError
@@ -436,7 +437,7 @@ def test_rows_of_what_is_no_file_here_are_those_of_the_last_run(here, artifact, 
 def test_a_table_without_rows_goes_on_and_not_after_those_of_another_run(here, artifact, monkeypatch, capsys):
     arguments = [*moving(here), *artifact, "--save", "csv", "--resume", "-o", "out"]
     table = here / "out" / "predictions.csv"
-    table.parent.mkdir()
+    Written(table.parent).add(table)
     table.write_text("image,frame\nof another run,3\n")
     run, seen = Session.run, []
 
