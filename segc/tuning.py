@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from segc.diagnostics import fail
 from segc.locks import is_locked
 from segc.runs import CHECKPOINT, fitness, lock_file
+from segc.schema import LARGEST_STRIDE
 from segc.spec.load import load_project
 from segc.spec.tune import Range, as_range
 from segc.training.report import Report
@@ -109,6 +110,13 @@ def _opened(name: str, storage: str) -> "Study":
                 sampler=optuna.samplers.TPESampler(constant_liar=True),
                 pruner=optuna.pruners.SuccessiveHalvingPruner(),
             )
+        except ImportError as error:
+            driver = str(error.__cause__ or error).partition("\n")[0]
+            raise fail(
+                "F004",
+                f"the driver of this database is not installed: {driver}",
+                help="install it (for example psycopg2-binary for postgresql), or name it: postgresql+psycopg://…",
+            ) from error
         except (DuplicatedStudyError, StorageInternalError, SQLAlchemyError) as error:
             if attempt + 1 == _ATTEMPTS:
                 text = str(error).partition("\n")[0]
@@ -198,7 +206,9 @@ def _suggested(trial: "Trial", one: Range) -> Any:
     if one.low is None or one.high is None:
         return trial.suggest_categorical(one.key, one.choices)
     if one.whole:
-        return trial.suggest_int(one.key, int(one.low), int(one.high), log=one.log)
+        # Sides lie that far apart; Optuna knows no steps of a logarithmic range.
+        step = LARGEST_STRIDE if one.key == "imgsz" else 1
+        return trial.suggest_int(one.key, int(one.low), int(one.high), step=step, log=one.log)
     return trial.suggest_float(one.key, one.low, one.high, log=one.log)
 
 

@@ -109,8 +109,18 @@ def test_commands_list_compare_choose_and_remove(build, capsys):
     assert run(["runs", "prune", "--keep", "1", "--yes", *where]) == 0
     assert {path.name for path in (build / "runs").iterdir() if path.is_dir()} == {"good", ".made.x.partial"}
     assert run(["runs", "rm", "none", *where]) == 1
+    capsys.readouterr()
     assert run(["runs", "rm", "good", *where]) == 0
+    assert "there is no run any more" in capsys.readouterr().out
     assert chosen_run(build) is None
+
+
+def test_when_the_run_in_use_is_removed_the_one_that_is_used_then_is_told(build, capsys):
+    where = ["--build-dir", str(build)]
+    assert run(["runs", "use", "good", *where]) == 0
+    capsys.readouterr()
+    assert run(["runs", "rm", "good", *where]) == 0
+    assert "val, emit and predict use run worse" in capsys.readouterr().out
 
 
 def test_a_word_that_ends_as_a_project_file_does_is_the_project(build, capsys, monkeypatch):

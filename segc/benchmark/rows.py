@@ -236,6 +236,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = ({row["name"]: row for row in one["rows"]} for one in (before, now))
     found += [f"{name}: not in this benchmark" for name in old if name not in new]
     found += [f"{name}: new" for name in new if name not in old]
+    if before["sample"] != now["sample"] and before["sample"] and now["sample"]:
+        found.append(f"mAP was measured on {before['sample']} images, is on {now['sample']}: it cannot be compared")
     same_images = before["sample"] == now["sample"] and before["settings"]["seed"] == now["settings"]["seed"]
     for name in (name for name in new if name in old):
         found += [f"{name}: {text}" for text in _changes(old[name], new[name], same_images=same_images)]

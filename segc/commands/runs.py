@@ -137,12 +137,16 @@ def use_command(names: tuple[str, ...], build_dir: Path, *, last: bool) -> None:
 @_of_project("RUN...", 1, None)
 def rm_command(names: tuple[str, ...], build_dir: Path) -> None:
     """Remove runs with their weights, checkpoints and reports."""
-    from segc.runs import remove_run, run_folder
+    from segc.runs import chosen_run, remove_run, run_folder
 
     for name in names:
         run_folder(build_dir, name)  # nothing is removed where one is not there
+    before = chosen_run(build_dir)
     for name in dict.fromkeys(names):
         say(f"removed {name}: {remove_run(build_dir, name) / 2**20:.1f} MiB")
+    if before is not None and before.name in names:
+        choice = chosen_run(build_dir)
+        say(f"val, emit and predict use run {choice.name}, {choice.why}" if choice else "there is no run any more")
 
 
 @command.command("prune")

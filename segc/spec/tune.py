@@ -60,6 +60,8 @@ def _problem(key: Any, values: Any) -> str | None:
             return f"{found.low} is not below {found.high}"
         if found.log and found.low <= 0:
             return "a logarithmic range starts above 0"
+        if found.log and key == "imgsz":
+            return "sides are searched in even steps: leave log out, or list those to choose from"
     for value in found.choices or (found.low, found.high):
         try:
             Hyperparameters.model_validate({name: {inner: value}} if inner else {name: value})

@@ -201,18 +201,18 @@ class Keeper:
             shutil.copyfile(best, temporary)
         return kept
 
-    def average(self, last: int, epoch: int) -> bool:
-        """Write the mean of the weights after the last epochs; whether there were several of them."""
+    def average(self, last: int, epoch: int) -> int:
+        """Write the mean of the weights after the last epochs; gives how many there were, 0 where it was one alone."""
         files = [self.weights(_EPOCH.format(one)) for one in range(epoch - last + 1, epoch + 1)]
         found = [load_weights(path).tensors for path in files if path.is_file()]
         if len(found) < 2:
-            return False
+            return 0
         means = {
             name: value if value.dtype.kind != "f" else _mean([one[name] for one in found])
             for name, value in found[-1].items()
         }
         self.save_weights(AVERAGED, means, epoch)
-        return True
+        return len(found)
 
     def weights(self, which: str) -> Path:
         """Where weights are written to."""

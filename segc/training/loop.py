@@ -433,12 +433,10 @@ class Training:
         self._counted_at = time.monotonic()
         while not self._is_complete():
             self._epoch()
-        if (
-            self._keeper
-            and self.hyper.average_last
-            and self._keeper.average(self.hyper.average_last, self.progress.epoch)
-        ):
-            self.report.say(f"the mean of the last {self.hyper.average_last} epochs: {self._keeper.weights(AVERAGED)}")
+        if self._keeper and self.hyper.average_last:
+            averaged = self._keeper.average(self.hyper.average_last, self.progress.epoch)
+            if averaged:
+                self.report.say(f"the mean of the last {averaged} epochs: {self._keeper.weights(AVERAGED)}")
 
     def _end(self, how: str, *, keep: bool = False) -> None:
         """Say how it ended; where it was not the end, with the state to go on from."""

@@ -70,6 +70,10 @@ def test_only_changes_beyond_the_spread_are_told() -> None:
         "onnx: size 1.00 -> 2.00 MB (+100%, beyond 2%)",
         "onnx: mask mAP 0.5000 -> 0.4900",
     ]
+    fewer = replace(bench(row("onnx", 1.0, 1.1, mask_map=0.1)), sample=5).to_json()
+    assert compare({**before.to_json(), "sample": 7}, fewer) == [
+        "mAP was measured on 7 images, is on 5: it cannot be compared"
+    ]
     other = replace(bench(row("onnx", 1.0, 1.1, problem="T006: gone")), machine={"processor": "c", "processors": "2"})
     assert compare(before.to_json(), other.to_json()) == ["processor was a < b, is c", "onnx: fails now: T006: gone"]
 

@@ -132,6 +132,13 @@ def test_weights_of_epochs_are_kept_as_asked(compiled):
     assert any("averaged.safetensors" in text for text in report.said)
 
 
+def test_how_many_epochs_an_average_is_of_is_counted(compiled):
+    loaded, build = compiled(epochs=2, average_last=10)
+    report = Hears()
+    train(loaded, build, report=report)
+    assert any("the mean of the last 2 epochs" in text for text in report.said)
+
+
 def test_a_training_starts_from_a_run_by_its_name(project, capsys):
     settings = ["--set", "hyperparameters.epochs=1"]
     assert run(["train", str(project), *settings, "--name", "first"]) == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from segc.diagnostics import SegcError
 from segc.runs import read_record, run_names
 from segc.spec.load import load_project
 from segc.spec.tune import as_range
+from segc.tuning import _opened, _suggested
 
 optuna = pytest.importorskip("optuna")
 
@@ -37,6 +39,26 @@ def test_ranges_mean_what_they_say(searched):
     assert as_range("batch", [4, 16]).whole
 
 
+def test_sides_are_searched_where_the_network_takes_them():
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = {_suggested(study.ask(), as_range("imgsz", [64, 160])) for _ in range(40)}
+    assert drawn == {64, 96, 128, 160}
+
+
+def test_a_driver_that_is_not_installed_is_named_with_what_to_do():
+    with pytest.raises(SegcError) as error:
+        _opened("study", "postgresql+nosuchdriver://user@localhost/studies")
+    (problem,) = error.value.diagnostics
+    assert problem.code in {"F002", "F004"}
+    with (
+        patch("optuna.create_study", side_effect=ImportError("Failed to import DB access module")),
+        pytest.raises(SegcError, match="F004"),
+    ):
+        _opened("study", "postgresql://user@localhost/studies")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -49,6 +71,8 @@ def test_ranges_mean_what_they_say(searched):
         "{lr0: [0.0, 0.1, log]}",
         "{lr0: [0.1, 99.0]}",
         "{optimizer: [SGD, Adam]}",
+        "{imgsz: [64, 100]}",
+        "{imgsz: [64, 128, log]}",
     ],
 )
 def test_ranges_that_cannot_be_searched_are_told_with_their_place(searched, wrong):
