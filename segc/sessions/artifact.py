@@ -45,8 +45,12 @@ def locate(path: Path) -> tuple[Target, Path]:
         raise fail("T006", f"no target has such files: {path.name}", file=path, help=f"models end in {known}")
     description = read_description(path)
     if description.status == "failed":
-        text = "this artifact failed its verification: it does not compute what was trained"
-        raise fail("T006", text, file=path, help=f"see parity in {DESCRIPTION}, and emit again")
+        if description.parity.get("passed") and (description.accuracy or {}).get("passed") is False:
+            text, where = "it loses more accuracy than is accepted", "accuracy"
+        else:
+            text, where = "it does not compute what was trained", "parity"
+        text = f"this artifact failed its verification: {text}"
+        raise fail("T006", text, file=path, help=f"see {where} in {DESCRIPTION}, and emit again")
     model = path / description.model
     if not model.exists():
         raise fail("T006", f"the model {description.model} is gone from {path}", file=path, help="emit again")

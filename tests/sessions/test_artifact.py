@@ -91,6 +91,12 @@ def test_an_artifact_that_failed_its_verification_is_not_opened(folder: Path) ->
     assert refusal(folder)[1].startswith("this artifact failed its verification")
 
 
+def test_an_artifact_that_loses_too_much_accuracy_is_said_to_do_so(folder: Path) -> None:
+    short = {"status": "failed", "parity": {"passed": True}, "accuracy": {"passed": False}}
+    (folder / "artifact.json").write_text(json.dumps({**GOOD, **short}))
+    assert refusal(folder)[1] == "this artifact failed its verification: it loses more accuracy than is accepted"
+
+
 def test_a_description_whose_model_is_gone_is_refused(folder: Path) -> None:
     (folder / "m.onnx").unlink()
     assert refusal(folder)[1].startswith("the model m.onnx is gone")
