@@ -13,7 +13,7 @@ from segc.inference.sources import file_stem
 ALONE: dict[str, Callable[[str], PurePosixPath]] = {"txt": label_place, "index": index_place}
 """Where the one file of a picture is, by kind."""
 
-FILES: dict[str, tuple[str, str]] = {
+PLACES: dict[str, tuple[str, str]] = {
     "txt": ("labels", r"{place}\.txt"),
     "crops": ("crops", r"{name}/{place}-[0-9]+\.(?:png|jpg)"),
     "masks": ("masks", r"{place}/{name}_[0-9]+\.png"),
@@ -87,7 +87,7 @@ def first_beside(folder: Path, kinds: Collection[str], images: Iterable[Path]) -
         images: the images, by absolute paths.
     """
     written = Written(folder)
-    tops = {top for kind, (top, _) in FILES.items() if kind in kinds and (folder / top).is_dir()}
+    tops = {top for kind, (top, _) in PLACES.items() if kind in kinds and (folder / top).is_dir()}
     parents = {image.parent for image in images} if tops else set()
     beside = {_labelled_from(parent) for parent in parents}
     for top in sorted(tops):
@@ -144,7 +144,7 @@ class Earlier:
         """Files that are called as this run may call those of pictures and videos with these names."""
         place = r"(?P<stem>[^/]+)(?:/[0-9]{6,})?"
         name = "|".join(re.escape(file_stem(name) or "_") for name in self._names)
-        for kind, (top, form) in FILES.items():
+        for kind, (top, form) in PLACES.items():
             if kind not in self._kinds:
                 continue
             pattern = re.compile(form.format(place=place, name=f"(?:{name})"))
