@@ -65,7 +65,7 @@ class Standalone:
             {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
             for folder in (output / "theirs", output / "ours")
         )
-        assert len(theirs) == 1 + 2 * len(photographs)
+        assert len(theirs) == 2 + 2 * len(photographs)  # the record of what was written is one of them
         if not same_runtime:
             for found in (theirs, ours):
                 records = json.loads(found[Path("predictions.json")])
