@@ -7,17 +7,17 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from segc.inference.output import crop_place, frame_place, index_place, label_place, mask_place
+from segc.inference.output import FOLDERS, crop_place, frame_place, index_place, label_place, mask_place
 from segc.inference.sources import file_stem
 
 ALONE: dict[str, Callable[[str], PurePosixPath]] = {"txt": label_place, "index": index_place}
 """Where the one file of a picture is, by kind."""
 
 PLACES: dict[str, tuple[str, str]] = {
-    "txt": ("labels", r"{place}\.txt"),
-    "crops": ("crops", r"{name}/{place}-[0-9]+\.(?:png|jpg)"),
-    "masks": ("masks", r"{place}/{name}_[0-9]+\.png"),
-    "index": ("index", r"{place}\.png"),
+    "txt": (FOLDERS["txt"], r"{place}\.txt"),
+    "crops": (FOLDERS["crops"], r"{name}/{place}-[0-9]+\.(?:png|jpg)"),
+    "masks": (FOLDERS["masks"], r"{place}/{name}_[0-9]+\.png"),
+    "index": (FOLDERS["index"], r"{place}\.png"),
 }
 """The folder of a kind, and what the files of pictures and frames are called in it."""
 

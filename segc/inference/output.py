@@ -16,8 +16,8 @@ from segc.inference.sources import Source, file_stem
 
 JPEG_QUALITY = 92
 
-FOLDERS = ("labels", "index", "crops", "masks")
-"""Folders of an output folder that have files of pictures, some in folders below."""
+FOLDERS = {"txt": "labels", "crops": "crops", "masks": "masks", "index": "index"}
+"""Folders of an output folder that have files of pictures, some in folders below, by kind."""
 
 
 def output_stems(sources: Sequence[Source]) -> list[str]:
@@ -46,22 +46,22 @@ def frame_place(stem: str, index: int) -> str:
 
 def label_place(place: str) -> PurePosixPath:
     """Where the label file of a picture is."""
-    return PurePosixPath("labels", f"{place}.txt")
+    return PurePosixPath(FOLDERS["txt"], f"{place}.txt")
 
 
 def index_place(place: str) -> PurePosixPath:
     """Where the picture with the numbers of its objects is."""
-    return PurePosixPath("index", f"{place}.png")
+    return PurePosixPath(FOLDERS["index"], f"{place}.png")
 
 
 def crop_place(name: str, place: str, number: int, suffix: str) -> PurePosixPath:
     """Where the crop of an object is, by its class and its number from 1 on."""
-    return PurePosixPath("crops", file_stem(name) or "_", f"{place}-{number}{suffix}")
+    return PurePosixPath(FOLDERS["crops"], file_stem(name) or "_", f"{place}-{number}{suffix}")
 
 
 def mask_place(name: str, place: str, number: int) -> PurePosixPath:
     """Where the mask of an object is, likewise."""
-    return PurePosixPath("masks", place, f"{file_stem(name)}_{number}.png")
+    return PurePosixPath(FOLDERS["masks"], place, f"{file_stem(name)}_{number}.png")
 
 
 def partial_path(path: Path, suffix: str = "") -> Path:
@@ -78,7 +78,7 @@ def machine_mark() -> str:
 def abandoned_files(folder: Path) -> Iterator[Path]:
     """Files of an output folder that processes of this machine were writing when they were killed."""
     pattern = re.compile(rf"\..+\.{machine_mark()}\.([1-9][0-9]{{0,8}})\.partial(\.[a-z0-9]+)?")
-    for place, _, names in chain(islice(os.walk(folder), 1), *(os.walk(folder / name) for name in FOLDERS)):
+    for place, _, names in chain(islice(os.walk(folder), 1), *(os.walk(folder / name) for name in FOLDERS.values())):
         for name in names:
             if (match := pattern.fullmatch(name)) and not is_running(int(match[1])):
                 yield Path(place, name)
